@@ -1,0 +1,1 @@
+"""Corpora in: dialog text, synthesised speech, recordings. Each module writes one thing that training reads."""

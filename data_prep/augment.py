@@ -1,0 +1,64 @@
+"""Variation of user speech: speed (which moves pitch and formants too), rooms, noise, loudness."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torchaudio
+
+SAMPLE_RATE = 16_000  # Hz, of everything in a synthesised corpus
+
+
+@dataclass(frozen=True)
+class Variation:
+    """One draw of how a recording differs from the clean synthesiser."""
+
+    speed: float  # 1.1: ten per cent faster and higher
+    reverberation: float  # seconds to fall by 60 dB; 0: none
+    signal_to_noise: float  # dB; infinite: none
+    noise_colour: float  # 0 white, 1 pink, 2 brown
+    peak: float  # of full scale
+
+
+def draw_variation(random: np.random.Generator) -> Variation:
+    return Variation(
+        speed=float(random.uniform(0.9, 1.12)),
+        reverberation=float(random.uniform(0.1, 0.45)) if random.random() < 0.3 else 0.0,
+        signal_to_noise=float(random.uniform(12, 40)) if random.random() < 0.6 else float("inf"),
+        noise_colour=float(random.uniform(0, 2)),
+        peak=float(random.uniform(0.15, 0.9)),
+    )
+
+
+def vary(samples: np.ndarray, sample_rate: int, variation: Variation, random: np.random.Generator) -> np.ndarray:
+    """(T,) int16 at any rate to (T',) float32 at 16 kHz; times in it shrink by `variation.speed`."""
+    speech = torch.from_numpy(samples.astype(np.float32) / 32768)
+    # A recording at rate r read as if it were at r * speed is faster and higher by `speed`.
+    source = round(sample_rate * variation.speed / 50) * 50  # a round rate keeps the resampling kernel small
+    sound = torchaudio.functional.resample(speech, source, SAMPLE_RATE).numpy()
+    if variation.reverberation:
+        sound = _reverberate(sound, variation.reverberation, random)
+    sound = sound * (variation.peak / max(float(np.abs(sound).max()), 1e-6))
+    if np.isfinite(variation.signal_to_noise):
+        sound = sound + _noise(sound, variation, random)
+    return np.clip(sound, -1, 1).astype(np.float32)
+
+
+def _reverberate(sound: np.ndarray, seconds: float, random: np.random.Generator) -> np.ndarray:
+    """Convolve with a direct path and an exponentially decaying tail of noise, a simple model of a room."""
+    time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    response = random.standard_normal(len(time)) * 10 ** (-3 * time / seconds) * 0.03
+    response[0] = 1.0
+    size = len(sound) + len(response)
+    return np.fft.irfft(np.fft.rfft(sound, size) * np.fft.rfft(response, size), size)[: len(sound)]
+
+
+def _noise(sound: np.ndarray, variation: Variation, random: np.random.Generator) -> np.ndarray:
+    """Noise whose power falls as 1 / f ** colour, at the wanted distance below the speech."""
+    spectrum = np.fft.rfft(random.standard_normal(len(sound)))
+    spectrum /= np.maximum(np.arange(len(spectrum)), 1) ** (variation.noise_colour / 2)
+    noise = np.fft.irfft(spectrum, len(sound))
+    scale = np.sqrt(np.mean(sound**2) / np.mean(noise**2)) * 10 ** (-variation.signal_to_noise / 20)
+    return noise * scale

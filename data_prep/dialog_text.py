@@ -1,0 +1,197 @@
+"""Dialog text of one narrow domain: what the embedded model is taught to talk about.
+
+Source: the Schema-Guided Dialogue text (CC BY-SA 4.0) as JSON lines, one dialog a line
+(`{"dialog", "services", "turns": [{"speaker", "text"}]}`), and the small talk of `small_talk.py`.
+The domain is set by the number of different words: turns that use any other word are left out and counted.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from data_prep.small_talk import INTENTS
+from data_prep.spoken_text import spoken_text, spoken_words
+from usdm.types import InputError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A user turn and the reply to it, in the words that are spoken."""
+
+    user: str
+    agent: str
+
+    @property
+    def words(self) -> list[str]:
+        return spoken_words(self.user) + spoken_words(self.agent)
+
+
+@dataclass(frozen=True)
+class DomainReport:
+    """How wide the domain is, and what was left out of it."""
+
+    vocabulary: int  # different words
+    dialogs: dict[str, int]  # by split
+    exchanges: dict[str, int]  # by split
+    left_out: dict[str, int]  # by reason
+    services: dict[str, int]
+
+
+def prepare_dialogs(
+    train_file: str,
+    held_out_file: str,
+    output_dir: str,
+    *,
+    vocabulary_size: int,
+    max_user_words: int,
+    max_agent_words: int,
+    max_train_exchanges: int,
+    max_copies: int,
+    dev_share: float,
+    seed: int,
+) -> DomainReport:
+    """Write `dialogs.jsonl` (one dialog a line, split train, dev or test) and `domain.json` into `output_dir`.
+
+    Consecutive exchanges inside the domain stay together as one dialog. Test dialogs come from the held-out
+    file; an exchange whose user text also occurs in training is left out of them, so that their text is unseen.
+
+    Args:
+        vocabulary_size: the domain is the most frequent words, this many.
+        max_copies: the same exchange (user and agent text) is kept this often at most.
+        dev_share: share of training dialogs that become split "dev".
+
+    Raises:
+        InputError: a file is missing or has a line that is no dialog.
+    """
+    train = [(row, list(_exchanges(row, max_user_words, max_agent_words))) for row in _read_dialogs(train_file)]
+    counts = Counter(word for _, runs in train for run in runs for exchange in run for word in exchange.words)
+    vocabulary = {word for word, _ in counts.most_common(vocabulary_size)}
+    vocabulary |= {word for users, agents in INTENTS.values() for text in users + agents for word in spoken_words(text)}
+
+    left_out: Counter[str] = Counter()
+    services: Counter[str] = Counter()
+    copies: Counter[Exchange] = Counter()
+    dialogs: list[dict] = []
+    trained_user_texts: set[tuple[str, ...]] = set()
+    order = sorted(train, key=lambda item: _draw(seed, item[0]["dialog"]))
+    kept = 0
+    for row, runs in order:
+        if kept >= max_train_exchanges:
+            left_out["beyond the wanted number of exchanges"] += sum(map(len, runs))
+            continue
+        split = "dev" if _draw(seed + 1, row["dialog"]) < dev_share else "train"
+        for run in _inside(runs, vocabulary, left_out):
+            fresh = [exchange for exchange in run if copies[exchange] < max_copies]
+            left_out["copies"] += len(run) - len(fresh)
+            if not fresh:
+                continue
+            copies.update(fresh)
+            kept += len(fresh)
+            services.update(row["services"])
+            dialogs.append(_dialog(f"{row['dialog']}-{len(dialogs)}", split, row["services"], fresh))
+            trained_user_texts.update(tuple(spoken_words(exchange.user)) for exchange in fresh)
+    dialogs.extend(_small_talk(trained_user_texts))
+    for row in _read_dialogs(held_out_file):
+        for run in _inside(_exchanges(row, max_user_words, max_agent_words), vocabulary, left_out):
+            unseen = [exchange for exchange in run if tuple(spoken_words(exchange.user)) not in trained_user_texts]
+            left_out["held-out user text that occurs in training"] += len(run) - len(unseen)
+            if unseen:
+                dialogs.append(_dialog(f"{row['dialog']}-{len(dialogs)}", "test", row["services"], unseen))
+
+    splits = Counter(dialog["split"] for dialog in dialogs)
+    exchanges: Counter[str] = Counter()
+    for dialog in dialogs:
+        exchanges[dialog["split"]] += len(dialog["turns"]) // 2
+    report = DomainReport(len(vocabulary), dict(splits), dict(exchanges), dict(left_out), dict(services.most_common()))
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "dialogs.jsonl", "".join(json.dumps(dialog) + "\n" for dialog in dialogs))
+    _write(folder / "domain.json", json.dumps(asdict(report) | {"words": sorted(vocabulary)}, indent=1))
+    logger.info("%s", report)
+    return report
+
+
+def _read_dialogs(file: str) -> Iterator[dict]:
+    path = Path(file)
+    if not path.is_file():
+        raise InputError(f"Dialog text {path} does not exist: give a .jsonl or .jsonl.gz file, one dialog a line.")
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+                yield {key: row[key] for key in ("dialog", "services", "turns")}
+            except (ValueError, KeyError) as error:
+                raise InputError(f"{path}, line {number} is no dialog ({error}): need dialog, services and turns.") from error
+
+
+def _exchanges(row: dict, max_user_words: int, max_agent_words: int) -> Iterator[list[Exchange]]:
+    """Runs of consecutive exchanges that are short enough."""
+    run: list[Exchange] = []
+    turns = [turn for turn in row["turns"]]
+    for user, agent in zip(turns, turns[1:], strict=False):
+        if user["speaker"] != "user" or agent["speaker"] != "agent":
+            continue
+        exchange = Exchange(spoken_text(user["text"]), spoken_text(agent["text"]))
+        lengths = len(spoken_words(exchange.user)), len(spoken_words(exchange.agent))
+        if 0 < lengths[0] <= max_user_words and 0 < lengths[1] <= max_agent_words:
+            run.append(exchange)
+        elif run:
+            yield run
+            run = []
+    if run:
+        yield run
+
+
+def _inside(runs: Iterable[list[Exchange]], vocabulary: set[str], left_out: Counter[str]) -> Iterator[list[Exchange]]:
+    """The same runs, cut wherever an exchange has a word outside the vocabulary."""
+    for run in runs:
+        part: list[Exchange] = []
+        for exchange in run:
+            if all(word in vocabulary for word in exchange.words):
+                part.append(exchange)
+                continue
+            left_out["words outside the domain"] += 1
+            if part:
+                yield part
+            part = []
+        if part:
+            yield part
+
+
+def _small_talk(trained_user_texts: set[tuple[str, ...]]) -> Iterator[dict]:
+    for intent, (users, agents) in INTENTS.items():
+        for position, user in enumerate(users):
+            held_out = position == len(users) - 1
+            for variant, agent in enumerate(agents[:1] if held_out else agents):
+                name = f"small-talk-{intent}-{position}-{variant}"
+                yield _dialog(name, "test" if held_out else "train", ["small talk"], [Exchange(user, agent)])
+            if not held_out:
+                trained_user_texts.add(tuple(spoken_words(user)))
+
+
+def _dialog(name: str, split: str, services: list[str], exchanges: list[Exchange]) -> dict:
+    turns = []
+    for exchange in exchanges:
+        turns += [{"role": "user", "text": exchange.user}, {"role": "agent", "text": exchange.agent}]
+    return {"dialog": name, "split": split, "services": services, "turns": turns}
+
+
+def _draw(seed: int, name: str) -> float:
+    """A number in [0, 1) that depends on the seed and the name alone."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") / 2**64
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    os.replace(part, path)

@@ -1,0 +1,239 @@
+"""The page: speak or type on the left, and read, hear and see the answer on the right.
+
+A recording is answered as soon as it ends, a file as soon as it is uploaded, a typed question on Enter. The
+page is all served from here: no analytics, no remote fonts, nothing that leaves the machine.
+"""
+
+from __future__ import annotations
+
+import html
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from demo.spectrogram import reply_picture
+from usdm.audio import check_speech, read_audio
+from usdm.chain import SpokenDialogPipeline
+from usdm.types import InputError, SpokenReply, Turn, Waveform
+
+logger = logging.getLogger(__name__)
+
+MAX_SECONDS = 30.0  # of a question or a reference voice
+MAX_UPLOAD = "50mb"
+STYLE = Path(__file__).with_name("page.css")
+STAGE_COLOURS = ("#6366f1", "#22c55e", "#f59e0b", "#ec4899", "#06b6d4", "#a855f7", "#84cc16")
+PLACEHOLDER = "### Say something\nSpeak into the microphone, drop a recording, or type. The answer comes as sound."
+
+
+def theme() -> gr.themes.Base:
+    """Fonts that come with gradio itself."""
+    return gr.themes.Soft(
+        primary_hue="indigo",
+        neutral_hue="slate",
+        radius_size="lg",
+        font=[gr.themes.LocalFont("IBM Plex Sans", weights=(400, 600)), "system-ui", "sans-serif"],
+        font_mono=[gr.themes.LocalFont("IBM Plex Mono", weights=(400, 600)), "monospace"],
+    )
+
+
+def build_app(pipeline: SpokenDialogPipeline) -> gr.Blocks:
+    """The page for one pipeline; `launch` serves it."""
+    with gr.Blocks(title="usdm", analytics_enabled=False, fill_width=True) as app:
+        history = gr.State(())  # of Turn
+        gr.Markdown("# usdm\nSpoken dialog, in one model: it hears, thinks and speaks.", elem_id="heading")
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=2, min_width=320):
+                recording = gr.Audio(
+                    sources=["microphone", "upload"],
+                    type="filepath",
+                    label="Speak",
+                    editable=False,
+                    buttons=[],
+                    elem_id="question",
+                )
+                typed = gr.Textbox(
+                    placeholder="… or type, and press Enter",
+                    show_label=False,
+                    submit_btn=True,
+                    max_lines=3,
+                    elem_id="typed",
+                )
+                with gr.Accordion("Advanced", open=False):
+                    kind = gr.Radio(["speech", "text"], value="speech", label="Reply as")
+                    temperature = gr.Slider(
+                        0, 1.5, value=0, step=0.05, label="Temperature", info="0: always the likeliest reply"
+                    )
+                    seed = gr.Number(0, precision=0, minimum=0, label="Seed")
+                    reference = gr.Audio(
+                        sources=["upload", "microphone"],
+                        type="filepath",
+                        label="Reference voice",
+                        editable=False,
+                        buttons=[],
+                        elem_id="reference",
+                    )
+                clear = gr.Button("New conversation", variant="secondary", elem_id="clear")
+            with gr.Column(scale=3, min_width=420):
+                conversation = gr.Chatbot(
+                    show_label=False,
+                    height=320,
+                    buttons=[],
+                    placeholder=PLACEHOLDER,
+                    feedback_options=None,
+                    elem_id="conversation",
+                )
+                message = gr.HTML(visible=False, elem_id="message")
+                sound = gr.Audio(
+                    label="Reply",
+                    autoplay=True,
+                    interactive=False,
+                    visible=False,
+                    buttons=["download"],
+                    elem_id="reply",
+                )
+                picture = gr.Image(
+                    show_label=False, interactive=False, visible=False, buttons=[], elem_id="picture"
+                )
+                times = gr.HTML(visible=False, elem_id="times")
+
+
+        settings = [history, kind, temperature, seed, reference]
+        shown = [history, conversation, message, sound, picture, times]
+
+        def speak(recording_path: str | None, *chosen: Any) -> list[Any]:
+            return _show(pipeline, recording_path, None, *chosen)
+
+        def write(text: str, *chosen: Any) -> list[Any]:
+            return _show(pipeline, None, text, *chosen)
+
+        recording.input(speak, [recording, *settings], shown, api_name="speak").then(
+            lambda: None, None, recording, api_visibility="private"
+        )
+        typed.submit(write, [typed, *settings], shown, api_name="write").then(
+            lambda: "", None, typed, api_visibility="private"
+        )
+        clear.click(_blank, None, shown, api_visibility="private")
+    return app
+
+
+def launch(
+    pipeline: SpokenDialogPipeline,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    share: bool = False,
+    block: bool = True,
+) -> gr.Blocks:
+    """Serve the page at http://`host`:`port` until interrupted, or with `block` False until the page is closed.
+
+    `share` asks gradio for a public tunnel, the one thing that uses the network.
+
+    Raises InputError if the port is taken.
+    """
+    app = build_app(pipeline)
+    try:
+        app.launch(
+            server_name=host,
+            server_port=port,
+            share=share,
+            prevent_thread_lock=not block,
+            theme=theme(),
+            css_paths=STYLE,
+            footer_links=[],
+            run_history=False,
+            ssr_mode=False,
+            max_file_size=MAX_UPLOAD,
+            quiet=True,
+        )
+    except OSError as error:
+        raise InputError(f"port={port}: cannot be served on {host} ({error}); choose another port") from error
+    return app
+
+
+def _show(
+    pipeline: SpokenDialogPipeline,
+    recording_path: str | None,
+    text: str | None,
+    history: tuple[Turn, ...],
+    kind: str,
+    temperature: float,
+    seed: int,
+    reference_path: str | None,
+) -> list[Any]:
+    """New values of everything shown. What cannot be answered leaves the conversation as it was."""
+    try:
+        reply = _respond(pipeline, recording_path, text, history, kind, temperature, seed, reference_path)
+    except InputError as error:
+        return [history, gr.skip(), _notice(str(error)), gr.skip(), gr.skip(), gr.skip()]
+    history = (*history, Turn("user", reply.user_text or "…"), Turn("agent", reply.agent_text or "…"))
+    return [history, _bubbles(history), _notice(_warning(reply)), *_heard_and_seen(reply)]
+
+
+def _respond(
+    pipeline: SpokenDialogPipeline,
+    recording_path: str | None,
+    text: str | None,
+    history: tuple[Turn, ...],
+    kind: str,
+    temperature: float,
+    seed: int,
+    reference_path: str | None,
+) -> SpokenReply:
+    raise NotImplementedError
+
+
+def _bubbles(history: tuple[Turn, ...]) -> list[dict[str, str]]:
+    return [
+        {"role": "user" if turn.role == "user" else "assistant", "content": turn.text} for turn in history
+    ]
+
+
+def _notice(message: str) -> dict[str, Any]:
+    """A line under the conversation; none for an empty message."""
+    return gr.update(value=f'<div class="notice">{html.escape(message)}</div>', visible=bool(message))
+
+
+def _warning(reply: SpokenReply) -> str:
+    if not reply.truncated:
+        return ""
+    return f"Cut off at the token limit: {', '.join(reply.truncated)}."
+
+
+def _heard_and_seen(reply: SpokenReply) -> list[dict[str, Any]]:
+    """New values of the reply's sound, picture and stage times."""
+    if reply.waveform is None or reply.waveform.numel() == 0:
+        sound = picture = gr.update(value=None, visible=False)
+        seconds = 0.0
+    else:
+        waveform = Waveform(reply.waveform, reply.sample_rate)
+        pcm = (waveform.samples.clamp(-1, 1) * PCM16_FULL_SCALE).round().to(torch.int16).numpy()
+        sound = gr.update(value=(reply.sample_rate, pcm), visible=True)
+        picture = gr.update(value=reply_picture(waveform, reply.agent_text or ""), visible=True)
+        seconds = waveform.seconds
+    return [sound, picture, gr.update(value=stage_bar(reply.timings, seconds), visible=True)]
+
+
+def stage_bar(timings: Mapping[str, float], reply_seconds: float) -> str:
+    """HTML: how long each stage took, as a bar with a legend, and the whole beside the reply's own length."""
+    total = sum(timings.values())
+    coloured = [(name, seconds, STAGE_COLOURS[place % len(STAGE_COLOURS)])
+                for place, (name, seconds) in enumerate(timings.items())]
+    bars = "".join(f'<div style="flex:{seconds:.4f};background:{colour}"></div>' for _, seconds, colour in coloured)
+    names = "".join(
+        f'<span><span class="dot" style="background:{colour}"></span>{html.escape(name)} {seconds:.2f} s</span>'
+        for name, seconds, colour in coloured
+    )
+    spoken = f" for a reply of {reply_seconds:.1f} s" if reply_seconds else ""
+    return (
+        f'<div class="stages">{bars}</div>'
+        f'<div class="stage-names">{names}<span class="total">{total:.2f} s{spoken}</span></div>'
+    )
+
+
+def _blank() -> list[Any]:
+    """A conversation that has not begun."""
+    hidden = gr.update(value=None, visible=False)
+    return [(), [], _notice(""), hidden, hidden, hidden]

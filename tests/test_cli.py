@@ -1,0 +1,163 @@
+"""The `usdm` command: verbs, messages, exit statuses, and what is left on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from usdm.cli import WorkFailed
+from usdm.cli.main import main, verbs
+from usdm.types import InputError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test runs in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> list[DictConfig]:
+    """Configurations that the verb `prepare_dialogs` was run with; the work itself is left out."""
+    seen: list[DictConfig] = []
+    module = types.ModuleType("usdm.cli.prepare_dialogs")
+    module.run = seen.append  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "usdm.cli.prepare_dialogs", module)
+    return seen
+
+
+FILES = ["train_file=a.jsonl", "held_out_file=b.jsonl"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help_lists_every_verb(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert all(verb in printed and summary in printed for verb, summary in verbs().items())
+
+
+def test_help_imports_neither_torch_nor_hydra() -> None:
+    code = "import sys; from usdm.cli.main import main; main(['--help']); print(sorted(sys.modules))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY
+    ).stdout
+    assert "'usdm.cli.main'" in loaded
+    assert "'torch'" not in loaded and "'hydra'" not in loaded
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("usdm ")
+
+
+def test_an_unknown_verb_is_told_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare_dialog"]) == 2
+    assert "no verb 'prepare_dialog': did you mean 'prepare_dialogs'?" in capsys.readouterr().err
+
+
+def test_a_verb_s_help_and_configuration(capsys: pytest.CaptureFixture[str], elsewhere: Path) -> None:
+    assert main(["prepare_dialogs", "--help"]) == 0
+    assert "usdm prepare_dialogs is powered by Hydra" in capsys.readouterr().out
+    assert main(["prepare_dialogs", "--cfg", "job", "seed=7"]) == 0
+    assert "seed: 7" in capsys.readouterr().out
+    assert not any(elsewhere.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["sed=7"], ["Key 'sed' not in", "full_key: sed"]),
+        (["facts.folders=x"], ["full_key: facts.folders"]),
+        (["seed=many"], ["'many'", "full_key: seed"]),
+        (["experiment=huge"], ["experiment/huge", "tiny"]),
+        (["seed"], ["seed"]),
+        (["seed=7"], ["held_out_file, train_file", "train_file=..."]),
+        ([*FILES, "output_dir=file/below"], ["file"]),
+    ],
+)
+def test_bad_settings_end_before_any_work(
+    arguments: list[str], told: list[str], stage: list, capsys: pytest.CaptureFixture[str], elsewhere: Path
+) -> None:
+    (elsewhere / "file").write_text("")
+    assert main(["prepare_dialogs", *arguments]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("usdm prepare_dialogs: ")
+    assert all(words in printed for words in told), printed
+    assert "Traceback" not in printed and "Error executing job" not in printed
+    assert stage == []
+
+
+def test_a_swapped_part_s_settings_are_checked_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["synthesize_corpus", "voices.espeak_share=often"]) == 2
+    assert (
+        "voices.espeak_share='often': data_prep.speech_corpus.Voices takes float" in capsys.readouterr().err
+    )
+    assert main(["synthesize_corpus", "+voices.robot=1"]) == 2
+    assert "voices.robot: data_prep.speech_corpus.Voices has no such argument" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (InputError("a.wav: no such file"), 2, "usdm prepare_dialogs: a.wav: no such file\n"),
+        (
+            PermissionError(13, "Permission denied", "x.wav"),
+            2,
+            "usdm prepare_dialogs: x.wav: Permission denied",
+        ),
+        (WorkFailed("2 of 9 failed"), 1, "usdm prepare_dialogs: 2 of 9 failed\n"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_expected_errors_are_one_message(
+    error: BaseException,
+    status: int,
+    told: str,
+    stage: list,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(config: DictConfig) -> None:
+        raise error
+
+    monkeypatch.setattr(sys.modules["usdm.cli.prepare_dialogs"], "run", fail)
+    assert main(["prepare_dialogs", *FILES]) == status
+    printed = capsys.readouterr().err
+    assert told in printed and "Traceback" not in printed
+    if isinstance(error, Exception):
+        with pytest.raises(type(error)):
+            main(["prepare_dialogs", *FILES, "debug=true"])
+
+
+def test_a_defect_keeps_its_trace(stage: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["usdm.cli.prepare_dialogs"], "run", lambda config: {}["absent"])
+    with pytest.raises(KeyError):
+        main(["prepare_dialogs", *FILES])
+    assert "HYDRA_FULL_ERROR" not in os.environ
+
+
+def test_a_stage_leaves_its_configuration_and_versions_beside_its_output(
+    stage: list, elsewhere: Path
+) -> None:
+    assert main(["prepare_dialogs", *FILES, "output_dir=made/here", "seed=7"]) == 0
+    assert [config.seed for config in stage] == [7]
+    assert Path.cwd() == elsewhere
+    assert "seed=7" in (elsewhere / "made/here/.hydra/overrides.yaml").read_text()
+    versions = json.loads((elsewhere / "made/here/versions.json").read_text())
+    assert versions["seed"] == 7 and versions["torch"].startswith("2.11.")
+    assert [path.name for path in elsewhere.iterdir()] == ["made"]
+
+
+def test_several_runs_in_one_command(stage: list) -> None:
+    assert main(["prepare_dialogs", "-m", *FILES, "seed=1,2"]) == 0
+    assert [config.seed for config in stage] == [1, 2]

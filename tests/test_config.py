@@ -1,0 +1,153 @@
+"""Every configuration that can be composed fits the code that it feeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from usdm.cli.main import verbs
+from usdm.config import SCHEMAS, SHARED, check_config, config_folder, fits, misfits, parameters, parts
+from usdm.types import InputError
+
+# Arguments that the code gives, so that no configuration may.
+GIVEN_BY_CODE: dict[str, set[str]] = {}
+
+# The function that does a stage's work, and takes its settings as keyword arguments.
+STAGES = {
+    "prepare_dialogs": "data_prep.dialog_text.prepare_dialogs",
+    "synthesize_corpus": "data_prep.speech_corpus.synthesize_corpus",
+    "import_recordings": "data_prep.recordings.import_recordings",
+    "make_held_out": "data_prep.held_out.make_held_out",
+    "fit_kmeans": "usdm.training.kmeans.fit_kmeans",
+    "extract_units": "usdm.data.extraction.extract_units",
+}
+
+
+@pytest.fixture(autouse=True)
+def _hydra() -> Iterator[None]:
+    register_schemas()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        yield
+
+
+@cache
+def composed(verb: str, *overrides: str) -> DictConfig:
+    """To be read only: the same object serves several tests."""
+    return compose(verb, overrides=list(overrides), return_hydra_config=True)
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+
+
+def options_of(verb: str) -> Iterator[str]:
+    """One override for each option of each group that the verb's defaults list chooses from."""
+    for choice in composed(verb).hydra.runtime.choices:
+        group = choice.partition("@")[0]
+        if not group.startswith("hydra"):
+            for path in sorted((config_folder() / group).glob("*.yaml")):
+                yield f"{choice}={path.stem}"
+
+
+def problems(config: DictConfig) -> list[str]:
+    """Arguments that a part has too many or does not list, over the whole configuration."""
+    found = []
+    for path, part in parts(config):
+        found += misfits(path, part)
+        taken, _ = parameters(get_object(part["_target_"]))
+        absent = set(taken) - set(part) - GIVEN_BY_CODE.get(part["_target_"], set()) - {"self"}
+        found += [
+            f"{path}.{name}: an argument of {part['_target_']} that is not listed" for name in sorted(absent)
+        ]
+    return found
+
+
+def test_verbs_schemas_and_primary_files_are_the_same_set() -> None:
+    files = {path.stem for path in config_folder().glob("*.yaml")}
+    assert set(verbs()) == set(SCHEMAS) == files
+    assert all(summary for summary in verbs().values())
+
+
+def test_every_file_of_conf_is_reachable_from_a_verb() -> None:
+    reachable = set()
+    for verb in SCHEMAS:
+        for choice, option in composed(verb).hydra.runtime.choices.items():
+            reachable |= {choice.partition("@")[0]} if option else set()
+    groups = {str(path.parent.relative_to(config_folder())) for path in config_folder().glob("*/**/*.yaml")}
+    assert groups <= reachable
+
+
+@pytest.mark.parametrize("verb", sorted(SCHEMAS))
+def test_every_option_of_a_verb_fits_the_code(verb: str) -> None:
+    assert problems(without_hydra(composed(verb))) == []
+    for option in options_of(verb):
+        assert problems(without_hydra(composed(verb, option))) == [], option
+
+
+@pytest.mark.parametrize("verb", sorted(SCHEMAS))
+def test_every_interpolation_resolves(verb: str) -> None:
+    OmegaConf.to_container(without_hydra(composed(verb)), resolve=True, throw_on_missing=False)
+
+
+@pytest.mark.parametrize(("verb", "function"), STAGES.items())
+def test_a_stage_has_the_settings_that_its_function_takes(verb: str, function: str) -> None:
+    fields = {field.name for field in dataclasses.fields(SCHEMAS[verb])} - set(SHARED)
+    assert fields == set(inspect.signature(get_object(function)).parameters)
+
+
+class Part:
+    def __init__(self, size: int, share: float | None = None, name: str = "") -> None: ...
+
+
+def part(**arguments: object) -> DictConfig:
+    return OmegaConf.create({"part": {"_target_": f"{__name__}.Part", **arguments}})
+
+
+def test_the_check_sees_what_does_not_fit() -> None:
+    check_config(part(size=3, share=1, name="x"))
+    with pytest.raises(InputError, match=r"part\.sise.*no such argument, only size, share, name"):
+        check_config(part(sise=3))
+    with pytest.raises(InputError, match=r"part\.size='many'.*takes int"):
+        check_config(part(size="many"))
+    assert problems(part(size=3, share=None)) == [
+        f"part.name: an argument of {__name__}.Part that is not listed"
+    ]
+
+
+def test_all_missing_values_are_told_at_once() -> None:
+    config = OmegaConf.create({"a": "???", "b": {"c": "???", "d": 1}})
+    with pytest.raises(InputError, match=r"a, b\.c.*a=\.\.\. b\.c=\.\.\."):
+        check_config(config)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "expected"),
+    [
+        (1, float, True),
+        (True, int, False),
+        (1.5, int, False),
+        ("a", int, False),
+        (None, int, False),
+        (None, int | None, True),
+        ("2", int | None, False),
+        ("greedy", Path | None, True),
+    ],
+)
+def test_values_are_held_against_annotations(value: object, hint: object, expected: bool) -> None:
+    assert fits(value, hint) is expected
+
+
+def test_an_experiment_chooses_every_stage_s_settings_and_a_part_can_still_be_swapped() -> None:
+    config = composed("train_vocoder", "experiment=tiny", "vocoder=vocos_small", "vocoder.dim=64")
+    assert config.task.settings.dim == 64
+    assert config.task.settings.mel.num_mels == config.facts.mel.num_mels == 80
+    config = composed("train_decoder", "decoder=voicebox", "facts.num_units=60")
+    assert (config.task.config.hidden_size, config.task.config.n_tokens) == (1024, 60)

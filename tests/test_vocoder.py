@@ -1,0 +1,180 @@
+"""Vocoders: mel spectrograms to sound."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file
+
+from usdm.audio import MelSpectrogram
+from usdm.training.vocoder import SpectralDistance, VocoderTask
+from usdm.types import InputError
+from usdm.vocoder import BigVGANVocoder, VocosSettings, VocosVocoder, load_vocoder
+
+TINY = VocosSettings(dim=16, intermediate_dim=32, num_layers=1)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 37])
+def test_every_frame_becomes_one_hop_of_sound(frames: int) -> None:
+    sound = VocosVocoder(TINY)(torch.randn(2, 80, frames))
+    assert sound.shape == (2, frames * 256)
+
+
+def test_the_mel_of_what_is_heard_has_as_many_frames() -> None:
+    vocoder = VocosVocoder(TINY)
+    mel = torch.randn(1, 80, 20)
+    assert MelSpectrogram(vocoder.mel)(vocoder(mel)).shape == mel.shape
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(None, 0.0), (torch.float16, 1e-2)])
+def test_saved_and_loaded_it_sounds_the_same(
+    tmp_path: Path, dtype: torch.dtype | None, tolerance: float
+) -> None:
+    vocoder = VocosVocoder(TINY).eval()
+    vocoder.save_pretrained(tmp_path, dtype=dtype)
+    loaded = load_vocoder(tmp_path)
+    assert isinstance(loaded, VocosVocoder)
+    assert loaded.settings == TINY
+    assert next(loaded.parameters()).dtype == torch.float32
+    mel = torch.randn(1, 80, 12)
+    assert (loaded(mel) - vocoder(mel)).abs().max() <= tolerance
+
+
+def test_half_precision_halves_the_file(tmp_path: Path) -> None:
+    VocosVocoder(TINY).save_pretrained(tmp_path / "full")
+    VocosVocoder(TINY).save_pretrained(tmp_path / "half", dtype=torch.float16)
+    full, half = ((tmp_path / name / "model.safetensors").stat().st_size for name in ("full", "half"))
+    assert half < 0.6 * full
+
+
+def test_damaged_folders_say_what_is_wrong(tmp_path: Path) -> None:
+    VocosVocoder(TINY).save_pretrained(tmp_path)
+    weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    good_weights, good_config = weights.read_bytes(), config.read_text()
+
+    weights.write_bytes(good_weights[:1000])
+    with pytest.raises(InputError, match=r"model.safetensors: damaged or cut off"):
+        load_vocoder(tmp_path)
+    weights.unlink()
+    with pytest.raises(InputError, match=r"model.safetensors: no such file"):
+        load_vocoder(tmp_path)
+    weights.write_bytes(good_weights)
+    config.write_text(json.dumps({**json.loads(good_config), "dim": 24}))
+    with pytest.raises(InputError, match=r"does not fit config.json"):
+        load_vocoder(tmp_path)
+    config.write_text(json.dumps({**json.loads(good_config), "model_type": "wavenet"}))
+    with pytest.raises(InputError, match="wavenet"):
+        load_vocoder(tmp_path)
+    config.write_text(good_config[:20])
+    with pytest.raises(InputError, match="not valid JSON"):
+        load_vocoder(tmp_path)
+    config.unlink()
+    with pytest.raises(InputError, match=r"config.json: no such file"):
+        load_vocoder(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # the package uses the older weight norm
+class TestBigVGAN:
+    def test_it_reproduces_the_published_generator(self, compat_dir: Path) -> None:
+        golden = load_file(compat_dir / "bigvgan" / "golden.safetensors")
+        vocoder = load_vocoder(compat_dir / "bigvgan")
+        assert isinstance(vocoder, BigVGANVocoder)
+        assert vocoder.sample_rate == 22_050
+        assert vocoder.mel.f_max == 8_000
+        with torch.no_grad():
+            sound = vocoder(golden["mel"])
+        assert sound.shape == (1, golden["mel"].shape[-1] * 256)
+        assert (sound - golden["audio"][:, 0]).abs().max() < 1e-4
+
+    def test_a_cut_off_file_is_refused(self, compat_dir: Path, tmp_path: Path) -> None:
+        shutil.copy(compat_dir / "bigvgan" / "config.json", tmp_path)
+        with pytest.raises(InputError, match="no such file"):
+            load_vocoder(tmp_path)
+        whole = (compat_dir / "bigvgan" / "bigvgan_generator.pt").read_bytes()
+        (tmp_path / "bigvgan_generator.pt").write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(InputError, match="damaged"):
+            load_vocoder(tmp_path)
+
+
+def test_spectral_distance_knows_equal_louder_and_other_sound() -> None:
+    distance = SpectralDistance(512, 40, 22_050)
+    sound = 0.1 * torch.randn(1, 8_000)
+    assert all(value < 1e-5 for value in distance(sound, sound).values())
+    doubled = distance(2 * sound, sound)
+    assert doubled["mel"].item() == pytest.approx(np.log(2), rel=0.05)
+    assert doubled["convergence"].item() == pytest.approx(1.0, rel=0.01)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Hums of several pitches, one of them shorter than a crop."""
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    rows = []
+    for index, seconds in enumerate((0.2, 0.7, 0.8, 0.9)):
+        phase = 2 * np.pi * (120 + 30 * index) * np.arange(int(seconds * 16_000)) / 16_000
+        soundfile.write(
+            folder / f"{index}.wav", 0.2 * sum(np.sin(k * phase) / k for k in range(1, 9)), 16_000
+        )
+        rows.append(
+            {
+                "id": str(index),
+                "audio": f"{index}.wav",
+                "speaker": "hum",
+                "role": "agent" if index else "user",
+                "dialog": "0",
+                "turn": index,
+                "split": "dev" if index == 3 else "train",
+                "text": "hum",
+                "duration": seconds,
+            }
+        )
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def task(corpus: Path, **settings: object) -> VocoderTask:
+    return VocoderTask([corpus], TINY, batch_size=3, crop_frames=24, **settings)
+
+
+def test_batches_depend_on_seed_and_step_alone(corpus: Path) -> None:
+    first, second = task(corpus), task(corpus)
+    second.batch(0)
+    assert first.batch(5).shape == (3, 24 * 256)
+    assert torch.equal(first.batch(5), second.batch(5))
+    assert not torch.equal(first.batch(5), first.batch(6))
+    assert not torch.equal(first.batch(5), task(corpus, seed=1).batch(5))
+
+
+def test_training_lowers_the_loss(corpus: Path) -> None:
+    trained = task(corpus)
+    generator = torch.Generator()
+    optimizer = torch.optim.AdamW(trained.vocoder.parameters(), lr=5e-3)
+    before = trained.losses(trained.batch(0), generator)["loss"].item()
+    for step in range(30):
+        optimizer.zero_grad()
+        trained.losses(trained.batch(step), generator)["loss"].backward()
+        optimizer.step()
+    assert trained.losses(trained.batch(0), generator)["loss"].item() < 0.8 * before
+
+
+def test_validation_leaves_sound_and_pictures_and_the_folder_loads(corpus: Path, tmp_path: Path) -> None:
+    trained = task(corpus, roles=["agent"])
+    figures = trained.validate(7, tmp_path)
+    assert figures["mel_distance"] > 0
+    assert sorted(path.name for path in tmp_path.glob("0000007*")) == ["0000007_0.png", "0000007_0.wav"]
+    trained.save(tmp_path / "model")
+    assert load_vocoder(tmp_path / "model").sample_rate == 22_050
+
+
+def test_a_corpus_without_the_role_is_refused(corpus: Path) -> None:
+    with pytest.raises(InputError, match="role"):
+        task(corpus, roles=["narrator"])
+    with pytest.raises(InputError, match="'dev' has a role"):
+        task(corpus, roles=["user"])

@@ -1,0 +1,146 @@
+"""Reading, checking, resampling and writing sound. Inside the system all of it is mono float32 in [-1, 1]."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+
+import soundfile
+import torch
+from torch import Tensor
+from torchaudio.functional import resample as sinc_resample
+
+from usdm.types import InputError, Waveform
+
+logger = logging.getLogger(__name__)
+
+LOWEST_SAMPLE_RATE = 4_000  # Hz; below this no speech is left
+HIGHEST_SAMPLE_RATE = 384_000  # Hz
+SHORTEST_SPEECH = 0.1  # seconds
+SILENCE_PEAK = -60.0  # dBFS; a recording that never rises above this is silence
+PCM16_FULL_SCALE = 32767
+
+
+def read_audio(
+    path: str | Path, sample_rate: int | None = None, max_seconds: float | None = None
+) -> Waveform:
+    """Read a sound file (whatever libsndfile opens: WAV, FLAC, Ogg Vorbis or Opus, MP3, ...) as mono float32.
+
+    Channels are averaged. With `sample_rate` (Hz) the sound is resampled to it, otherwise it keeps its own.
+
+    Raises InputError for a file that is missing, empty, unreadable, not finite, outside the supported sample
+    rates, or longer than `max_seconds`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give the path of an existing sound file")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty (0 bytes); record or export it again")
+    channels, rate = _read_channels(path, max_seconds)
+    if len(channels) == 0:
+        raise InputError(f"{path}: the file holds no samples; record or export it again")
+    samples = channels.mean(dim=1)  # (T,)
+    if not torch.isfinite(samples).all():
+        raise InputError(f"{path}: the file has samples that are not finite (NaN, infinity); export it again")
+    if (peak := samples.abs().max().item()) > 1.0:  # float files may exceed full scale
+        logger.warning("%s peaks at %.3g, above full scale: scaled down to 1", path, peak)
+        samples = samples / peak
+    if sample_rate is not None and sample_rate != rate:
+        return Waveform(resample(samples, rate, sample_rate), sample_rate)
+    return Waveform(samples, rate)
+
+
+def _read_channels(path: Path, max_seconds: float | None) -> tuple[Tensor, int]:
+    """-> (T, channels) float32 and the sample rate in Hz."""
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate = file.samplerate
+            # One frame past the limit tells an over-long file without reading all of it.
+            frames = -1 if max_seconds is None else int(max_seconds * rate) + 1
+            channels = torch.from_numpy(file.read(frames, dtype="float32", always_2d=True))
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        raise InputError(
+            f"{path}: not a readable sound file ({error}); give a WAV, FLAC, Ogg, Opus or MP3 file"
+        ) from error
+    if not LOWEST_SAMPLE_RATE <= rate <= HIGHEST_SAMPLE_RATE:
+        raise InputError(
+            f"{path}: sample rate {rate} Hz; it must lie in {LOWEST_SAMPLE_RATE}..{HIGHEST_SAMPLE_RATE} Hz, "
+            "so convert the file first"
+        )
+    if max_seconds is not None and len(channels) > max_seconds * rate:
+        raise InputError(f"{path}: longer than the limit of {max_seconds:g} s; cut it up or raise the limit")
+    return channels, rate
+
+
+def resample(samples: Tensor, from_hz: int, to_hz: int) -> Tensor:
+    """Windowed-sinc resampling: (..., T) at `from_hz` -> (..., ceil(T * to_hz / from_hz)) at `to_hz`.
+
+    The ratio is kept to terms of at most 1,000 (exact for every usual rate, within 1e-6 for odd ones such as
+    44,099 Hz), since the filter bank grows with the product of the two terms.
+    """
+    if from_hz == to_hz:
+        return samples
+    ratio = Fraction(to_hz, from_hz).limit_denominator(1000)
+    return sinc_resample(samples, ratio.denominator, ratio.numerator)
+
+
+def check_speech(waveform: Waveform) -> None:
+    """Raises InputError for sound in which nobody can have spoken: shorter than 0.1 s, or silent."""
+    if waveform.seconds < SHORTEST_SPEECH:
+        raise InputError(
+            f"the recording lasts {waveform.seconds:.3f} s; speech must last at least {SHORTEST_SPEECH:g} s, "
+            "so record it again"
+        )
+    peak = 20 * torch.log10(waveform.samples.abs().max().clamp_min(1e-10)).item()
+    if peak < SILENCE_PEAK:
+        raise InputError(
+            f"the recording is silent: it peaks at {peak:.0f} dBFS, below {SILENCE_PEAK:.0f} dBFS; "
+            "check the microphone and record it again"
+        )
+
+
+def check_output_path(path: str | Path, suffix: str = ".wav") -> Path:
+    """The path, if a file could be written there; asked before long work begins. Raises InputError."""
+    path = Path(path)
+    if path.suffix.lower() != suffix:
+        raise InputError(f"{path}: the file name must end in {suffix}, the only format written here")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give the path of a file")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist; create it or choose another one")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path}: the folder {path.parent} cannot be written to; choose another one")
+    return path
+
+
+def write_audio(path: str | Path, samples: Tensor, sample_rate: int) -> None:
+    """Write `samples` (T,) as 16-bit PCM WAV, whole or not at all (temporary file, then rename).
+
+    Sound above full scale is scaled down to it, with a warning. Raises InputError for a path that cannot be
+    written or samples that are not finite.
+    """
+    path = check_output_path(path)
+    samples = samples.detach().float().cpu()
+    if samples.dim() != 1 or not torch.isfinite(samples).all():
+        raise InputError(
+            f"{path}: not written, samples of shape {tuple(samples.shape)} must be (T,) and finite"
+        )
+    if samples.numel() and (peak := samples.abs().max().item()) > 1.0:
+        logger.warning("%s would clip at %.3g: scaled down to full scale", path, peak)
+        samples = samples / peak
+    pcm = (samples * PCM16_FULL_SCALE).round().to(torch.int16).numpy()
+    part = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+            part = file.name
+            soundfile.write(file, pcm, sample_rate, format="WAV", subtype="PCM_16")
+        os.chmod(part, 0o644)  # temporary files are private; a result is not
+        os.replace(part, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error}); choose another place") from error
+    finally:
+        if part is not None and os.path.exists(part):
+            os.unlink(part)

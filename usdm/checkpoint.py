@@ -1,0 +1,75 @@
+"""Hub-style folders of one trained part: `config.json` beside `model.safetensors`.
+
+Every way in which such a folder can be wrong (absent, half-downloaded, of another architecture) ends in an
+InputError that names the file; nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from usdm.types import InputError
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """The folder's configuration. Raises InputError if it is missing or not a JSON object."""
+    path = Path(folder) / CONFIG_FILE
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give a folder with {CONFIG_FILE} and the model's weights")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); download or save the model again") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: holds a JSON {type(config).__name__}, an object is needed")
+    return config
+
+
+def read_weights(folder: str | Path) -> dict[str, Tensor]:
+    """The folder's tensors by name. Raises InputError if the file is missing or cut off."""
+    path = Path(folder) / WEIGHTS_FILE
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; download or save the model again")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"{path}: damaged or cut off ({error}); download or save the model again") from error
+
+
+def fill(module: nn.Module, weights: dict[str, Tensor], folder: str | Path) -> None:
+    """Load `weights`, read from `folder`, into `module` in the module's own precision.
+
+    Raises InputError if they are not exactly the module's tensors.
+    """
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InputError(
+            f"{Path(folder) / WEIGHTS_FILE}: does not fit {CONFIG_FILE} beside it: {error}"
+        ) from error
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+
+
+def save_folder(
+    folder: str | Path, config: dict[str, Any], module: nn.Module, dtype: torch.dtype | None = None
+) -> None:
+    """Write both files. `dtype` (for example torch.float16) halves the storage; None keeps it as it is."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: _stored(tensor, dtype) for name, tensor in module.state_dict().items()}
+    save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,19 @@
+"""Speech corpora as units with word times: what the language model and the decoder learn from."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from usdm.cli import WorkFailed
+from usdm.config import arguments
+from usdm.data.extraction import extract_units
+
+
+def run(config: DictConfig) -> None:
+    report = extract_units(**arguments(config))
+    print(
+        f"{report.units} units of {report.utterances} utterances in {config.output_dir}, "
+        f"{report.without_words} of them without word times"
+    )
+    if report.failed:
+        raise WorkFailed(f"{len(report.failed)} utterances were left out:\n" + "\n".join(report.failed))

@@ -1,0 +1,176 @@
+"""`usdm VERB key=value ...`: finds the verb, lets Hydra compose its configuration, checks it, runs the verb.
+
+A verb's module is imported only when it is asked for, so that `usdm --help` answers at once. Whatever can be
+expected to go wrong ends as one message on stderr: exit status 2 for bad input, 1 for work that failed.
+`debug=true` shows the stack trace instead.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from usdm.cli import WorkFailed
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+WORK_FAILED = 1
+BAD_INPUT = 2
+INTERRUPTED = 130  # what shells report for Ctrl-C
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb with the command line's arguments and give the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(f"usdm {installed_version('usdm')}")
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in verbs():
+        print(f"usdm: {unknown_verb(verb)}", file=sys.stderr)
+        return BAD_INPUT
+    debug = any(argument.lower() == "debug=true" for argument in rest) or "HYDRA_FULL_ERROR" in os.environ
+    return report(verb, debug, lambda: run_with_hydra(verb, rest, debug))
+
+
+def verbs() -> dict[str, str]:
+    """Every verb (a module with a function `run`) and its line of help, read without importing anything."""
+    found = {}
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        if any(isinstance(node, ast.FunctionDef) and node.name == "run" for node in module.body):
+            found[path.stem] = (ast.get_docstring(module) or "").partition("\n")[0]
+    return found
+
+
+def overview() -> str:
+    lines = [f"  {verb:<18} {summary}" for verb, summary in verbs().items()]
+    return "\n".join(
+        [
+            "usage: usdm VERB [key=value ...]",
+            "",
+            *lines,
+            "",
+            "usdm VERB --help       its settings, their values and the parts that can be swapped",
+            "usdm VERB --cfg job    the configuration that it would run with",
+            "usdm --version",
+        ]
+    )
+
+
+def unknown_verb(verb: str) -> str:
+    nearest = difflib.get_close_matches(verb, verbs(), n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"choose one of {', '.join(verbs())}"
+    return f"there is no verb {verb!r}: {hint} (usdm --help lists them)"
+
+
+def run_with_hydra(verb: str, arguments: Sequence[str], debug: bool) -> None:
+    """Compose `conf/<verb>.yaml` under the arguments and hand it to `usdm.cli.<verb>.run`."""
+    import hydra  # slow, and not needed to list the verbs
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from usdm.config import check_config, config_folder, register_schemas
+
+    def work(config: DictConfig) -> None:
+        check_config(config)
+        if HydraConfig.get().output_subdir is not None:  # the verb has an output folder of its own
+            write_versions(Path(HydraConfig.get().runtime.output_dir), config.get("seed"))
+        importlib.import_module(f"usdm.cli.{verb}").run(config)
+
+    def job(config: DictConfig) -> None:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            work(config)  # the launcher gathers what its jobs raise
+        elif status := report(verb, debug, lambda: work(config)):
+            sys.exit(status)  # not an exception, to which Hydra would add lines of its own
+
+    register_schemas()
+    entry = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=verb)(job)
+    with hydra_command_line([f"usdm {verb}", *arguments]):
+        entry()
+
+
+@contextmanager
+def hydra_command_line(arguments: list[str]) -> Iterator[None]:
+    """Hydra reads `sys.argv`, and raises what went wrong rather than printing it if this variable is set."""
+    before, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = arguments, "1"
+    try:
+        yield
+    finally:
+        sys.argv = before
+        if full_error is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+def write_versions(folder: Path, seed: int | None) -> None:
+    """What a run depends on beside its configuration, kept where its results are."""
+    facts = {name: installed_version(name) for name in ("usdm", "torch", "transformers")}
+    facts |= {"python": platform.python_version(), "platform": platform.platform(), "seed": seed}
+    (folder / "versions.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def installed_version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a source tree that was never installed
+        return None
+
+
+def report(verb: str, debug: bool, work: Callable[[], None]) -> int:
+    """Do the work; turn an expected error into its message and exit status; a defect shows its trace."""
+    try:
+        work()
+    except SystemExit as stop:  # Hydra's own --help, --cfg and usage errors
+        return stop.code if isinstance(stop.code, int) else 0
+    except KeyboardInterrupt:
+        print(f"usdm {verb}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        expected = expected_error(error)
+        if debug or expected is None:
+            raise
+        print(f"usdm {verb}: {message(expected)}", file=sys.stderr)
+        return WORK_FAILED if isinstance(expected, WorkFailed) else BAD_INPUT
+    return 0
+
+
+def expected_error(error: BaseException) -> BaseException | None:
+    """The error that the user can act on, found under Hydra's wrappers, or None if it is a defect of ours."""
+    from hydra.errors import HydraException, InstantiationException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:
+        return expected_error(error.__cause__)
+    kinds = (WorkFailed, ValueError, OSError, HydraException, OmegaConfBaseException)
+    return error if isinstance(error, kinds) else None
+
+
+def message(error: BaseException) -> str:
+    """The error's text; Hydra's composition errors name the key in their cause, so that is shown too."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; check the path and that it may be used so"
+    parts = [str(error)]
+    if type(error).__module__.startswith("hydra.") and error.__cause__ is not None:
+        parts.append(str(error.__cause__))
+    return "\n".join(part.strip() for part in parts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

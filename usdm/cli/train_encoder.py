@@ -1,0 +1,11 @@
+"""The speech encoder: phones frame by frame on a middle layer, CTC on top."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from usdm.cli.training import train_part
+
+
+def run(config: DictConfig) -> None:
+    train_part(config)

@@ -1,0 +1,229 @@
+"""Configuration: where `conf/` lies, what each verb's primary yaml may hold, and the checks before any work.
+
+One dataclass a verb, first in the defaults list of `conf/<verb>.yaml`: a misspelt or mistyped key fails with
+its full name. Fields typed `Any` hold parts that can be swapped (a `_target_` and its arguments, from a group
+of `conf/`); `check_config` holds those against the target's signature.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hydra.core.config_store import ConfigStore
+from hydra.utils import get_object, instantiate
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+
+from usdm.types import InputError
+
+
+def config_folder() -> Path:
+    """`conf/`: beside the package in a source tree, inside it in an installed wheel."""
+    package = Path(__file__).resolve().parent
+    for folder in (package.parent / "conf", package / "conf"):
+        if (folder / "experiment").is_dir():
+            return folder
+    raise InputError(f"conf/ lies neither beside nor inside {package}: install usdm again")
+
+
+@dataclass
+class Verb:
+    """What every verb has."""
+
+    debug: bool = False  # show the stack trace of an error
+
+
+@dataclass
+class Facts:
+    """What several parts of one experiment must agree on, written once in `conf/experiment/<name>.yaml`."""
+
+    folder: str = MISSING  # the stages' outputs lie in it
+    num_units: int = MISSING  # K
+    unit_rate: int = MISSING  # Hz
+    unit_layer: int = MISSING  # of the encoder, 0-based
+    encoder_sample_rate: int = MISSING  # Hz
+    encoder_padding: int = MISSING  # samples on each side
+    mel: Any = MISSING
+
+
+@dataclass
+class Stage(Verb):
+    """A stage of the recipe, with a folder of its own."""
+
+    facts: Facts = MISSING
+    output_dir: str = MISSING
+
+
+@dataclass
+class PrepareDialogs(Stage):
+    train_file: str = MISSING
+    held_out_file: str = MISSING
+    vocabulary_size: int = MISSING
+    max_user_words: int = MISSING
+    max_agent_words: int = MISSING
+    max_train_exchanges: int = MISSING
+    max_copies: int = MISSING
+    dev_share: float = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class SynthesizeCorpus(Stage):
+    dialogs_file: str = MISSING
+    voices: Any = MISSING
+    processes: int = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class ImportRecordings(Stage):
+    sources: list[str] = MISSING
+    max_seconds: float = MISSING
+    dev_every: int = MISSING
+
+
+@dataclass
+class MakeHeldOut(Stage):
+    corpus: str = MISSING
+    exchanges: int = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class TrainPart(Stage):
+    """What `usdm.training.loop.train` works with."""
+
+    corpora: list[str] = MISSING
+    task: Any = MISSING
+    loop: Any = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class TrainEncoder(TrainPart):
+    encoder: Any = MISSING
+
+
+@dataclass
+class FitKmeans(Stage):
+    encoder: str = MISSING
+    corpora: list[str] = MISSING
+    settings: Any = MISSING
+    frames: int = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class ExtractUnits(Stage):
+    corpora: list[str] = MISSING
+    extractor: str = MISSING
+    shard_utterances: int = MISSING
+    batch_seconds: float = MISSING
+    processes: int = MISSING
+
+
+@dataclass
+class TrainDecoder(TrainPart):
+    units: str = MISSING
+    decoder: Any = MISSING
+
+
+@dataclass
+class TrainVocoder(TrainPart):
+    vocoder: Any = MISSING
+
+
+SHARED = ("debug", "facts")  # keys that the work itself never sees
+
+SCHEMAS: dict[str, type[Verb]] = {
+    "prepare_dialogs": PrepareDialogs,
+    "synthesize_corpus": SynthesizeCorpus,
+    "import_recordings": ImportRecordings,
+    "make_held_out": MakeHeldOut,
+    "train_encoder": TrainEncoder,
+    "fit_kmeans": FitKmeans,
+    "extract_units": ExtractUnits,
+    "train_decoder": TrainDecoder,
+    "train_vocoder": TrainVocoder,
+}
+
+
+def register_schemas() -> None:
+    """Make `<verb>_schema` known to Hydra for the defaults list of every primary yaml."""
+    for verb, schema in SCHEMAS.items():
+        ConfigStore.instance().store(name=f"{verb}_schema", node=schema)
+
+
+def check_config(config: DictConfig) -> None:
+    """Raises InputError that lists every mandatory key without a value, or every argument that does not fit."""
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        keys = " ".join(f"{key}=..." for key in missing)
+        raise InputError(f"no value is given for {', '.join(missing)}: add {keys}")
+    if wrong := [problem for path, part in parts(config) for problem in misfits(path, part)]:
+        raise InputError("\n".join(wrong))
+
+
+def arguments(config: DictConfig) -> dict[str, Any]:
+    """A verb's own settings as the keyword arguments of the function that does its work, parts built."""
+    return {key: value for key, value in instantiate(config, _convert_="all").items() if key not in SHARED}
+
+
+def parts(config: DictConfig | ListConfig, path: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """Every node with a `_target_`, and its full key; where it is written, not where it is referred to."""
+    if isinstance(config, DictConfig) and "_target_" in config:
+        yield path, config
+    for key in config if isinstance(config, DictConfig) else range(len(config)):
+        if OmegaConf.is_interpolation(config, key) or OmegaConf.is_missing(config, key):
+            continue
+        if isinstance(node := config[key], DictConfig | ListConfig):
+            yield from parts(node, f"{path}.{key}" if path else str(key))
+
+
+def misfits(path: str, part: DictConfig) -> Iterator[str]:
+    """Arguments of a part that its target does not take, or not with such a value."""
+    target = get_object(part["_target_"])
+    taken, anything = parameters(target)
+    for key in part:
+        if str(key).startswith("_") or (key not in taken and anything):
+            continue
+        if key not in taken:
+            yield f"{path}.{key}: {part['_target_']} has no such argument, only {', '.join(taken)}"
+        elif not fits(part[key], taken[key]):
+            yield f"{path}.{key}={part[key]!r}: {part['_target_']} takes {_readable(taken[key])} there"
+
+
+def parameters(target: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
+    """Names and annotations of a target's arguments, and whether it takes any other keyword."""
+    signature = inspect.signature(target)
+    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    named = {
+        name: hints.get(name, Any)
+        for name, parameter in signature.parameters.items()
+        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    }
+    return named, any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value suits an annotation; what a configuration cannot know is let through."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, option) for option in typing.get_args(hint))
+    if origin is Literal:
+        return value in typing.get_args(hint)
+    if hint in (None, type(None)):
+        return value is None
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint in (bool, int, str):
+        return type(value) is hint
+    return value is not None or hint is Any
+
+
+def _readable(hint: Any) -> str:
+    return hint.__name__ if inspect.isclass(hint) else str(hint).replace("typing.", "")

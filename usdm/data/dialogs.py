@@ -1,0 +1,190 @@
+"""Fine-tuning sequences: a user's turn and the agent's reply in the dialog template, earlier turns before them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from usdm.data.sequences import KIND_INDEX, TrainingSequence
+from usdm.data.unit_corpus import UnitCorpus
+from usdm.interleave import keyed_generator
+from usdm.tokens import IGNORED, DialogTemplate, TurnContent
+from usdm.types import InputError, Role, Turn
+
+logger = logging.getLogger(__name__)
+
+_EXAMPLES_PER_BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class DialogTurn:
+    """One utterance of a dialog."""
+
+    id: str
+    role: str
+    text: str
+    units: NDArray[np.uint16]  # (U,)
+
+
+@dataclass(frozen=True)
+class _Example:
+    """Turn `index` of a dialog answers the turn before it."""
+
+    dialog: int
+    index: int
+
+
+class DialogSequences:
+    """Every turn of an agent that answers another speaker, as a training sequence.
+
+    `left_out` counts, since the epoch's start, sequences that are longer than a row. Turns without text or units
+    take no part; `incomplete` counts them.
+
+    Args:
+        corpus: its turns of the split are held in memory.
+        template: builds ids and labels.
+        row_length: longest sequence.
+        split: "train", "dev" or "test".
+        seed: fixes order and layouts.
+        agent_roles: whose turns are learnt as replies; with both roles each speaker is the agent in turn.
+        history_turns: at most so many earlier turns; 0 makes single turns. The template's budget of ids also holds.
+        layouts: names of turn layouts and their shares; None is the template's own.
+
+    Raises:
+        InputError: corpus and vocabulary differ in the number of units, a layout is unknown or has no share, or
+            the split has no reply.
+    """
+
+    def __init__(
+        self,
+        corpus: UnitCorpus,
+        template: DialogTemplate,
+        row_length: int,
+        *,
+        split: str = "train",
+        seed: int = 0,
+        agent_roles: Sequence[Role] = ("agent",),
+        history_turns: int = 0,
+        layouts: Mapping[str, float] | None = None,
+    ) -> None:
+        vocabulary = template.vocabulary
+        if corpus.source.num_units != vocabulary.num_units:
+            raise InputError(
+                f"{corpus.files[0]} has {corpus.source.num_units} units, the vocabulary {vocabulary.num_units}: extract "
+                "units with the model's own extractor"
+            )
+        self.template, self.row_length, self.seed = template, row_length, seed
+        self.history_turns = history_turns
+        self.left_out = 0
+        self._layouts, self._shares = _layouts(template, layouts)
+        self.dialogs, self.incomplete = read_dialogs(corpus, split)
+        self._examples = [
+            _Example(i, j)
+            for i, dialog in enumerate(self.dialogs)
+            for j in range(1, len(dialog))
+            if dialog[j].role in agent_roles and dialog[j - 1].role != dialog[j].role
+        ]
+        if not self._examples:
+            raise InputError(
+                f"{corpus.files[0]}: no turn of {' or '.join(agent_roles)} answers another speaker in split {split!r}; "
+                "check the corpus' roles, dialogs and splits"
+            )
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def blocks(self, epoch: int) -> list[list[int]]:
+        """Examples, shuffled, some thousands at a time."""
+        self.left_out = 0
+        order = keyed_generator(self.seed, epoch, "order of examples").permutation(len(self._examples)).tolist()
+        return [order[i : i + _EXAMPLES_PER_BLOCK] for i in range(0, len(order), _EXAMPLES_PER_BLOCK)]
+
+    def sequences(self, epoch: int, block: list[int], rows_before: int) -> Iterator[TrainingSequence]:
+        for index in block:
+            sequence = self._sequence(self._examples[index], epoch)
+            if len(sequence.input_ids) <= self.row_length:
+                yield sequence
+            else:
+                self.left_out += 1
+
+    def _sequence(self, example: _Example, epoch: int) -> TrainingSequence:
+        dialog = self.dialogs[example.dialog]
+        user, agent = dialog[example.index - 1], dialog[example.index]
+        draw = keyed_generator(self.seed, epoch, agent.id).random() if len(self._layouts) > 1 else 0.0
+        layout = self._layouts[int(np.searchsorted(self._shares, draw, side="right"))]
+        content = TurnContent(
+            user_units=torch.from_numpy(user.units.astype(np.int64)),
+            user_text=user.text,
+            agent_text=agent.text,
+            agent_units=torch.from_numpy(agent.units.astype(np.int64)),
+        )
+        built = self.template.training_example(content, self._history(dialog, example.index), layout)
+        labels = built.labels.numpy().astype(np.int32)
+        return TrainingSequence(built.input_ids.numpy().astype(np.int32), labels, self._kinds(labels))
+
+    def _history(self, dialog: Sequence[DialogTurn], index: int) -> list[Turn]:
+        """What came before the user's turn, seen from the agent's side."""
+        earlier = dialog[max(0, index - 1 - self.history_turns) : index - 1]
+        agent_role = dialog[index].role
+        return [Turn("agent" if turn.role == agent_role else "user", turn.text) for turn in earlier]
+
+    def _kinds(self, labels: NDArray[np.int32]) -> NDArray[np.int8]:
+        """A run of scored ids that holds units is a reply, first its text, then its units; any other, a transcript."""
+        kinds = np.zeros(len(labels), np.int8)
+        scored = np.flatnonzero(labels != IGNORED)
+        offset = self.template.vocabulary.layout.unit_offset
+        for run in np.split(scored, np.flatnonzero(np.diff(scored) > 1) + 1):
+            ids = labels[run]
+            units = np.flatnonzero((ids >= offset) & (ids < offset + self.template.vocabulary.num_units))
+            if len(units):
+                kinds[run[: units[0]]] = KIND_INDEX["agent_text"]
+                kinds[run[units[0] :]] = KIND_INDEX["agent_units"]
+            else:
+                kinds[run] = KIND_INDEX["transcript"]
+        return kinds
+
+
+def read_dialogs(corpus: UnitCorpus, split: str) -> tuple[list[list[DialogTurn]], int]:
+    """The dialogs of a split, each in the order of its turns, and how many turns lack text or units.
+
+    A turn that lacks something ends what came before it: the turns after it make a dialog of their own.
+    """
+    table = corpus.read(corpus.groups, ["dialog", "turn", "id", "role", "text", "units"], split)
+    table = table.sort_by([("dialog", "ascending"), ("turn", "ascending")])
+    dialogs: list[list[DialogTurn]] = []
+    incomplete = 0
+    previous = None
+    for batch in table.to_batches(max_chunksize=1024):
+        columns = (batch[name] for name in ("dialog", "id", "role", "text", "units"))
+        names, ids, roles, texts, units = columns
+        for name, id_, role, text, row in zip(names.to_pylist(), ids.to_pylist(), roles.to_pylist(), texts.to_pylist(), units, strict=True):
+            if name != previous:
+                dialogs.append([])
+                previous = name
+            if text and len(row):
+                dialogs[-1].append(DialogTurn(id_, role, text, row.values.to_numpy()))
+            else:
+                incomplete += 1
+                dialogs.append([])
+    if incomplete:
+        logger.warning("%d turns of split %r have no text or no units and are left out", incomplete, split)
+    return dialogs, incomplete
+
+
+def _layouts(
+    template: DialogTemplate, layouts: Mapping[str, float] | None
+) -> tuple[list[str | None], NDArray[np.float64]]:
+    """Names, and the upper bounds of their shares of [0, 1)."""
+    if layouts is None:
+        return [None], np.ones(1)
+    if not layouts or min(layouts.values()) < 0 or sum(layouts.values()) <= 0:
+        raise InputError(f"layouts={dict(layouts)}: give names with shares that are not negative, not all zero")
+    for name in layouts:
+        template.layout(name)
+    shares = np.cumsum(list(layouts.values()))
+    return list(layouts), shares / shares[-1]

@@ -1,0 +1,151 @@
+"""`extract_units`: speech corpora -> a unit corpus, shard by shard, resumable."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from usdm.audio import read_audio
+from usdm.data.speech_corpus import Utterance, read_speech_corpora
+from usdm.data.unit_corpus import UnitCorpus, UnitCorpusWriter, UnitSource, UnitUtterance
+from usdm.interleave import spoken_words
+from usdm.types import InputError
+from usdm.units import UnitExtractor
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ExtractionReport:
+    """What became of the utterances."""
+
+    utterances: int
+    units: int
+    without_words: int  # no word times: not for interleaving
+    failed: tuple[str, ...]  # one message an utterance
+
+
+@dataclass(frozen=True)
+class _Shard:
+    path: Path
+    extractor: str
+    utterances: list[Utterance]
+    batch_seconds: float
+
+
+def extract_units(
+    corpora: Sequence[str],
+    extractor: str,
+    output_dir: str,
+    *,
+    shard_utterances: int = 1000,
+    batch_seconds: float = 60.0,
+    processes: int = 1,
+) -> ExtractionReport:
+    """Write `output_dir/00000.parquet`, ...; shards that are there already are kept.
+
+    Args:
+        corpora: speech corpus folders (see `usdm.data.speech_corpus`).
+        extractor: folder of a `UnitExtractor`.
+        batch_seconds: sound that goes through the encoder at once; utterances of like length go together.
+        processes: each with one CPU thread.
+
+    Raises:
+        InputError: a manifest or the extractor is missing, or shards of another extractor lie in `output_dir`.
+    """
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    utterances = read_speech_corpora(corpora)
+    if present := sorted(folder.glob("*.parquet")):
+        ours = unit_source(UnitExtractor.from_pretrained(extractor))
+        ours.check(UnitCorpus(present).source, extractor, output_dir)
+    shards = [
+        _Shard(folder / f"{number:05d}.parquet", extractor, utterances[start : start + shard_utterances], batch_seconds)
+        for number, start in enumerate(range(0, len(utterances), shard_utterances))
+    ]
+    todo = [shard for shard in shards if not shard.path.exists()]
+    logger.info("%d of %d shards are there already", len(shards) - len(todo), len(shards))
+    failed: list[str] = []
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        for messages in tqdm(pool.imap_unordered(_extract_shard, todo), total=len(todo), unit="shard", desc="extract_units"):
+            failed += messages
+    for message in failed:
+        logger.warning("left out: %s", message)
+    rows = units = without_words = 0
+    for utterance in UnitCorpus(folder).utterances():
+        rows += 1
+        units += len(utterance.units)
+        without_words += not utterance.words
+    return ExtractionReport(rows, units, without_words, tuple(failed))
+
+
+def unit_source(extractor: UnitExtractor) -> UnitSource:
+    """What a corpus of this extractor's units says about itself."""
+    return UnitSource(extractor.num_units, extractor.unit_rate, extractor.centroid_hash)
+
+
+@lru_cache(maxsize=1)
+def _extractor(folder: str) -> UnitExtractor:
+    torch.set_num_threads(1)
+    return UnitExtractor.from_pretrained(folder)
+
+
+def _extract_shard(shard: _Shard) -> list[str]:
+    extractor = _extractor(shard.extractor)
+    failed: list[str] = []
+    units: dict[Path, np.ndarray] = {}  # by recording: several turns may share one
+    unique = {utterance.audio: utterance for utterance in shard.utterances}
+    for batch in _batches(sorted(unique.values(), key=lambda utterance: utterance.duration), shard.batch_seconds):
+        units.update(_extract_batch(extractor, batch, failed))
+    with UnitCorpusWriter(shard.path, unit_source(extractor)) as writer:
+        for utterance in shard.utterances:
+            if utterance.audio in units:
+                writer.write(_row(utterance, units[utterance.audio], extractor.unit_rate))
+    return failed
+
+
+def _batches(utterances: Sequence[Utterance], seconds: float) -> list[list[Utterance]]:
+    """Consecutive utterances, sorted by length, so that the longest times their number stays below `seconds`."""
+    batches: list[list[Utterance]] = []
+    for utterance in utterances:
+        if not batches or utterance.duration * (len(batches[-1]) + 1) > seconds:
+            batches.append([])
+        batches[-1].append(utterance)
+    return batches
+
+
+def _extract_batch(extractor: UnitExtractor, batch: Sequence[Utterance], failed: list[str]) -> dict[Path, np.ndarray]:
+    waveforms = {}
+    for utterance in batch:
+        try:
+            waveforms[utterance.audio] = read_audio(utterance.audio, extractor.sample_rate).samples
+        except InputError as error:
+            failed.append(str(error))
+    if not waveforms:
+        return {}
+    extracted = extractor(list(waveforms.values()))
+    return {audio: row.numpy().astype(np.uint16) for audio, row in zip(waveforms, extracted, strict=True)}
+
+
+def _row(utterance: Utterance, units: np.ndarray, unit_rate: int) -> UnitUtterance:
+    spoken = spoken_words(utterance.words, len(units), unit_rate) if utterance.words else None
+    return UnitUtterance(
+        id=utterance.id,
+        speaker=utterance.speaker,
+        role=utterance.role,
+        dialog=utterance.dialog,
+        turn=utterance.turn,
+        split=utterance.split,
+        text=utterance.text or "",
+        units=units,
+        words=spoken.words if spoken else (),
+        word_ends=spoken.ends if spoken else np.empty(0, np.int32),
+    )

@@ -1,0 +1,85 @@
+"""Speech corpora on disk: a folder with sound files and `manifest.jsonl`, one line an utterance.
+
+A line holds `id`, `audio` (relative path), `speaker`, `role`, `dialog`, `turn`, `split`, `text`, `duration` (s),
+`sample_rate` (Hz), and where they are known `words` and `phones` (each `[name, start_s, end_s]`) and
+`pronunciation` (phones without times).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from usdm.types import AlignedWord, InputError
+
+MANIFEST_FILE = "manifest.jsonl"
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One line of a manifest."""
+
+    id: str
+    audio: Path
+    speaker: str
+    role: str
+    dialog: str
+    turn: int
+    split: str
+    text: str | None
+    duration: float  # seconds
+    words: tuple[AlignedWord, ...]  # empty: times not known
+    phones: tuple[AlignedWord, ...]  # empty: times not known
+    pronunciation: tuple[str, ...]  # empty: not known
+
+
+def read_speech_corpora(folders: Sequence[str | Path], split: str | None = None) -> list[Utterance]:
+    """The utterances of several corpus folders, in order; `split` None takes all.
+
+    Raises:
+        InputError: a manifest is missing or has a line that is no utterance, or nothing is left.
+    """
+    utterances = [
+        utterance
+        for folder in folders
+        for utterance in _read_manifest(Path(folder))
+        if split is None or utterance.split == split
+    ]
+    if not utterances:
+        raise InputError(f"{', '.join(map(str, folders))}: no utterance with split {split!r}; check the manifest's splits.")
+    return utterances
+
+
+def _read_manifest(folder: Path) -> list[Utterance]:
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give the folder of a prepared speech corpus.")
+    utterances = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            utterances.append(
+                Utterance(
+                    id=row["id"],
+                    audio=folder / row["audio"],
+                    speaker=row["speaker"],
+                    role=row["role"],
+                    dialog=row["dialog"],
+                    turn=int(row["turn"]),
+                    split=row["split"],
+                    text=row.get("text"),
+                    duration=float(row["duration"]),
+                    words=_spans(row.get("words")),
+                    phones=_spans(row.get("phones")),
+                    pronunciation=tuple(row.get("pronunciation") or ()),
+                )
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}, line {number}: not an utterance of a speech corpus ({error!r}).") from error
+    return utterances
+
+
+def _spans(rows: list | None) -> tuple[AlignedWord, ...]:
+    return tuple(AlignedWord(name, float(start), float(end)) for name, start, end in rows or ())

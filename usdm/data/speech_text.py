@@ -1,0 +1,213 @@
+"""Pretraining sequences: interleaved text and units from a unit corpus (USDM, section 3.2)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from usdm.data.sequences import KIND_INDEX, TrainingSequence, cut
+from usdm.data.unit_corpus import RowGroup, UnitCorpus
+from usdm.interleave import (
+    Pattern,
+    SequenceMarks,
+    Span,
+    TokenizedUtterance,
+    keyed_generator,
+    plan_spans,
+    segment_boundaries,
+    sequence_ids,
+)
+from usdm.tokens import IGNORED, SpeechTextVocabulary
+from usdm.types import InputError
+
+logger = logging.getLogger(__name__)
+
+MIN_WORDS = 3  # utterances with fewer words are left out
+SEGMENT_UNITS = 500  # published: about 10 s at 50 Hz
+_ROWS_PER_BLOCK = 1000  # about; a block is packed on its own, so that it should have many rows
+
+
+class SpeechTextSequences:
+    """Interleaved sequences of a corpus, each rebuilt from (seed, epoch, utterance id) alone.
+
+    A sequence that is longer than a row is cut into pieces that follow each other. Utterances without word times
+    or with fewer than 3 words are left out; `left_out` counts them since the epoch's start.
+
+    Args:
+        corpus: what is read.
+        vocabulary: ids of text and units.
+        row_length: longest sequence.
+        split: "train", "dev" or "test".
+        seed: fixes order, boundaries and modalities.
+        pattern: the published scheme or an ablation.
+        segment_units: about how many units a segment has; or a curriculum of (from this row on, segment units),
+            the first from row 0, looked up at the start of each block of about 1,000 rows.
+
+    Raises:
+        InputError: corpus and vocabulary differ in the number of units, or the curriculum is out of order.
+    """
+
+    def __init__(
+        self,
+        corpus: UnitCorpus,
+        vocabulary: SpeechTextVocabulary,
+        row_length: int,
+        *,
+        split: str = "train",
+        seed: int = 0,
+        pattern: Pattern = "unified",
+        segment_units: int | Sequence[tuple[int, int]] = SEGMENT_UNITS,
+    ) -> None:
+        if corpus.source.num_units != vocabulary.num_units:
+            raise InputError(
+                f"{corpus.files[0]} has {corpus.source.num_units} units, the vocabulary {vocabulary.num_units}: extract "
+                "units with the model's own extractor"
+            )
+        self.corpus, self.row_length, self.split = corpus, row_length, split
+        self.seed, self.pattern = seed, pattern
+        self.curriculum = _curriculum(segment_units)
+        self.left_out = 0
+        self._unit_offset = vocabulary.layout.unit_offset
+        self._marks = _marks(vocabulary)
+        self._pieces = WordPieces(vocabulary)
+
+    def blocks(self, epoch: int) -> list[list[RowGroup]]:
+        """Groups of rows, shuffled, gathered to about 1,000 packed rows each."""
+        self.left_out = 0
+        groups = self.corpus.groups
+        order = keyed_generator(self.seed, epoch, "order of groups").permutation(len(groups)).tolist()
+        blocks: list[list[RowGroup]] = [[]]
+        units = 0
+        for index in order:
+            if units >= _ROWS_PER_BLOCK * self.row_length:
+                blocks.append([])
+                units = 0
+            blocks[-1].append(groups[index])
+            units += groups[index].units
+        return blocks
+
+    def sequences(self, epoch: int, block: list[RowGroup], rows_before: int) -> Iterator[TrainingSequence]:
+        segment_units = [units for first_row, units in self.curriculum if first_row <= rows_before][-1]
+        table = self.corpus.read(block, ["id", "units", "words", "word_ends"], self.split)
+        utterances = _Utterances(table, self._pieces, self._unit_offset)
+        name = f"order of {block[0].file}/{block[0].index}" if block else ""
+        for index in keyed_generator(self.seed, epoch, name).permutation(len(utterances)).tolist():
+            if utterances.word_count[index] < MIN_WORDS:
+                self.left_out += 1
+                continue
+            yield from cut(self._sequence(utterances, index, epoch, segment_units), self.row_length)
+
+    def _sequence(self, utterances: _Utterances, index: int, epoch: int, segment_units: int) -> TrainingSequence:
+        generator = keyed_generator(self.seed, epoch, utterances.id[index])
+        utterance = utterances[index]
+        ends = np.asarray(utterance.unit_ends[1:])
+        spans = plan_spans(segment_boundaries(ends, segment_units, generator), self.pattern, generator)
+        pieces, origins = sequence_ids(spans, utterance, self._marks)
+        ids = np.concatenate(pieces)
+        labels = ids.copy()
+        labels[0] = IGNORED
+        kinds = np.repeat(np.array([_kind(span) for span in origins], np.int8), [len(piece) for piece in pieces])
+        return TrainingSequence(ids, labels, kinds)
+
+
+class WordPieces:
+    """Text ids of words as they stand inside a text, each tokenized once.
+
+    Raises InputError for a word that the tokenizer cannot write.
+    """
+
+    def __init__(self, vocabulary: SpeechTextVocabulary) -> None:
+        self._tokenizer = vocabulary.tokenizer
+        self._anchor = vocabulary.encode_text("a")  # its id before a word shows where the word's own begin
+        self._known: dict[str, NDArray[np.int32]] = {}
+
+    def __call__(self, words: Sequence[str]) -> list[NDArray[np.int32]]:
+        new = [word for word in words if word not in self._known]
+        encodings = self._tokenizer.backend_tokenizer.encode_batch([f"a {word}" for word in new], add_special_tokens=False)
+        for word, encoding in zip(new, encodings, strict=True):
+            ids = encoding.ids
+            if ids[: len(self._anchor)] != self._anchor:
+                raise InputError(f"{word!r}: the tokenizer merges it with the word before it; use another tokenizer")
+            if self._tokenizer.unk_token_id in ids:
+                raise InputError(f"{word!r}: the tokenizer has no ids for it; use one with byte fallback")
+            self._known[word] = np.array(ids[len(self._anchor) :], np.int32)
+        return [self._known[word] for word in words]
+
+
+class _Utterances:
+    """A block's utterances as flat arrays, so that a span is a slice."""
+
+    def __init__(self, table: pa.Table, pieces: WordPieces, unit_offset: int) -> None:
+        self.id: list[str] = table["id"].to_pylist()
+        units, self._unit_bounds = _flat(table["units"])
+        self._units = units.to_numpy(zero_copy_only=False).astype(np.int32) + unit_offset
+        words, self._word_bounds = _flat(table["words"])
+        self._word_ends = _flat(table["word_ends"])[0].to_numpy(zero_copy_only=False)
+        encoded = words.dictionary_encode()
+        names: list[str] = encoded.dictionary.to_pylist()
+        which = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        ids = pieces(names)
+        lengths = np.array([len(word) for word in ids], np.int64)
+        # Ids of all words in order: those of each name, taken from one flat array at the right places.
+        self._text_ends = np.concatenate([[0], np.cumsum(lengths[which])])
+        starts = (np.cumsum(lengths) - lengths)[which]
+        shift = np.repeat(starts - self._text_ends[:-1], lengths[which])
+        flat = np.concatenate(ids) if ids else np.empty(0, np.int32)
+        self._text = flat[np.arange(self._text_ends[-1]) + shift]
+        # A name can be two short words that share their units.
+        spoken = np.array([name.count(" ") + 1 for name in names], np.int64)[which]
+        totals = np.concatenate([[0], np.cumsum(spoken)])
+        self.word_count: list[int] = np.diff(totals[self._word_bounds]).tolist()
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    def __getitem__(self, index: int) -> TokenizedUtterance:
+        first, last = self._word_bounds[index], self._word_bounds[index + 1]
+        text_ends = self._text_ends[first : last + 1]
+        return TokenizedUtterance(
+            text=self._text[text_ends[0] : text_ends[-1]],
+            text_ends=(text_ends - text_ends[0]).tolist(),
+            units=self._units[self._unit_bounds[index] : self._unit_bounds[index + 1]],
+            unit_ends=[0, *self._word_ends[first:last].tolist()],
+        )
+
+
+def _flat(column: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int64]]:
+    """All items of a column of lists, and where each list begins and ends: R + 1 bounds for R rows."""
+    lists = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
+    return lists.flatten(), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+
+def _marks(vocabulary: SpeechTextVocabulary) -> SequenceMarks:
+    end = vocabulary.tokenizer.eos_token_id
+    if end is None or not vocabulary.start_ids:
+        raise InputError("the tokenizer has no beginning or end of sequence: sequences need both; set bos and eos")
+    ids = (vocabulary.start_ids, [end], [vocabulary.continue_id], [vocabulary.correspond_id])
+    return SequenceMarks(*(np.array(mark, np.int32) for mark in ids))
+
+
+def _kind(span: Span | None) -> int:
+    if span is None:
+        return KIND_INDEX["other"]
+    if span.link == "continue":
+        return KIND_INDEX[f"continue_{span.modality}"]
+    if span.link == "correspond":
+        return KIND_INDEX["units_to_text" if span.modality == "text" else "text_to_units"]
+    return KIND_INDEX[span.modality]
+
+
+def _curriculum(segment_units: int | Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    steps = [(0, segment_units)] if isinstance(segment_units, int) else [(row, units) for row, units in segment_units]
+    rows = [row for row, _ in steps]
+    if not rows or rows[0] != 0 or rows != sorted(set(rows)) or min(units for _, units in steps) < 1:
+        raise InputError(
+            f"segment_units={segment_units}: give a positive number, or pairs (from row, segment units) that start at "
+            "row 0 and rise"
+        )
+    return steps

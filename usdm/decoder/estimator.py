@@ -1,0 +1,232 @@
+"""The velocity estimator of the unit decoder: Voicebox's Transformer (arXiv 2306.15687) as USDM has it.
+
+Post-norm layers with ALiBi, U-Net skips from the first half of the layers to the second, convolutions for
+positions, and the time as one extra position before the first frame, at no distance from any other. Parameter
+names are those of the published checkpoints. Shapes: B batch, M frames, L = M + 1 positions, H hidden size.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.parametrizations import weight_norm
+
+TIME_SCALE = 1000.0  # flow time 0..1 as the positions of a sinusoidal embedding
+LONGEST_PERIOD = 10_000.0
+
+
+class Attention(nn.Module):
+    """Self-attention with an additive bias on its scores."""
+
+    def __init__(self, hidden_size: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.q_proj = nn.Linear(hidden_size, hidden_size)
+        self.k_proj = nn.Linear(hidden_size, hidden_size)
+        self.v_proj = nn.Linear(hidden_size, hidden_size)
+        self.out_proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden: Tensor, bias: Tensor) -> Tensor:
+        """(B, L, H) and (1 or B, heads, L, L) -> (B, L, H)."""
+        query, key, value = (
+            projection(hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        dropout = self.dropout if self.training else 0.0
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+        return self.out_proj(mixed.transpose(1, 2).flatten(-2))
+
+
+class FeedForward(nn.Module):
+    def __init__(
+        self, hidden_size: int, intermediate_size: int, inner_dropout: float, dropout: float
+    ) -> None:
+        super().__init__()
+        self.intermediate_dense = nn.Linear(hidden_size, intermediate_size)
+        self.intermediate_dropout = nn.Dropout(inner_dropout)
+        self.output_dense = nn.Linear(intermediate_size, hidden_size)
+        self.output_dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, L, H) -> (B, L, H)."""
+        inner = self.intermediate_dropout(functional.gelu(self.intermediate_dense(hidden)))
+        return self.output_dropout(self.output_dense(inner))
+
+
+class EstimatorLayer(nn.Module):
+    """Attention and feed-forward, each normalised after its residual sum."""
+
+    def __init__(
+        self,
+        hidden_size: int,
+        intermediate_size: int,
+        num_heads: int,
+        attention_dropout: float,
+        activation_dropout: float,
+        hidden_dropout: float,
+    ) -> None:
+        super().__init__()
+        self.attention = Attention(hidden_size, num_heads, attention_dropout)
+        self.dropout = nn.Dropout(hidden_dropout)
+        self.layer_norm = nn.LayerNorm(hidden_size)
+        self.feed_forward = FeedForward(hidden_size, intermediate_size, activation_dropout, hidden_dropout)
+        self.final_layer_norm = nn.LayerNorm(hidden_size)
+
+    def forward(self, hidden: Tensor, bias: Tensor) -> Tensor:
+        """(B, L, H) and (1 or B, heads, L, L) -> (B, L, H)."""
+        hidden = self.layer_norm(hidden + self.dropout(self.attention(hidden, bias)))
+        return self.final_layer_norm(hidden + self.feed_forward(hidden))
+
+
+class PositionalConvolution(nn.Module):
+    """Grouped convolution over time that tells positions apart."""
+
+    def __init__(self, hidden_size: int, width: int, groups: int) -> None:
+        super().__init__()
+        conv = nn.Conv1d(hidden_size, hidden_size, width, padding=width // 2, groups=groups)
+        self.conv = weight_norm(conv, dim=2)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, L, H) -> (B, L, H)."""
+        length = hidden.shape[1]  # an even width gives one position too many
+        return functional.gelu(self.conv(hidden.transpose(1, 2))[..., :length]).transpose(1, 2)
+
+
+class VelocityEstimator(nn.Module):
+    """Velocity of a noisy mel given units and a context mel.
+
+    `num_embeddings` is the number of units plus one: the last row says that no units are given.
+    """
+
+    bias: Tensor  # (heads, L, L), for the longest sequence so far
+
+    def __init__(
+        self,
+        *,
+        num_mels: int,
+        num_embeddings: int,
+        embedding_dim: int,
+        hidden_size: int,
+        intermediate_size: int,
+        num_heads: int,
+        num_layers: int,
+        convpos_width: int,
+        convpos_groups: int,
+        convpos_depth: int,
+        attention_dropout: float,
+        activation_dropout: float,
+        hidden_dropout: float,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.hidden_size = hidden_size
+        self.embed = nn.Embedding(num_embeddings, embedding_dim)
+        nn.init.normal_(self.embed.weight, std=embedding_dim**-0.5)  # `forward` scales it back to 1
+        self.proj_in = nn.Conv1d(embedding_dim + 2 * num_mels, hidden_size, kernel_size=1)
+        self.pos_conv_embeds = nn.ModuleList(
+            PositionalConvolution(hidden_size, convpos_width, convpos_groups) for _ in range(convpos_depth)
+        )
+        self.layer_norm = nn.LayerNorm(hidden_size)
+        self.dropout = nn.Dropout(hidden_dropout)
+        self.layers = nn.ModuleList(
+            EstimatorLayer(
+                hidden_size,
+                intermediate_size,
+                num_heads,
+                attention_dropout,
+                activation_dropout,
+                hidden_dropout,
+            )
+            for _ in range(num_layers)
+        )
+        self.skip_connections_layers = nn.ModuleList(
+            nn.Linear(2 * hidden_size, hidden_size) for _ in range(num_layers // 2)
+        )
+        self.proj_out = nn.Conv1d(hidden_size, num_mels, kernel_size=1)
+        self.register_buffer("bias", torch.zeros(num_heads, 0, 0), persistent=False)
+
+    def forward(self, units: Tensor, noisy: Tensor, context: Tensor, time: Tensor, lengths: Tensor) -> Tensor:
+        """Velocity (B, num_mels, M), 0 beyond each length.
+
+        Args:
+            units: (B, M) int64, per frame.
+            noisy: (B, num_mels, M), the state at `time`.
+            context: (B, num_mels, M), the mel where it is given, else 0.
+            time: (B,) in [0, 1].
+            lengths: (B,) frames.
+        """
+        embedded = self.embed(units).transpose(1, 2) * math.sqrt(self.embed.embedding_dim)
+        frames = self.proj_in(torch.cat([embedded, noisy, context], dim=1)).transpose(1, 2)
+        hidden = torch.cat([self._embed_time(time)[:, None], frames], dim=1)  # (B, L, H)
+
+        positions = torch.arange(hidden.shape[1], device=lengths.device)
+        inside = positions <= lengths[:, None]  # (B, L); the time comes first
+        bias = self._attention_bias(hidden, inside)
+        inside = inside[..., None].to(hidden.dtype)
+
+        hidden = self._embed_positions(hidden * inside, inside)
+        hidden = self._run_layers(hidden, bias)
+        return self.proj_out((hidden * inside)[:, 1:].transpose(1, 2)) * inside[:, 1:].transpose(1, 2)
+
+    def _embed_time(self, time: Tensor) -> Tensor:
+        """(B,) -> (B, H)."""
+        half = self.hidden_size // 2
+        steps = torch.arange(half, device=time.device, dtype=torch.float32)
+        frequencies = torch.exp(steps * (-math.log(LONGEST_PERIOD) / (half - 1)))
+        angles = TIME_SCALE * time[:, None] * frequencies
+        return torch.cat([angles.sin(), angles.cos()], dim=-1).to(time.dtype)
+
+    def _embed_positions(self, hidden: Tensor, inside: Tensor) -> Tensor:
+        """(B, L, H), (B, L, 1) -> (B, L, H)."""
+        positional = hidden
+        for convolution in self.pos_conv_embeds:
+            positional = convolution(positional) * inside
+        return self.dropout(self.layer_norm(hidden + positional))
+
+    def _run_layers(self, hidden: Tensor, bias: Tensor) -> Tensor:
+        """The input of each layer of the first half goes, in reverse order, to one of the second half."""
+        half = len(self.layers) // 2
+        kept = []
+        for index, layer in enumerate(self.layers):
+            if index < half:
+                kept.append(hidden)
+            else:
+                joined = torch.cat([hidden, kept.pop()], dim=-1)
+                hidden = self.skip_connections_layers[index - half](joined)
+            hidden = layer(hidden, bias)
+        return hidden
+
+    def _attention_bias(self, hidden: Tensor, inside: Tensor) -> Tensor:
+        """ALiBi, and no attention to padding: (1, heads, L, L), or (B, heads, L, L) if any row is padded."""
+        length = hidden.shape[1]
+        if self.bias.shape[-1] < length or self.bias.dtype != hidden.dtype:
+            with torch.inference_mode(False):  # the buffer must serve training as well
+                self.bias = symmetric_alibi(self.num_heads, length).to(hidden)
+        bias = self.bias[None, :, :length, :length]
+        if inside.all():
+            return bias
+        return bias.masked_fill(~inside[:, None, None, :], float("-inf"))
+
+
+def symmetric_alibi(num_heads: int, length: int) -> Tensor:
+    """Penalties on distance, forwards and backwards (ALiBi, arXiv 2108.12409): (num_heads, length, length).
+
+    Position 0 is not a place in time, so attention to it costs nothing.
+    """
+    positions = torch.arange(length)
+    distance = (positions[None, :] - positions[:, None]).abs().float()
+    distance[:, 0] = 0
+    return -torch.tensor(_alibi_slopes(num_heads))[:, None, None] * distance
+
+
+def _alibi_slopes(num_heads: int) -> list[float]:
+    """Geometric from 2^(-8/n); where n is no power of two, the rest are every other of the next one's."""
+    lower = 2 ** int(math.log2(num_heads))
+    slopes = [2.0 ** (-8 * (head + 1) / lower) for head in range(lower)]
+    if lower == num_heads:
+        return slopes
+    return slopes + _alibi_slopes(2 * lower)[::2][: num_heads - lower]

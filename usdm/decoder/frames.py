@@ -1,0 +1,21 @@
+"""Which unit each mel frame belongs to: units and frames have rates without a common measure."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from usdm.audio import MelSettings
+
+
+def units_per_frame(units: Tensor, unit_rate: int, mel: MelSettings) -> Tensor:
+    """(U,) units at `unit_rate` Hz -> (M,) the unit of every mel frame.
+
+    Every sample takes the unit that is spoken there; what does not fill a last frame is cut; a frame takes
+    the unit of most of its samples (of two that share it evenly, the lower number). U units cover
+    M = U * mel.sample_rate // unit_rate // mel.hop_length frames.
+    """
+    samples = len(units) * mel.sample_rate // unit_rate
+    frames = samples // mel.hop_length
+    unit_of_sample = torch.arange(frames * mel.hop_length) * unit_rate // mel.sample_rate
+    return units.cpu()[unit_of_sample].view(frames, mel.hop_length).mode(dim=1).values.to(units.device)

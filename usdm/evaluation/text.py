@@ -1,0 +1,156 @@
+"""Text as it is scored, word errors, and how near a reply comes to its reference.
+
+Both sides of every comparison pass through `scored_words` first, so that case, punctuation and the spelling of
+numbers cost nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import jiwer
+from nltk.translate.meteor_score import single_meteor_score
+from num2words import num2words
+from rouge_score.rouge_scorer import RougeScorer
+
+_APOSTROPHES = str.maketrans("’‘`´", "''''")
+_SYMBOLS = str.maketrans({"&": " and ", "%": " percent ", "+": " plus ", "@": " at "})
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_TIME = re.compile(r"\b(\d{1,2}):(\d{2})\b")
+_PRICE = re.compile(r"\$\s?(\d+)(?:\.(\d{2}))?")
+_ORDINAL = re.compile(r"\b(\d+)(?:st|nd|rd|th)\b")
+_DECIMAL = re.compile(r"\b(\d+)\.(\d+)\b")
+_TELEPHONE = re.compile(r"\b\d[\d-]{4,}\b")  # read digit by digit
+_NUMBER = re.compile(r"\d+")
+_MERIDIEM = re.compile(r"\b([ap])\.?\s?m\b\.?")  # "p.m.", "p m" and "pm" are one word
+_NO_WORD = re.compile(r"[^a-z']+")
+_SPELLINGS = {"okay": "ok", "mr": "mister", "mrs": "missus", "dr": "doctor"}
+
+
+def scored_words(text: str) -> list[str]:
+    """Lower-case words with their apostrophes, without any other punctuation, numbers spelled out.
+
+    >>> scored_words("At 6:30 P.M., it's $20 - OKAY?")
+    ['at', 'six', 'thirty', 'pm', "it's", 'twenty', 'dollars', 'ok']
+    """
+    text = unicodedata.normalize("NFKD", text.translate(_APOSTROPHES)).lower()
+    text = "".join(character for character in text if not unicodedata.combining(character))
+    text = _spell_numbers(_THOUSANDS.sub("", text))
+    text = _MERIDIEM.sub(lambda match: f" {match[1]}m ", text)
+    words = (word.strip("'") for word in _NO_WORD.sub(" ", text).split())
+    return [_SPELLINGS.get(word, word) for word in words if word]
+
+
+def _spell_numbers(text: str) -> str:
+    text = _TIME.sub(_spell_time, text)
+    text = _PRICE.sub(_spell_price, text)
+    text = _ORDINAL.sub(lambda match: _number(int(match[1]), to="ordinal"), text)
+    text = _DECIMAL.sub(lambda match: f"{_number(int(match[1]))} point {_digits(match[2])}", text)
+    text = _TELEPHONE.sub(lambda match: _digits(match[0].replace("-", "")), text)
+    text = _NUMBER.sub(lambda match: f" {_number(int(match[0]))} ", text)
+    return text.translate(_SYMBOLS)
+
+
+def _number(number: int, to: str = "cardinal") -> str:
+    """"one hundred five": the "and" that some speakers say is left out."""
+    return _NO_WORD.sub(" ", num2words(number, to=to)).replace(" and ", " ")
+
+
+def _digits(digits: str) -> str:
+    return " ".join(_number(int(digit)) for digit in digits)
+
+
+def _spell_time(match: re.Match[str]) -> str:
+    hour, minute = int(match[1]), int(match[2])
+    if minute == 0:
+        return f" {_number(hour)} "
+    return f" {_number(hour)} {'oh ' if minute < 10 else ''}{_number(minute)} "
+
+
+def _spell_price(match: re.Match[str]) -> str:
+    dollars, cents = int(match[1]), int(match[2] or 0)
+    said = f" {_number(dollars)} dollar{'' if dollars == 1 else 's'} "
+    return f"{said}{_number(cents)} " if cents else said
+
+
+@dataclass(frozen=True)
+class WordErrors:
+    """Counts of one alignment, or of many added up: rates of a corpus come from summed counts."""
+
+    hits: int = 0
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+
+    @property
+    def words(self) -> int:
+        """Words of the reference."""
+        return self.hits + self.substitutions + self.deletions
+
+    @property
+    def errors(self) -> int:
+        return self.substitutions + self.deletions + self.insertions
+
+    def __add__(self, other: WordErrors) -> WordErrors:
+        return WordErrors(
+            self.hits + other.hits,
+            self.substitutions + other.substitutions,
+            self.deletions + other.deletions,
+            self.insertions + other.insertions,
+        )
+
+
+def word_errors(reference: str, hypothesis: str) -> WordErrors:
+    """Fewest word edits from `reference` to `hypothesis` (package jiwer), both as `scored_words` has them."""
+    counts = jiwer.process_words(" ".join(scored_words(reference)), " ".join(scored_words(hypothesis)))
+    return WordErrors(counts.hits, counts.substitutions, counts.deletions, counts.insertions)
+
+
+class _NoSynonyms:
+    """Stands where NLTK wants WordNet, which would have to be downloaded: no word has a synonym."""
+
+    def synsets(self, word: str) -> list:
+        return []
+
+
+def meteor(reference: str, hypothesis: str) -> float:
+    """METEOR (Lavie and Agarwal 2007; package nltk) in 0..1, with two of its three matching stages.
+
+    Words match exactly or by their Porter stem; the WordNet synonym stage is left out, since its data is a
+    download of its own. So it reads a little lower than METEOR with synonyms, and compares only with itself.
+    """
+    return float(
+        single_meteor_score(scored_words(reference), scored_words(hypothesis), wordnet=_NoSynonyms())  # type: ignore[arg-type]
+    )
+
+
+class _ScoredWords:
+    """`scored_words` as rouge-score wants a tokenizer."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return scored_words(text)
+
+
+@cache
+def _rouge() -> RougeScorer:
+    return RougeScorer(["rougeL"], tokenizer=_ScoredWords())
+
+
+def rouge_l(reference: str, hypothesis: str) -> float:
+    """ROUGE-L F-measure (Lin 2004; package rouge-score) in 0..1, without stemming."""
+    return float(_rouge().score(reference, hypothesis)["rougeL"].fmeasure)
+
+
+def most_frequent(texts: Sequence[str]) -> str:
+    """The text that occurs most often once case and punctuation are gone; of several, the first."""
+    if not texts:
+        raise ValueError("no texts given; the most frequent of none does not exist")
+    keys = [" ".join(scored_words(text)) for text in texts]
+    counts: dict[str, int] = {}
+    for key in keys:
+        counts[key] = counts.get(key, 0) + 1
+    return texts[keys.index(max(counts, key=lambda key: counts[key]))]

@@ -1,0 +1,17 @@
+"""The speech-text language model and constrained generation with it."""
+
+from usdm.lm.generation import Generated, TokenStream
+from usdm.lm.model import build_model, check_model, extend_embeddings, load_model, max_positions, num_rows
+from usdm.lm.sampling import check_sampling
+
+__all__ = [
+    "Generated",
+    "TokenStream",
+    "build_model",
+    "check_model",
+    "check_sampling",
+    "extend_embeddings",
+    "load_model",
+    "max_positions",
+    "num_rows",
+]

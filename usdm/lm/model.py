@@ -1,0 +1,125 @@
+"""Causal language models over the speech-text vocabulary: any decoder of `transformers`, built or loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from usdm.checkpoint import read_config
+from usdm.tokens import SpeechTextVocabulary
+from usdm.types import InputError
+
+DEFAULT_INITIALIZER_RANGE = 0.02  # standard deviation, where a configuration names none
+
+
+def build_model(vocabulary: SpeechTextVocabulary, model_type: str = "mistral", **settings: Any) -> PreTrainedModel:
+    """A model with random weights; `settings` are those of the type's `transformers` configuration.
+
+    Raises InputError for an unknown type or setting.
+    """
+    try:
+        known = AutoConfig.for_model(model_type).to_dict()
+    except ValueError as error:
+        raise InputError(f"model_type={model_type!r}: transformers has no such model") from error
+    if unknown := sorted(settings.keys() - known.keys()):
+        raise InputError(f"{', '.join(unknown)}: no setting of {model_type}; there are {', '.join(sorted(known))}")
+    tokenizer = vocabulary.tokenizer
+    config = AutoConfig.for_model(
+        model_type,
+        vocab_size=len(vocabulary),
+        pad_token_id=vocabulary.pad_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        **settings,
+    )
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    return model.eval()
+
+
+def load_model(
+    folder: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    *,
+    attention: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    **options: Any,
+) -> PreTrainedModel:
+    """The model in `folder`, ready to generate.
+
+    `dtype` None keeps the stored precision, except that float16 becomes float32 on a CPU, which computes it
+    slowly and coarsely. `attention` is an implementation's name ("eager", "sdpa", "flash_attention_2", ...);
+    `device_map` spreads a model over devices instead of `device`; other options (a quantization configuration,
+    say) go to `from_pretrained`. Raises InputError if files are missing, damaged, or do not fit each other.
+    """
+    stored = read_config(folder)
+    half = "float16" in (stored.get("dtype"), stored.get("torch_dtype"))
+    if dtype is None and half and torch.device(device).type == "cpu" and device_map is None:
+        dtype = torch.float32
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            dtype=dtype or "auto",
+            attn_implementation=attention,
+            device_map=device_map,
+            output_loading_info=True,
+            **options,
+        )
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise InputError(f"{folder}: no causal language model can be read there ({error})") from error
+    if wrong := sorted([*report["missing_keys"], *report["unexpected_keys"], *map(str, report["mismatched_keys"])]):
+        raise InputError(f"{folder}: the weights do not fit config.json: {', '.join(wrong[:5])}; download it again")
+    return (model if device_map is not None else model.to(device)).eval()
+
+
+def extend_embeddings(
+    model: PreTrainedModel,
+    vocabulary: SpeechTextVocabulary,
+    strategy: Literal["normal", "mean"] = "normal",
+    seed: int = 0,
+) -> None:
+    """Give the model a row for every id, drawing new rows for all that is not the base tokenizer's text.
+
+    "normal": as published, zero mean and the configuration's standard deviation. "mean": the mean of the text
+    rows, so that at first speech is as likely as an average piece of text. Raises InputError if the model has
+    fewer rows than the base tokenizer has ids.
+    """
+    first = vocabulary.layout.text_size
+    if num_rows(model) < first:
+        raise InputError(f"the model has {num_rows(model)} rows for {first} text ids: it has another tokenizer")
+    model.resize_token_embeddings(len(vocabulary), mean_resizing=False)
+    deviation = getattr(model.config, "initializer_range", DEFAULT_INITIALIZER_RANGE)
+    generator = torch.Generator().manual_seed(seed)
+    for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+        rows = module.weight.data
+        if strategy == "mean":
+            rows[first:] = rows[:first].float().mean(dim=0).to(rows.dtype)
+        elif strategy == "normal":
+            drawn = torch.randn(rows[first:].shape, generator=generator) * deviation
+            rows[first:] = drawn.to(rows.device, rows.dtype)
+        else:
+            raise InputError(f"strategy={strategy!r}: there are 'normal' and 'mean'")
+
+
+def num_rows(model: PreTrainedModel) -> int:
+    """Ids that the model has an embedding for."""
+    rows: int = model.get_input_embeddings().weight.shape[0]
+    return rows
+
+
+def max_positions(model: PreTrainedModel) -> int | None:
+    """Longest sequence in ids that the model was made for, or None if its configuration sets no limit."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def check_model(model: PreTrainedModel, vocabulary: SpeechTextVocabulary) -> None:
+    """Raises InputError that names both sides if model and vocabulary differ in size."""
+    if num_rows(model) != len(vocabulary):
+        raise InputError(
+            f"the model has {num_rows(model)} rows, its tokenizer {len(vocabulary)} ids "
+            f"({vocabulary.layout.text_size} text, {vocabulary.num_units} units): they are not of one checkpoint"
+        )

@@ -1,0 +1,1 @@
+"""Training of every part: encoder, language model, unit decoder, vocoder."""

@@ -1,0 +1,246 @@
+"""Training of the unit decoder: regression first, flow matching after.
+
+Flow matching alone takes long to speak: most of its gradient is about noise. The same estimator trained to
+map zero noise at time 0 straight to the mel by L1 says words after a fraction of the steps, and because that
+is flow matching with the noise set to zero (the velocity from zeros is the mel itself), its weights are where
+flow matching starts from. A share of regression rows stays in every later batch, so that one Euler step at
+temperature 0 remains the fast and steady way to speak, and more steps at temperature 1 the lively one.
+
+The masks are the published recipe (Voicebox, arXiv 2306.15687): everything is dropped with probability 0.2,
+so that guidance has an unconditional velocity; else all of the mel is masked with probability 0.3, or a
+stretch of 70-100 % of it, and what is left is context, as a reference voice is in generation.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from usdm.audio import MelSpectrogram, read_audio, write_audio
+from usdm.data.speech_corpus import Utterance, read_speech_corpora
+from usdm.decoder import UnitDecoder, UnitDecoderConfig, units_per_frame
+from usdm.decoder.decoder import scored_frames
+from usdm.decoder.flow_matching import masked_mean
+from usdm.training.pictures import save_mel_picture
+from usdm.types import InputError
+from usdm.vocoder import load_vocoder
+
+logger = logging.getLogger(__name__)
+
+DROP_SHARE = 0.2  # of rows without units and context
+FULL_MASK_SHARE = 0.3  # of the other rows
+SHORTEST_MASK = 0.7  # of a row's frames
+LENGTH_TOLERANCE = 0.25  # seconds by which an utterance's units and sound may differ in length
+HEARD_UTTERANCES = 2  # of the validation set, left as sound and picture
+
+
+@dataclass(frozen=True)
+class DecoderBatch:
+    units: Tensor  # (B, M) int64 per frame, K where dropped
+    mel: Tensor  # (B, n_feats, M) normalised
+    lengths: Tensor  # (B,) frames
+    context: Tensor  # (B, 1, M), 1 where the mel is given
+    regression: Tensor  # (B,) bool: rows judged as a regression from zeros
+
+    def to(self, device: str) -> DecoderBatch:
+        return DecoderBatch(**{name: value.to(device) for name, value in vars(self).items()})
+
+
+class DecoderTask:
+    """Task of `usdm.training.loop.train`: random crops of speech corpora and their units.
+
+    Args:
+        corpora: speech corpus folders.
+        units: Parquet unit corpus with the columns `id` and `units`; utterances without units are left out.
+        config: the decoder's size, K and unit rate.
+        roles: take utterances of these only.
+        regression_steps: steps of regression alone, before flow matching begins.
+        regression_share: of each later batch's rows.
+        vocoder: folder; with it, validation leaves sound.
+
+    Raises:
+        InputError: a corpus cannot be read, its units are not of `config`'s kind, or nothing is left.
+    """
+
+    def __init__(
+        self,
+        corpora: Sequence[str | Path],
+        units: str | Path,
+        config: UnitDecoderConfig,
+        *,
+        roles: Sequence[str] | None = None,
+        regression_steps: int,
+        regression_share: float = 0.25,
+        batch_size: int = 8,
+        crop_seconds: float = 3.0,
+        validation_utterances: int = 8,
+        vocoder: str | Path | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        torch.manual_seed(seed)
+        self.decoder = UnitDecoder(config).to(device)
+        self.regression_steps = regression_steps
+        self.regression_rows = round(regression_share * batch_size)
+        self.batch_size = batch_size
+        self.crop_frames = int(crop_seconds * self.decoder.mel.frame_rate)
+        self.seed = seed
+        self.device = device
+        self.mel = MelSpectrogram(self.decoder.mel)
+        self.vocoder = load_vocoder(vocoder) if vocoder is not None else None
+        self.units = read_units(units, config)
+        self.train_set = self._with_units(read_speech_corpora(corpora, "train"), roles)
+        dev_set = self._with_units(read_speech_corpora(corpora, "dev"), roles)
+        self.dev_set = dev_set[:: max(1, len(dev_set) // validation_utterances)][:validation_utterances]
+        durations = np.array([utterance.duration for utterance in self.train_set])
+        self._share = durations / durations.sum()  # every second is drawn equally often
+        self._examples: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"decoder": self.decoder}
+
+    def batch(self, step: int) -> DecoderBatch:
+        random = np.random.default_rng([self.seed, step])
+        all_regression = step < self.regression_steps
+        regression = torch.arange(self.batch_size) < (
+            self.batch_size if all_regression else self.regression_rows
+        )
+        units = torch.zeros(self.batch_size, self.crop_frames, dtype=torch.int64)
+        mel = torch.zeros(self.batch_size, self.decoder.config.n_feats, self.crop_frames)
+        context = torch.zeros(self.batch_size, 1, self.crop_frames)
+        lengths = torch.zeros(self.batch_size, dtype=torch.int64)
+        for row, index in enumerate(random.choice(len(self._share), self.batch_size, p=self._share)):
+            row_units, row_mel = self._example(self.train_set[int(index)])
+            start = int(random.integers(max(0, len(row_units) - self.crop_frames) + 1))
+            length = min(self.crop_frames, len(row_units) - start)
+            lengths[row] = length
+            mel[row, :, :length] = self.decoder.normalise(row_mel[:, start : start + length].float())
+            if not regression[row] and random.random() < DROP_SHARE:
+                units[row, :length] = self.decoder.num_units
+            else:
+                units[row, :length] = row_units[start : start + length]
+                context[row, 0, :length] = _draw_context(length, random)
+        return DecoderBatch(units, mel, lengths, context, regression).to(self.device)
+
+    def losses(self, batch: DecoderBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """L1 on regression rows, mean square on the others, averaged over all their frames alike."""
+        flow = ~batch.regression
+        time = torch.rand(len(flow), generator=generator).to(self.device) * flow
+        noise = torch.randn(batch.mel.shape, generator=generator).to(self.device) * flow[:, None, None]
+        error = self.decoder.velocity_error(batch.units, batch.mel, batch.lengths, time, noise, batch.context)
+        scored = scored_frames(batch.lengths, batch.context)
+        distance = torch.where(flow[:, None, None], error.square(), error.abs())
+        parts = {"loss": masked_mean(distance, scored)}
+        if batch.regression.any():
+            parts["regression"] = masked_mean(distance[batch.regression], scored[batch.regression]).detach()
+        if flow.any():
+            parts["flow"] = masked_mean(distance[flow], scored[flow]).detach()
+        return parts
+
+    def validate(self, step: int, folder: Path) -> dict[str, float]:
+        """L1 log-mel distance: one step from zeros, and 8 steps from noise with guidance."""
+        ways: dict[str, Mapping[str, float]] = {"one_step": {"steps": 1, "guidance": 0.0, "temperature": 0.0}}
+        if step > self.regression_steps:
+            ways["eight_steps"] = {"steps": 8, "guidance": 1.0, "temperature": 1.0}
+        distances: dict[str, list[float]] = {name: [] for name in ways}
+        for index, utterance in enumerate(self.dev_set):
+            _, target = self._example(utterance)
+            mels = {"recording": target.float()}
+            for name, way in ways.items():
+                mels[name] = self._generate(utterance, way)[:, : target.shape[1]]
+                distances[name].append((mels[name] - mels["recording"]).abs().mean().item())
+            if index < HEARD_UTTERANCES:
+                self._leave(mels, folder, f"{step:07d}_{index}")
+        return {f"mel_distance_{name}": float(np.mean(values)) for name, values in distances.items()}
+
+    def save(self, folder: Path) -> None:
+        """The finished decoder, stored in half precision."""
+        self.decoder.save_pretrained(folder, dtype=torch.float16)
+
+    def _generate(self, utterance: Utterance, way: Mapping[str, float]) -> Tensor:
+        """(n_feats, M) log-mel."""
+        mel = self.decoder.generate(
+            self.units[utterance.id],
+            steps=int(way["steps"]),
+            solver="euler",
+            guidance=way["guidance"],
+            temperature=way["temperature"],
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+        return mel.cpu()
+
+    def _leave(self, mels: Mapping[str, Tensor], folder: Path, name: str) -> None:
+        save_mel_picture(folder / f"{name}.png", mels, self.decoder.mel)
+        if self.vocoder is not None:
+            for way, mel in mels.items():
+                write_audio(
+                    folder / f"{name}_{way}.wav", self.vocoder(mel[None])[0], self.vocoder.sample_rate
+                )
+
+    def _with_units(self, utterances: list[Utterance], roles: Sequence[str] | None) -> list[Utterance]:
+        wanted = [utterance for utterance in utterances if roles is None or utterance.role in roles]
+        known = [utterance for utterance in wanted if utterance.id in self.units]
+        if not known:
+            raise InputError(
+                f"of {len(utterances)} utterances {len(wanted)} have a role of {roles or 'any'}, none of "
+                "them has units: extract the units of this corpus first"
+            )
+        if len(known) < len(wanted):
+            logger.warning(
+                "%d of %d utterances have no units and are left out", len(wanted) - len(known), len(wanted)
+            )
+        return known
+
+    def _example(self, utterance: Utterance) -> tuple[Tensor, Tensor]:
+        """Units per frame (M,) and log-mel (n_feats, M), read once and kept: 50 MB an hour."""
+        if utterance.id not in self._examples:
+            samples = read_audio(utterance.audio, self.decoder.mel.sample_rate).samples
+            frames = units_per_frame(self.units[utterance.id], self.decoder.unit_rate, self.decoder.mel)
+            with torch.no_grad():
+                mel = self.mel(samples[None])[0]
+            if abs(len(frames) - mel.shape[1]) > LENGTH_TOLERANCE * self.decoder.mel.frame_rate:
+                raise InputError(
+                    f"{utterance.id}: {mel.shape[1]} mel frames but units for {len(frames)}; "
+                    "extract the units of this corpus again"
+                )
+            length = min(len(frames), mel.shape[1])
+            self._examples[utterance.id] = frames[:length].to(torch.int32), mel[:, :length].half()
+        return self._examples[utterance.id]
+
+
+def read_units(path: str | Path, config: UnitDecoderConfig) -> dict[str, Tensor]:
+    """Utterance id -> units (U,) int64 of a Parquet unit corpus.
+
+    Raises:
+        InputError: no such file, or units of another number or rate than the decoder's.
+    """
+    from pyarrow import parquet
+
+    if not Path(path).exists():
+        raise InputError(f"{path}: no such unit corpus; extract the units first")
+    table = parquet.read_table(path, columns=["id", "units"])
+    facts = json.loads((table.schema.metadata or {}).get(b"usdm", b"{}"))
+    for name, wanted in (("num_units", config.n_tokens), ("unit_rate", config.unit_rate)):
+        if facts.get(name) != wanted:
+            raise InputError(f"{path}: made with {name}={facts.get(name)}, but the decoder has {wanted}")
+    units = (torch.from_numpy(np.array(row, dtype=np.int64)) for row in table["units"].to_numpy())
+    return dict(zip(table["id"].to_pylist(), units, strict=True))
+
+
+def _draw_context(length: int, random: np.random.Generator) -> Tensor:
+    """(length,), 0 where the mel is masked: everywhere, or in one stretch of 70-100 % of the frames."""
+    context = torch.zeros(length)
+    if random.random() < FULL_MASK_SHARE:
+        return context
+    masked = round(random.uniform(SHORTEST_MASK, 1.0) * length)
+    start = int(random.integers(length - masked + 1))
+    context[:start] = 1
+    context[start + masked :] = 1
+    return context

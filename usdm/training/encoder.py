@@ -1,0 +1,215 @@
+"""Training of a small unit encoder: frame-wise phones on a middle layer, CTC phones on top.
+
+The published encoder learnt from 436,000 hours without labels. A toy encoder has minutes, but a synthesised corpus
+knows its phone times: cross-entropy on the layer that the units will be taken from teaches it directly which
+differences matter, and CTC above it lets recordings without phone times teach as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import Wav2Vec2Config, Wav2Vec2Model
+
+from usdm.audio import read_audio
+from usdm.data.speech_corpus import Utterance, read_speech_corpora
+from usdm.types import InputError
+from usdm.units.extractor import keep_layers, pad_normalised
+
+SAMPLE_RATE = 16_000  # Hz
+NO_LABEL = -100  # what cross-entropy ignores
+SILENCE = "pau"  # flite's name for a pause
+
+
+@dataclass(frozen=True)
+class EncoderBatch:
+    waveforms: list[Tensor]  # each (T,) float32
+    frame_labels: Tensor  # (B, U, labels_per_unit) int64, NO_LABEL where not known
+    phones: list[Tensor]  # each (N,) int64, CTC targets (0 is the blank); empty where not known
+
+
+class PhoneEncoder(nn.Module):
+    """A Wav2Vec2 encoder with a frame-wise head on `layer` and a CTC head on the last layer."""
+
+    def __init__(self, config: Wav2Vec2Config, layer: int, num_phones: int, labels_per_unit: int) -> None:
+        super().__init__()
+        self.layer, self.labels_per_unit = layer, labels_per_unit
+        self.encoder = Wav2Vec2Model(config)
+        self.frame_head = nn.Linear(config.hidden_size, labels_per_unit * num_phones)
+        self.ctc_head = nn.Linear(config.hidden_size, 1 + num_phones)
+
+    def forward(self, batch: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Padded (B, T) and (B,) samples -> frame logits (B, U, labels, P), CTC logits (B, U, 1 + P), (B,) units."""
+        mask = torch.arange(batch.shape[1])[None] < lengths[:, None]
+        output = self.encoder(batch, attention_mask=mask.long(), output_hidden_states=True)
+        frames = self.frame_head(output.hidden_states[self.layer + 1])
+        units = self.encoder._get_feat_extract_output_lengths(lengths)
+        return frames.unflatten(-1, (self.labels_per_unit, -1)), self.ctc_head(output.last_hidden_state), units
+
+
+class EncoderTask:
+    """Task of `usdm.training.loop.train`.
+
+    Args:
+        corpora: speech corpus folders; utterances with neither phone times nor a pronunciation are not used.
+        config: arguments of `transformers.Wav2Vec2Config`.
+        layer: 0-based layer that the units will be taken from.
+        padding: samples of silence around each waveform (see `UnitSettings.padding`).
+        labels_per_unit: phone labels that each unit predicts, evenly spaced in its time.
+        batch_seconds: sound in a batch; utterances of like length go together.
+        ctc_weight: of the CTC loss, against 1 for the frames.
+        validation_utterances: of split "dev".
+
+    Raises:
+        InputError: no utterance has labels.
+    """
+
+    def __init__(
+        self,
+        corpora: Sequence[str],
+        config: Mapping[str, object],
+        *,
+        layer: int,
+        padding: int,
+        labels_per_unit: int = 2,
+        batch_seconds: float = 40.0,
+        ctc_weight: float = 0.3,
+        validation_utterances: int = 60,
+        seed: int = 0,
+    ) -> None:
+        self.layer, self.padding, self.labels_per_unit = layer, padding, labels_per_unit
+        self.batch_seconds, self.ctc_weight, self.seed = batch_seconds, ctc_weight, seed
+        self.train_set = _labelled(read_speech_corpora(corpora, "train"))
+        dev_set = _labelled(read_speech_corpora(corpora, "dev"))
+        self.dev_set = dev_set[:: max(1, len(dev_set) // validation_utterances)]
+        names = {phone for utterance in self.train_set for phone in utterance.pronunciation}
+        self.phone_ids = {name: index for index, name in enumerate([SILENCE, *sorted(names - {SILENCE})])}
+        torch.manual_seed(seed)
+        self.model = PhoneEncoder(Wav2Vec2Config(**config), layer, len(self.phone_ids), labels_per_unit)
+        self.unit_samples = int(np.prod(self.model.encoder.config.conv_stride))
+        self._epoch = -1
+        self._batches: list[list[Utterance]] = []
+        self._first_step = 0
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"model": self.model}
+
+    def batch(self, step: int) -> EncoderBatch:
+        if self._epoch < 0 or not self._first_step <= step < self._first_step + len(self._batches):
+            self._open_epoch_of(step)
+        return self._read(self._batches[step - self._first_step])
+
+    def losses(self, batch: EncoderBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        frames, ctc, units = self.model(*pad_normalised(batch.waveforms, self.padding))
+        labels = _fit(batch.frame_labels, frames.shape[1])
+        frame_loss = functional.cross_entropy(frames.flatten(0, 2), labels.flatten(), ignore_index=NO_LABEL)
+        known = (labels != NO_LABEL).sum()
+        if known == 0:
+            frame_loss = frames.sum() * 0.0
+        ctc_loss = self._ctc(ctc, units, batch.phones)
+        return {"loss": frame_loss + self.ctc_weight * ctc_loss, "frame": frame_loss, "ctc": ctc_loss}
+
+    def validate(self, step: int, folder: Path) -> dict[str, float]:
+        """Share of frames whose phone is right, and phone error rate of the CTC head."""
+        right = known = errors = phones = 0
+        for start in range(0, len(self.dev_set), 8):
+            batch = self._read(self.dev_set[start : start + 8])
+            frames, ctc, units = self.model(*pad_normalised(batch.waveforms, self.padding))
+            labels = _fit(batch.frame_labels, frames.shape[1])
+            mask = labels != NO_LABEL
+            right += int((frames.argmax(-1)[mask] == labels[mask]).sum())
+            known += int(mask.sum())
+            for row, length, target in zip(ctc.argmax(-1), units.tolist(), batch.phones, strict=True):
+                errors += _edit_distance(_collapse(row[:length]), target.tolist())
+                phones += len(target)
+        return {"frame_accuracy": right / max(1, known), "phone_error_rate": errors / max(1, phones)}
+
+    def save(self, folder: Path) -> None:
+        """The encoder up to its unit layer in transformers' layout; k-means comes next."""
+        encoder = Wav2Vec2Model(self.model.encoder.config)
+        encoder.load_state_dict(self.model.encoder.state_dict())
+        keep_layers(encoder, self.layer + 1).save_pretrained(folder)
+
+    def _open_epoch_of(self, step: int) -> None:
+        """Batches depend on (seed, epoch) alone, so any step can be opened first."""
+        epoch, first = 0, 0
+        while True:
+            batches = self._epoch_batches(epoch)
+            if step < first + len(batches):
+                break
+            epoch, first = epoch + 1, first + len(batches)
+        self._epoch, self._first_step, self._batches = epoch, first, batches
+
+    def _epoch_batches(self, epoch: int) -> list[list[Utterance]]:
+        random = np.random.default_rng((self.seed, epoch))
+        jitter = random.uniform(0.9, 1.1, len(self.train_set))  # so that an epoch's neighbours differ from the last's
+        order = np.argsort([u.duration * j for u, j in zip(self.train_set, jitter, strict=True)], kind="stable")
+        batches: list[list[Utterance]] = [[]]
+        longest = 0.0
+        for index in order:
+            utterance = self.train_set[index]
+            longest = max(longest, utterance.duration)
+            if batches[-1] and longest * (len(batches[-1]) + 1) > self.batch_seconds:
+                batches.append([])
+                longest = utterance.duration
+            batches[-1].append(utterance)
+        random.shuffle(batches)  # type: ignore[arg-type]
+        return batches
+
+    def _read(self, utterances: Sequence[Utterance]) -> EncoderBatch:
+        waveforms = [read_audio(utterance.audio, SAMPLE_RATE).samples for utterance in utterances]
+        units = max(len(waveform) for waveform in waveforms) // self.unit_samples + 1
+        labels = torch.stack([self._frame_labels(utterance, units) for utterance in utterances])
+        phones = [torch.tensor([1 + self.phone_ids[p] for p in u.pronunciation if p in self.phone_ids]) for u in utterances]
+        return EncoderBatch(waveforms, labels, phones)
+
+    def _frame_labels(self, utterance: Utterance, units: int) -> Tensor:
+        """(units, labels_per_unit): the phone at the middle of each part of each unit."""
+        labels = torch.full((units * self.labels_per_unit,), NO_LABEL)
+        seconds = self.unit_samples / SAMPLE_RATE / self.labels_per_unit
+        for phone in utterance.phones:
+            # Part i is centred at (i + 1/2) * seconds.
+            first, last = round(phone.start / seconds), round(phone.end / seconds)
+            labels[first:last] = self.phone_ids.get(phone.text, NO_LABEL)
+        return labels.view(units, self.labels_per_unit)
+
+    def _ctc(self, logits: Tensor, units: Tensor, phones: list[Tensor]) -> Tensor:
+        """Mean over utterances of the loss a phone; utterances that are too short for their phones count as zero."""
+        lengths = torch.tensor([len(target) for target in phones])
+        loss = functional.ctc_loss(
+            logits.log_softmax(-1).transpose(0, 1), torch.cat(phones).long(), units, lengths,
+            reduction="none", zero_infinity=True,
+        )  # fmt: skip
+        return (loss / lengths.clamp(min=1)).mean()
+
+
+def _labelled(utterances: Sequence[Utterance]) -> list[Utterance]:
+    """One utterance for each recording that says what its phones are; several turns may share a recording."""
+    once = list({utterance.audio: utterance for utterance in utterances if utterance.pronunciation}.values())
+    if not once:
+        raise InputError("No utterance of the corpora has a pronunciation: the encoder has nothing to learn from.")
+    return once
+
+
+def _fit(labels: Tensor, units: int) -> Tensor:
+    """Cut or fill (B, U', n) to `units`: the last, partial unit of a waveform gets no label."""
+    return functional.pad(labels[:, :units], (0, 0, 0, max(0, units - labels.shape[1])), value=NO_LABEL)
+
+
+def _collapse(ids: Tensor) -> list[int]:
+    return [index for index in torch.unique_consecutive(ids).tolist() if index != 0]
+
+
+def _edit_distance(left: Sequence[int], right: Sequence[int]) -> int:
+    row = list(range(len(right) + 1))
+    for i, a in enumerate(left, 1):
+        previous, row[0] = row[0], i
+        for j, b in enumerate(right, 1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (a != b))
+    return row[-1]

@@ -1,0 +1,82 @@
+"""`fit_kmeans`: a trained encoder and speech -> a finished unit extractor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import Wav2Vec2Model
+
+from usdm.audio import read_audio
+from usdm.data.speech_corpus import Utterance, read_speech_corpora
+from usdm.units.extractor import UnitExtractor, UnitSettings, nearest_centroid
+from usdm.units.kmeans import UnitQuality, fit_centroids, unit_quality
+
+
+def fit_kmeans(
+    encoder: str, corpora: Sequence[str], output_dir: str, *, settings: UnitSettings, frames: int, seed: int
+) -> UnitQuality:
+    """Cluster encoder features of random training utterances and write the unit extractor to `output_dir`.
+
+    Args:
+        encoder: folder of a Wav2Vec2 encoder in transformers' layout.
+        frames: how many features the centroids are fitted on.
+
+    Returns:
+        Quality of the units on dev utterances whose phone times are known; also in `quality.json`.
+
+    Raises:
+        InputError: the encoder and the settings do not fit together, or there is too little speech.
+    """
+    model = Wav2Vec2Model.from_pretrained(encoder)
+    placeholder = torch.zeros(settings.num_units, model.config.hidden_size)
+    extractor = UnitExtractor(model, placeholder, settings)
+    once = {utterance.audio: utterance for utterance in read_speech_corpora(corpora, "train")}
+    order = np.random.default_rng(seed).permutation(len(once))
+    utterances = [list(once.values())[index] for index in order]
+
+    gathered: list[Tensor] = []
+    with tqdm(total=frames, unit="frame", desc="fit_kmeans: features") as progress:
+        for _, features in _features(extractor, utterances):
+            gathered.append(features)
+            progress.update(len(features))
+            if progress.n >= frames:
+                break
+    extractor.centroids = fit_centroids(torch.cat(gathered)[:frames], settings.num_units, seed=seed)
+    extractor.save_pretrained(output_dir)
+
+    spoken = [utterance for utterance in read_speech_corpora(corpora, "dev") if utterance.phones]
+    quality = unit_quality(*_units_and_phones(extractor, spoken))
+    (Path(output_dir) / "quality.json").write_text(json.dumps(asdict(quality), indent=1) + "\n")
+    return quality
+
+
+@torch.inference_mode()
+def _features(extractor: UnitExtractor, utterances: Sequence[Utterance], batch: int = 8) -> Iterator[tuple[Utterance, Tensor]]:
+    """Each utterance with its (U, D) features."""
+    for start in range(0, len(utterances), batch):
+        rows = utterances[start : start + batch]
+        waveforms = [read_audio(row.audio, extractor.sample_rate).samples for row in rows]
+        features, lengths = extractor.features(waveforms)
+        for row, feature, length in zip(rows, features, lengths, strict=True):
+            yield row, feature[:length]
+
+
+def _units_and_phones(extractor: UnitExtractor, utterances: Sequence[Utterance]) -> tuple[Tensor, Tensor]:
+    """Units and, at the middle of each, the phone."""
+    names = {name: index for index, name in enumerate(sorted({p.text for u in utterances for p in u.phones}))}
+    units, phones = [], []
+    for utterance, features in _features(extractor, utterances):
+        for index, unit in enumerate(nearest_centroid(features, extractor.centroids).tolist()):
+            middle = (index + 0.5) / extractor.unit_rate
+            spoken = next((p.text for p in utterance.phones if p.start <= middle < p.end), None)
+            if spoken is not None:
+                units.append(unit)
+                phones.append(names[spoken])
+    return torch.tensor(units), torch.tensor(phones)

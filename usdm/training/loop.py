@@ -1,0 +1,242 @@
+"""One training loop for the parts that are not language models: encoder, unit decoder, vocoder.
+
+A task gives batches as a pure function of the step, so a run that was killed and started again reads what it would
+have read, and its losses are those of an uninterrupted run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import os
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from usdm.training.curves import draw_curves
+from usdm.types import InputError
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingTask(Protocol):
+    """What is trained, on what, and how it is judged."""
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Optimised, averaged and stored in checkpoints."""
+
+    def batch(self, step: int) -> Any:
+        """Data of one step: a pure function of the task's seed and the step."""
+
+    def losses(self, batch: Any, generator: torch.Generator) -> Mapping[str, Tensor]:
+        """Scalars; "loss" is optimised, the others are logged."""
+
+    def validate(self, step: int, folder: Path) -> Mapping[str, float]:
+        """Figures on held-out data; pictures and sound go into `folder`."""
+
+    def save(self, folder: Path) -> None:
+        """The finished part as a hub-style folder."""
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How long and how fast to train. Steps, not minutes: a slower machine gives the same weights."""
+
+    steps: int
+    learning_rate: float
+    warmup_steps: int = 200
+    final_learning_rate_share: float = 0.05  # cosine decay ends here
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.98)
+    gradient_clip: float = 1.0
+    ema_decay: float = 0.999
+    log_every: int = 20
+    validate_every: int = 500
+    save_every: int = 200
+    seed: int = 0
+    threads: int | None = None  # CPU threads; None: PyTorch's default
+
+    def __post_init__(self) -> None:
+        if self.save_every % self.log_every:
+            raise InputError(
+                f"save_every={self.save_every} is no multiple of log_every={self.log_every}: a resumed run would log "
+                "other means; make it one."
+            )
+
+    def learning_rate_at(self, step: int) -> float:
+        """Linear warm-up, then a cosine down to the final share."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        share = self.final_learning_rate_share
+        return self.learning_rate * (share + (1 - share) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+def train(task: TrainingTask, settings: LoopSettings, output_dir: str | Path) -> dict[str, float]:
+    """Train to `settings.steps`, going on from the newest checkpoint in `output_dir` if there is one.
+
+    Writes `log.jsonl`, `checkpoint.pt`, `validation/`, `curves.png`, `training.json`, and the averaged weights
+    through `task.save(output_dir / "model")`.
+
+    Returns:
+        The last validation's figures.
+
+    Raises:
+        InputError: the checkpoint found was made with other settings, or a loss is not finite.
+    """
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    run = _Run(task, settings, folder)
+    start = run.resume()
+    figures: Mapping[str, float] = {}
+    with tqdm(total=settings.steps, initial=start, desc=type(task).__name__, unit="step", mininterval=5) as progress:
+        for step in range(start, settings.steps):
+            run.step(step)
+            progress.update()
+            done = step + 1
+            if done % settings.validate_every == 0 or done == settings.steps:
+                figures = run.validate(done)
+                progress.set_postfix({name: f"{value:.4g}" for name, value in figures.items()})
+            if done % settings.save_every == 0 or done == settings.steps:
+                run.checkpoint(done)
+    run.finish(figures)
+    return dict(figures)
+
+
+class _Run:
+    def __init__(self, task: TrainingTask, settings: LoopSettings, folder: Path) -> None:
+        self.task, self.settings, self.folder = task, settings, folder
+        self.parameters = nn.ModuleDict(task.modules())
+        trained = [parameter for parameter in self.parameters.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            trained, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
+        )
+        self.average = {name: value.detach().clone() for name, value in self.parameters.state_dict().items()}
+        self.sums: dict[str, float] = {}
+        self.summed = 0
+        self.seconds = 0.0  # of training, over all starts
+        self.clock = time.monotonic()
+
+    def step(self, step: int) -> None:
+        learning_rate = self.settings.learning_rate_at(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + step)
+        torch.manual_seed(self.settings.seed * 1_000_003 + step)  # dropout
+        self.parameters.train()
+        losses = self.task.losses(self.task.batch(step), generator)
+        if not torch.isfinite(losses["loss"]):
+            raise InputError(f"The loss at step {step} is {losses['loss'].item()}: lower the learning rate.")
+        self.optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        nn.utils.clip_grad_norm_(self.parameters.parameters(), self.settings.gradient_clip)
+        self.optimizer.step()
+        self._average(step)
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
+        self.summed += 1
+        if (step + 1) % self.settings.log_every == 0:
+            self._log(step + 1, {"learning_rate": learning_rate})
+
+    @torch.no_grad()
+    def _average(self, step: int) -> None:
+        """Exponential moving average with a short memory at the start."""
+        decay = min(self.settings.ema_decay, (1 + step) / (10 + step))
+        for name, value in self.parameters.state_dict().items():
+            if value.is_floating_point():
+                self.average[name].lerp_(value, 1 - decay)
+            else:
+                self.average[name].copy_(value)
+
+    def validate(self, done: int) -> dict[str, float]:
+        trained = {name: value.clone() for name, value in self.parameters.state_dict().items()}
+        self.parameters.load_state_dict(self.average)
+        self.parameters.eval()
+        pictures = self.folder / "validation"
+        pictures.mkdir(exist_ok=True)
+        with torch.no_grad():
+            figures = dict(self.task.validate(done, pictures))
+        self.parameters.load_state_dict(trained)
+        self._append({"step": done, **{f"validation/{name}": value for name, value in figures.items()}})
+        return figures
+
+    def checkpoint(self, done: int) -> None:
+        state = {
+            "step": done,
+            "seconds": self._elapsed(),
+            "settings": json.dumps(dataclasses.asdict(self.settings)),
+            "parameters": self.parameters.state_dict(),
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+        }
+        part = self.folder / "checkpoint.pt.part"
+        torch.save(state, part)
+        os.replace(part, self.folder / "checkpoint.pt")
+
+    def resume(self) -> int:
+        path = self.folder / "checkpoint.pt"
+        if not path.exists():
+            return 0
+        state = torch.load(path, weights_only=True)
+        # What decides the numbers must agree; how often to log or save may change.
+        free = {"log_every", "validate_every", "save_every", "threads"}
+        then, now = json.loads(state["settings"]), json.loads(json.dumps(dataclasses.asdict(self.settings)))
+        changed = {key: (then.get(key), value) for key, value in now.items() if key not in free and then.get(key) != value}
+        if changed:
+            raise InputError(
+                f"{path} was made with other settings {changed} (then, now): use another output_dir, "
+                "or delete the checkpoint to start again."
+            )
+        self.parameters.load_state_dict(state["parameters"])
+        self.average = state["average"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.seconds = state["seconds"]
+        self._drop_log_after(state["step"])
+        logger.info("going on from step %d of %s", state["step"], path)
+        return int(state["step"])
+
+    def finish(self, figures: Mapping[str, float]) -> None:
+        self.parameters.load_state_dict(self.average)
+        self.parameters.eval()
+        self.task.save(self.folder / "model")
+        record = {
+            "task": type(self.task).__name__,
+            "settings": dataclasses.asdict(self.settings),
+            "parameters": sum(parameter.numel() for parameter in self.parameters.parameters()),
+            "hours": self._elapsed() / 3600,
+            "device": platform.processor() or platform.machine(),
+            "versions": {"torch": torch.__version__, "python": platform.python_version()},
+            "validation": dict(figures),
+        }
+        (self.folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+        draw_curves(self.folder / "log.jsonl", self.folder / "curves.png")
+
+    def _elapsed(self) -> float:
+        return self.seconds + time.monotonic() - self.clock
+
+    def _log(self, done: int, extra: Mapping[str, float]) -> None:
+        means = {name: value / self.summed for name, value in self.sums.items()}
+        self._append({"step": done, **means, **extra, "seconds": round(self._elapsed(), 1)})
+        self.sums, self.summed = {}, 0
+
+    def _append(self, row: Mapping[str, float]) -> None:
+        with (self.folder / "log.jsonl").open("a") as log:
+            log.write(json.dumps(row) + "\n")
+
+    def _drop_log_after(self, step: int) -> None:
+        """A killed run may have logged steps that its last checkpoint does not hold; they will be run again."""
+        path = self.folder / "log.jsonl"
+        if path.exists():
+            rows = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+            path.write_text("".join(row + "\n" for row in rows))

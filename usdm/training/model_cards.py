@@ -1,0 +1,113 @@
+"""Model cards: what a part is, what it learnt from, how good it is, what it cannot do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_WHAT = {
+    "units": (
+        "Unit extractor",
+        "Speech at 16 kHz to discrete units: a `transformers` Wav2Vec2 encoder and the nearest k-means centroid.",
+        ("encoder",),
+        'usdm.units.UnitExtractor.from_pretrained("{folder}")',
+    ),
+    "llm": (
+        "Speech-text language model",
+        "A Mistral-architecture causal language model over one vocabulary of text pieces and speech units.",
+        ("pretrain", "finetune"),
+        'transformers.AutoModelForCausalLM.from_pretrained("{folder}")',
+    ),
+    "decoder": (
+        "Unit decoder",
+        "Units to 80-band log-mels at 22,050 / 256 Hz by conditional flow matching (Voicebox).",
+        ("decoder",),
+        'usdm.decoder.UnitDecoder.from_pretrained("{folder}")',
+    ),
+    "vocoder": (
+        "Vocoder",
+        "80-band log-mels to sound at 22,050 Hz: ConvNeXt blocks and an inverse STFT (Vocos).",
+        ("vocoder",),
+        'usdm.vocoder.load_vocoder("{folder}")',
+    ),
+}
+
+
+def part_card(name: str, parameters: int, records: Mapping[str, Any], facts: Mapping[str, str]) -> str:
+    """The card of one part; `records` are `training.json` by run."""
+    title, what, runs, load = _WHAT[name]
+    lines = [
+        *_front_matter(),
+        f"# {title} of the embedded model",
+        "",
+        what,
+        "",
+        f"{parameters:,} parameters, stored as float16.",
+        "",
+        "```python",
+        load.format(folder="usdm/models/tiny/" + name),
+        "```",
+        "",
+    ]
+    lines += [line for run in runs if run in records for line in _training_lines(run, records[run])]
+    return "\n".join([*lines, *_fact_lines(facts)])
+
+
+def bundle_card(
+    parameters: Mapping[str, int],
+    size: int,
+    records: Mapping[str, Any],
+    facts: Mapping[str, str],
+    scorecard: Mapping[str, Any] | None,
+) -> str:
+    """The card of the whole model; `size` is that of the weights in bytes."""
+    lines = [
+        *_front_matter(),
+        "# The embedded model",
+        "",
+        "A spoken dialog model small enough to ship inside the package: the same classes as the published system, "
+        "at toy size, trained by this repository's recipe (`experiment=tiny`).",
+        "",
+        f"Weights: {size / 1e6:.1f} MB. Parameters: "
+        + ", ".join(f"{name} {count:,}" for name, count in parameters.items())
+        + ".",
+        "",
+    ]
+    if scorecard is not None:
+        lines += ["## Figures", "", "Held-out dialogs, `usdm evaluate`:", "", *_table(scorecard), ""]
+    for run, record in records.items():
+        lines += _training_lines(run, record)
+    return "\n".join([*lines, *_fact_lines(facts)])
+
+
+def _front_matter() -> list[str]:
+    return ["---", "license: cc-by-sa-4.0", "language: en", "tags: [speech, spoken-dialog, usdm]", "---", ""]
+
+
+def _training_lines(run: str, record: Mapping[str, Any]) -> list[str]:
+    settings = record.get("settings", {})
+    lines = [f"## Training: {run}", ""]
+    for name, value in (
+        ("steps", record.get("steps", settings.get("steps"))),
+        ("hours", record.get("hours")),
+        ("device", record.get("device")),
+        ("learning rate", settings.get("learning_rate")),
+        ("seed", settings.get("seed")),
+    ):
+        if value is not None:
+            lines.append(f"- {name}: {_number(value)}")
+    lines += [f"- {name}: {_number(value)}" for name, value in record.get("validation", {}).items()]
+    return [*lines, ""]
+
+
+def _table(scorecard: Mapping[str, Any]) -> list[str]:
+    rows = ["| figure | value |", "|---|---|"]
+    return rows + [f"| {name} | {_number(value)} |" for name, value in scorecard.items() if isinstance(value, int | float)]
+
+
+def _fact_lines(facts: Mapping[str, str]) -> list[str]:
+    return [line for heading, text in facts.items() for line in (f"## {heading}", "", text.strip(), "")]
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

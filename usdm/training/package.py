@@ -1,0 +1,98 @@
+"""`package_model`: finished parts of a recipe -> one folder that the pipeline loads, with model cards."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from usdm.training.model_cards import bundle_card, part_card
+from usdm.types import InputError
+
+logger = logging.getLogger(__name__)
+
+PARTS = ("units", "llm", "decoder", "vocoder")
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """What was written."""
+
+    folder: Path
+    parameters: Mapping[str, int]  # by part
+    bytes: int
+
+
+def package_model(
+    output_dir: str,
+    *,
+    parts: Mapping[str, str],
+    runs: Mapping[str, str],
+    facts: Mapping[str, str],
+    scorecard: str | None = None,
+) -> PackagedModel:
+    """Copy four model folders into `output_dir/{units,llm,decoder,vocoder}` with float weights in half precision.
+
+    Args:
+        parts: folder of each of `PARTS`.
+        runs: training runs by name, each a folder with `training.json`; their figures go into the cards.
+        facts: data, licence and limits by heading, written into the bundle's card as they are.
+        scorecard: `scorecard.json` of `usdm evaluate`; its figures go into the bundle's card.
+
+    Raises:
+        InputError: a part or a run is missing; nothing is written then.
+    """
+    _check(parts, runs, scorecard)
+    folder = Path(output_dir)
+    part_folder = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part_folder, ignore_errors=True)
+    records = {name: json.loads((Path(run) / "training.json").read_text()) for name, run in runs.items()}
+    parameters = {name: _copy_half(Path(parts[name]), part_folder / name) for name in PARTS}
+    for name in PARTS:
+        (part_folder / name / "README.md").write_text(part_card(name, parameters[name], records, facts))
+    scores = json.loads(Path(scorecard).read_text()) if scorecard else None
+    size = sum(path.stat().st_size for path in part_folder.rglob("*.safetensors"))
+    (part_folder / "README.md").write_text(bundle_card(parameters, size, records, facts, scores))
+    shutil.rmtree(folder, ignore_errors=True)
+    part_folder.rename(folder)
+    logger.info("%s: %.1f MB of weights", folder, size / 1e6)
+    return PackagedModel(folder, parameters, size)
+
+
+def _check(parts: Mapping[str, str], runs: Mapping[str, str], scorecard: str | None) -> None:
+    missing = [f"parts.{name}" for name in PARTS if name not in parts]
+    missing += [f"parts.{name}={path}" for name, path in parts.items() if not (Path(path) / "config.json").is_file()]
+    missing += [f"runs.{name}={run}" for name, run in runs.items() if not (Path(run) / "training.json").is_file()]
+    if scorecard and not Path(scorecard).is_file():
+        missing.append(f"scorecard={scorecard}")
+    if missing:
+        raise InputError(f"Missing: {', '.join(missing)}. Train these first, or name the folders where they lie.")
+
+
+def _copy_half(source: Path, target: Path) -> int:
+    """Copy a hub-style folder; encoder, model and decoder weights become float16. Returns the number of parameters."""
+    target.mkdir(parents=True)
+    parameters = 0
+    for path in sorted(source.iterdir()):
+        if not path.is_file() or path.name in ("README.md", "training_args.bin"):
+            continue
+        if path.name != "model.safetensors":
+            shutil.copy2(path, target / path.name)  # centroids stay as they are: their hash names the units
+            continue
+        state = load_file(path)
+        parameters += sum(value.numel() for value in state.values())
+        halves = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+        save_file(halves, target / path.name, metadata={"format": "pt"})
+    config = target / "config.json"
+    values = json.loads(config.read_text())
+    if "dtype" in values or "torch_dtype" in values:  # transformers loads what this says
+        values.pop("torch_dtype", None)
+        values["dtype"] = str(torch.float16).removeprefix("torch.")
+        config.write_text(json.dumps(values, indent=2) + "\n")
+    return parameters
