@@ -7,25 +7,24 @@ page is all served from here: no analytics, no remote fonts, nothing that leaves
 from __future__ import annotations
 
 import html
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
+import torch
 
 from demo.spectrogram import reply_picture
 from usdm.audio import check_speech, read_audio
 from usdm.chain import SpokenDialogPipeline
 from usdm.types import InputError, SpokenReply, Turn, Waveform
 
-logger = logging.getLogger(__name__)
-
 MAX_SECONDS = 30.0  # of a question or a reference voice
 MAX_UPLOAD = "50mb"
+PCM16_FULL_SCALE = 32767
 STYLE = Path(__file__).with_name("page.css")
 STAGE_COLOURS = ("#6366f1", "#22c55e", "#f59e0b", "#ec4899", "#06b6d4", "#a855f7", "#84cc16")
+WAVEFORM = gr.WaveformOptions(waveform_color="#c7d2fe", waveform_progress_color="#6366f1")
 PLACEHOLDER = "### Say something\nSpeak into the microphone, drop a recording, or type. The answer comes as sound."
 
 
@@ -35,8 +34,8 @@ def theme() -> gr.themes.Base:
         primary_hue="indigo",
         neutral_hue="slate",
         radius_size="lg",
-        font=[gr.themes.LocalFont("IBM Plex Sans", weights=(400, 600)), "system-ui", "sans-serif"],
-        font_mono=[gr.themes.LocalFont("IBM Plex Mono", weights=(400, 600)), "monospace"],
+        font=[gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700)), "system-ui", "sans-serif"],
+        font_mono=[gr.themes.LocalFont("IBM Plex Mono", weights=(400, 700)), "monospace"],
     )
 
 
@@ -53,6 +52,7 @@ def build_app(pipeline: SpokenDialogPipeline) -> gr.Blocks:
                     label="Speak",
                     editable=False,
                     buttons=[],
+                    waveform_options=WAVEFORM,
                     elem_id="question",
                 )
                 typed = gr.Textbox(
@@ -80,26 +80,34 @@ def build_app(pipeline: SpokenDialogPipeline) -> gr.Blocks:
             with gr.Column(scale=3, min_width=420):
                 conversation = gr.Chatbot(
                     show_label=False,
-                    height=320,
+                    height=340,
                     buttons=[],
                     placeholder=PLACEHOLDER,
                     feedback_options=None,
                     elem_id="conversation",
                 )
                 message = gr.HTML(visible=False, elem_id="message")
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=2, min_width=320):
                 sound = gr.Audio(
                     label="Reply",
                     autoplay=True,
                     interactive=False,
                     visible=False,
                     buttons=["download"],
+                    waveform_options=WAVEFORM,
                     elem_id="reply",
                 )
-                picture = gr.Image(
-                    show_label=False, interactive=False, visible=False, buttons=[], elem_id="picture"
-                )
                 times = gr.HTML(visible=False, elem_id="times")
-
+            with gr.Column(scale=3, min_width=420):
+                picture = gr.Image(
+                    show_label=False,
+                    interactive=False,
+                    visible=False,
+                    buttons=["fullscreen"],
+                    container=False,
+                    elem_id="picture",
+                )
 
         settings = [history, kind, temperature, seed, reference]
         shown = [history, conversation, message, sound, picture, times]
@@ -116,7 +124,8 @@ def build_app(pipeline: SpokenDialogPipeline) -> gr.Blocks:
         typed.submit(write, [typed, *settings], shown, api_name="write").then(
             lambda: "", None, typed, api_visibility="private"
         )
-        clear.click(_blank, None, shown, api_visibility="private")
+        for cleared in (clear.click, conversation.clear):
+            cleared(_blank, None, shown, api_visibility="private")
     return app
 
 
@@ -182,13 +191,15 @@ def _respond(
     seed: int,
     reference_path: str | None,
 ) -> SpokenReply:
-    raise NotImplementedError
+    sampling = Sampling(temperature=temperature, seed=int(seed))
+    if text is not None:
+        question = {"text": text}
+    else:
+        ...
 
 
 def _bubbles(history: tuple[Turn, ...]) -> list[dict[str, str]]:
-    return [
-        {"role": "user" if turn.role == "user" else "assistant", "content": turn.text} for turn in history
-    ]
+    return [{"role": "user" if turn.role == "user" else "assistant", "content": turn.text} for turn in history]
 
 
 def _notice(message: str) -> dict[str, Any]:
@@ -219,8 +230,10 @@ def _heard_and_seen(reply: SpokenReply) -> list[dict[str, Any]]:
 def stage_bar(timings: Mapping[str, float], reply_seconds: float) -> str:
     """HTML: how long each stage took, as a bar with a legend, and the whole beside the reply's own length."""
     total = sum(timings.values())
-    coloured = [(name, seconds, STAGE_COLOURS[place % len(STAGE_COLOURS)])
-                for place, (name, seconds) in enumerate(timings.items())]
+    coloured = [
+        (name, seconds, STAGE_COLOURS[place % len(STAGE_COLOURS)])
+        for place, (name, seconds) in enumerate(timings.items())
+    ]
     bars = "".join(f'<div style="flex:{seconds:.4f};background:{colour}"></div>' for _, seconds, colour in coloured)
     names = "".join(
         f'<span><span class="dot" style="background:{colour}"></span>{html.escape(name)} {seconds:.2f} s</span>'

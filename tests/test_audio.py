@@ -66,12 +66,10 @@ def test_resampling_keeps_length_and_pitch(tmp_path: Path, rate: int) -> None:
 
 def test_resampling_removes_what_the_new_rate_cannot_hold() -> None:
     high = torch.from_numpy(tone(1.0, 48_000, hertz=12_000)).float()
-    assert resample(high, 48_000, 16_000).abs().max() < 0.05
+    assert resample(high, 48_000, 16_000)[100:-100].abs().max() < 0.01
 
 
-def test_float_files_above_full_scale_are_scaled_down(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_float_files_above_full_scale_are_scaled_down(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     soundfile.write(tmp_path / "loud.wav", 6 * tone(0.2, 16_000), 16_000, subtype="FLOAT")
     with caplog.at_level(logging.WARNING):
         assert read_audio(tmp_path / "loud.wav").samples.abs().max() <= 1
@@ -80,13 +78,11 @@ def test_float_files_above_full_scale_are_scaled_down(
 
 def broken_files(folder: Path) -> dict[str, Path]:
     samples = tone(2.0, 16_000)
-    paths = {
-        name: folder / f"{name}.wav" for name in ("missing", "empty", "text", "none", "nan", "long", "rate")
-    }
+    paths = {name: folder / f"{name}.wav" for name in ("missing", "empty", "text", "none", "nan", "long", "rate")}
     paths["empty"].touch()
     paths["text"].write_text("this is no sound at all")
     soundfile.write(paths["none"], samples[:0], 16_000)
-    soundfile.write(paths["nan"], np.where(samples > 0.4, np.nan, samples), 16_000, subtype="FLOAT")
+    soundfile.write(paths["nan"], np.where(samples > 0.4, np.nan, samples)[:1_000], 16_000, subtype="FLOAT")
     soundfile.write(paths["long"], samples, 16_000)
     soundfile.write(paths["rate"], samples, 1_000)
     return paths
@@ -214,4 +210,4 @@ def test_mel_of_silence_is_the_floor_and_has_a_gradient() -> None:
     mel = MelSpectrogram(MelSettings(floor=1e-3))(samples)
     assert torch.allclose(mel, torch.full_like(mel, 1e-3).log())
     mel.sum().backward()
-    assert torch.isfinite(samples.grad).all()
+    assert samples.grad is not None and torch.isfinite(samples.grad).all()

@@ -77,7 +77,7 @@ def test_a_verb_s_help_and_configuration(capsys: pytest.CaptureFixture[str], els
     ("arguments", "told"),
     [
         (["sed=7"], ["Key 'sed' not in", "full_key: sed"]),
-        (["facts.folders=x"], ["full_key: facts.folders"]),
+        (["shared.folders=x"], ["full_key: shared.folders"]),
         (["seed=many"], ["'many'", "full_key: seed"]),
         (["experiment=huge"], ["experiment/huge", "tiny"]),
         (["seed"], ["seed"]),
@@ -99,9 +99,7 @@ def test_bad_settings_end_before_any_work(
 
 def test_a_swapped_part_s_settings_are_checked_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["synthesize_corpus", "voices.espeak_share=often"]) == 2
-    assert (
-        "voices.espeak_share='often': data_prep.speech_corpus.Voices takes float" in capsys.readouterr().err
-    )
+    assert "voices.espeak_share='often': data_prep.speech_corpus.Voices takes float" in capsys.readouterr().err
     assert main(["synthesize_corpus", "+voices.robot=1"]) == 2
     assert "voices.robot: data_prep.speech_corpus.Voices has no such argument" in capsys.readouterr().err
 
@@ -146,9 +144,7 @@ def test_a_defect_keeps_its_trace(stage: list, monkeypatch: pytest.MonkeyPatch) 
     assert "HYDRA_FULL_ERROR" not in os.environ
 
 
-def test_a_stage_leaves_its_configuration_and_versions_beside_its_output(
-    stage: list, elsewhere: Path
-) -> None:
+def test_a_stage_leaves_its_configuration_and_versions_beside_its_output(stage: list, elsewhere: Path) -> None:
     assert main(["prepare_dialogs", *FILES, "output_dir=made/here", "seed=7"]) == 0
     assert [config.seed for config in stage] == [7]
     assert Path.cwd() == elsewhere

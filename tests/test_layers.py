@@ -36,9 +36,7 @@ def read_sources(root: Path) -> dict[str, str]:
     for tree in TREES:
         for path in sorted((root / tree).rglob("*.py")):
             parts = path.relative_to(root).with_suffix("").parts
-            sources[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path.read_text(
-                encoding="utf-8"
-            )
+            sources[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path.read_text(encoding="utf-8")
     return sources
 
 
@@ -50,9 +48,7 @@ def imports(module: str, source: str, modules: Mapping[str, str], is_package: bo
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
-                above = module.split(".")[
-                    : None if is_package and node.level == 1 else -node.level + is_package
-                ]
+                above = module.split(".")[: None if is_package and node.level == 1 else -node.level + is_package]
                 base = ".".join([*above, *([node.module] if node.module else [])])
             for alias in node.names:
                 inner = f"{base}.{alias.name}"

@@ -43,9 +43,7 @@ def test_the_wheel_holds_code_configuration_weights_and_recordings(wheel: Path) 
     assert any(name.endswith("licenses/LICENSE") for name in packed)
 
 
-def test_an_installed_wheel_finds_its_configuration_from_another_directory(
-    wheel: Path, tmp_path: Path
-) -> None:
+def test_an_installed_wheel_finds_its_configuration_from_another_directory(wheel: Path, tmp_path: Path) -> None:
     target, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
     elsewhere.mkdir()
     pip = [
@@ -61,9 +59,7 @@ def test_an_installed_wheel_finds_its_configuration_from_another_directory(
     ]
     run(*pip, str(wheel), cwd=tmp_path)
     where = "import usdm.config; print(usdm.config.config_folder())"
-    assert run(sys.executable, "-c", where, cwd=elsewhere, PYTHONPATH=str(target)).strip() == str(
-        target / "usdm/conf"
-    )
+    assert run(sys.executable, "-c", where, cwd=elsewhere, PYTHONPATH=str(target)).strip() == str(target / "usdm/conf")
     command = [sys.executable, "-m", "usdm.cli.main", "train_vocoder", "--cfg", "job", "--resolve"]
     assert "num_mels: 80" in run(*command, cwd=elsewhere, PYTHONPATH=str(target))
     assert not any(elsewhere.iterdir())

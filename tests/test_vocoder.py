@@ -33,9 +33,7 @@ def test_the_mel_of_what_is_heard_has_as_many_frames() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(None, 0.0), (torch.float16, 1e-2)])
-def test_saved_and_loaded_it_sounds_the_same(
-    tmp_path: Path, dtype: torch.dtype | None, tolerance: float
-) -> None:
+def test_saved_and_loaded_it_sounds_the_same(tmp_path: Path, dtype: torch.dtype | None, tolerance: float) -> None:
     vocoder = VocosVocoder(TINY).eval()
     vocoder.save_pretrained(tmp_path, dtype=dtype)
     loaded = load_vocoder(tmp_path)
@@ -119,9 +117,7 @@ def corpus(tmp_path: Path) -> Path:
     rows = []
     for index, seconds in enumerate((0.2, 0.7, 0.8, 0.9)):
         phase = 2 * np.pi * (120 + 30 * index) * np.arange(int(seconds * 16_000)) / 16_000
-        soundfile.write(
-            folder / f"{index}.wav", 0.2 * sum(np.sin(k * phase) / k for k in range(1, 9)), 16_000
-        )
+        soundfile.write(folder / f"{index}.wav", 0.2 * sum(np.sin(k * phase) / k for k in range(1, 9)), 16_000)
         rows.append(
             {
                 "id": str(index),
@@ -139,8 +135,8 @@ def corpus(tmp_path: Path) -> Path:
     return folder
 
 
-def task(corpus: Path, **settings: object) -> VocoderTask:
-    return VocoderTask([corpus], TINY, batch_size=3, crop_frames=24, **settings)
+def task(corpus: Path, roles: list[str] | None = None, seed: int = 0) -> VocoderTask:
+    return VocoderTask([corpus], TINY, roles=roles, batch_size=3, crop_frames=24, seed=seed)
 
 
 def test_batches_depend_on_seed_and_step_alone(corpus: Path) -> None:

@@ -54,9 +54,7 @@ def fill(module: nn.Module, weights: dict[str, Tensor], folder: str | Path) -> N
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:
-        raise InputError(
-            f"{Path(folder) / WEIGHTS_FILE}: does not fit {CONFIG_FILE} beside it: {error}"
-        ) from error
+        raise InputError(f"{Path(folder) / WEIGHTS_FILE}: does not fit {CONFIG_FILE} beside it: {error}") from error
 
 
 def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

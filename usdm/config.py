@@ -39,7 +39,7 @@ class Verb:
 
 
 @dataclass
-class Facts:
+class Shared:
     """What several parts of one experiment must agree on, written once in `conf/experiment/<name>.yaml`."""
 
     folder: str = MISSING  # the stages' outputs lie in it
@@ -55,7 +55,7 @@ class Facts:
 class Stage(Verb):
     """A stage of the recipe, with a folder of its own."""
 
-    facts: Facts = MISSING
+    shared: Shared = MISSING
     output_dir: str = MISSING
 
 
@@ -128,6 +128,45 @@ class ExtractUnits(Stage):
 
 
 @dataclass
+class TrainTokenizer(Stage):
+    corpora: list[str] = MISSING
+    size: int = MISSING
+    min_frequency: int = MISSING
+    extra_characters: str = MISSING
+    max_length: int = MISSING
+
+
+@dataclass
+class TrainLanguageModel(Stage):
+    """What pretraining and fine-tuning share."""
+
+    corpora: list[str] = MISSING
+    loop: Any = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class Interleave:
+    pattern: str = MISSING
+
+
+@dataclass
+class Pretrain(TrainLanguageModel):
+    llm: Any = MISSING
+    interleave: Interleave = MISSING
+    segment_units: Any = MISSING  # a number, or a curriculum of pairs: from this step on, so many units
+
+
+@dataclass
+class Finetune(TrainLanguageModel):
+    pretrained: str = MISSING
+    template: Any = MISSING
+    agent_roles: list[str] = MISSING
+    history_turns: int = MISSING
+    layouts: dict[str, float] | None = None
+
+
+@dataclass
 class TrainDecoder(TrainPart):
     units: str = MISSING
     decoder: Any = MISSING
@@ -138,7 +177,15 @@ class TrainVocoder(TrainPart):
     vocoder: Any = MISSING
 
 
-SHARED = ("debug", "facts")  # keys that the work itself never sees
+@dataclass
+class PackageModel(Stage):
+    parts: dict[str, str] = MISSING
+    runs: dict[str, str] = MISSING
+    facts: dict[str, str] = MISSING
+    scorecard: str | None = None
+
+
+OUTSIDE = ("debug", "shared")  # keys that the work itself never sees
 
 SCHEMAS: dict[str, type[Verb]] = {
     "prepare_dialogs": PrepareDialogs,
@@ -148,8 +195,12 @@ SCHEMAS: dict[str, type[Verb]] = {
     "train_encoder": TrainEncoder,
     "fit_kmeans": FitKmeans,
     "extract_units": ExtractUnits,
+    "train_tokenizer": TrainTokenizer,
+    "pretrain": Pretrain,
+    "finetune": Finetune,
     "train_decoder": TrainDecoder,
     "train_vocoder": TrainVocoder,
+    "package_model": PackageModel,
 }
 
 
@@ -160,7 +211,7 @@ def register_schemas() -> None:
 
 
 def check_config(config: DictConfig) -> None:
-    """Raises InputError that lists every mandatory key without a value, or every argument that does not fit."""
+    """Raises InputError that lists every mandatory key without a value, or all arguments that do not fit."""
     if missing := sorted(OmegaConf.missing_keys(config)):
         keys = " ".join(f"{key}=..." for key in missing)
         raise InputError(f"no value is given for {', '.join(missing)}: add {keys}")
@@ -170,7 +221,7 @@ def check_config(config: DictConfig) -> None:
 
 def arguments(config: DictConfig) -> dict[str, Any]:
     """A verb's own settings as the keyword arguments of the function that does its work, parts built."""
-    return {key: value for key, value in instantiate(config, _convert_="all").items() if key not in SHARED}
+    return {key: value for key, value in instantiate(config, _convert_="all").items() if key not in OUTSIDE}
 
 
 def parts(config: DictConfig | ListConfig, path: str = "") -> Iterator[tuple[str, DictConfig]]:

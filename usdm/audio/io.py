@@ -24,9 +24,7 @@ SILENCE_PEAK = -60.0  # dBFS; a recording that never rises above this is silence
 PCM16_FULL_SCALE = 32767
 
 
-def read_audio(
-    path: str | Path, sample_rate: int | None = None, max_seconds: float | None = None
-) -> Waveform:
+def read_audio(path: str | Path, sample_rate: int | None = None, max_seconds: float | None = None) -> Waveform:
     """Read a sound file (whatever libsndfile opens: WAV, FLAC, Ogg Vorbis or Opus, MP3, ...) as mono float32.
 
     Channels are averaged. With `sample_rate` (Hz) the sound is resampled to it, otherwise it keeps its own.
@@ -125,9 +123,7 @@ def write_audio(path: str | Path, samples: Tensor, sample_rate: int) -> None:
     path = check_output_path(path)
     samples = samples.detach().float().cpu()
     if samples.dim() != 1 or not torch.isfinite(samples).all():
-        raise InputError(
-            f"{path}: not written, samples of shape {tuple(samples.shape)} must be (T,) and finite"
-        )
+        raise InputError(f"{path}: not written, samples of shape {tuple(samples.shape)} must be (T,) and finite")
     if samples.numel() and (peak := samples.abs().max().item()) > 1.0:
         logger.warning("%s would clip at %.3g: scaled down to full scale", path, peak)
         samples = samples / peak

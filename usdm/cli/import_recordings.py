@@ -11,8 +11,6 @@ from usdm.config import arguments
 
 def run(config: DictConfig) -> None:
     report = import_recordings(**arguments(config))
-    print(
-        f"{report.utterances} utterances in {config.output_dir}, {report.without_text} of them without text"
-    )
+    print(f"{report.utterances} utterances in {config.output_dir}, {report.without_text} of them without text")
     if report.failed:
         raise WorkFailed(f"{len(report.failed)} recordings were left out:\n" + "\n".join(report.failed))

@@ -1,6 +1,8 @@
-"""What the verbs share that train one part with `usdm.training.loop.train`."""
+"""What the training verbs share."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -9,11 +11,12 @@ from usdm.training.loop import train
 
 
 def train_part(config: DictConfig) -> None:
-    figures = train(
-        instantiate(config.task, _convert_="all"),
-        instantiate(config.loop, _convert_="all"),
-        config.output_dir,
-    )
+    """Train `config.task` with the loop of encoder, decoder and vocoder."""
+    task, settings = (instantiate(part, _convert_="all") for part in (config.task, config.loop))
+    show_result(train(task, settings, config.output_dir), config.output_dir)
+
+
+def show_result(figures: Mapping[str, float], output_dir: str) -> None:
     for name, value in figures.items():
         print(f"{name} {value:.4g}")
-    print(f"the finished part lies in {config.output_dir}/model")
+    print(f"the finished part lies in {output_dir}/model")

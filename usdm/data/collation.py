@@ -12,7 +12,7 @@ from usdm.data.packing import PackedRow
 
 
 def collate_rows(rows: Sequence[PackedRow]) -> dict[str, Tensor]:
-    """B rows of L ids -> (B, L) int64 `input_ids`, `labels` and `position_ids`; no attention mask on purpose."""
+    """B rows of L ids -> (B, L) int64 `input_ids`, `labels`, `position_ids`; no attention mask on purpose."""
     return {
         name: torch.from_numpy(np.stack([getattr(row, name) for row in rows])).long()
         for name in ("input_ids", "labels", "position_ids")

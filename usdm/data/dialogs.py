@@ -1,4 +1,4 @@
-"""Fine-tuning sequences: a user's turn and the agent's reply in the dialog template, earlier turns before them."""
+"""Fine-tuning sequences: a turn and the agent's reply in the dialog template, earlier turns before them."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class _Example:
 class DialogSequences:
     """Every turn of an agent that answers another speaker, as a training sequence.
 
-    `left_out` counts, since the epoch's start, sequences that are longer than a row. Turns without text or units
-    take no part; `incomplete` counts them.
+    `left_out` counts, since the epoch's start, sequences longer than a row. Turns without text or units take no
+    part; `incomplete` counts them.
 
     Args:
         corpus: its turns of the split are held in memory.
@@ -52,12 +52,12 @@ class DialogSequences:
         split: "train", "dev" or "test".
         seed: fixes order and layouts.
         agent_roles: whose turns are learnt as replies; with both roles each speaker is the agent in turn.
-        history_turns: at most so many earlier turns; 0 makes single turns. The template's budget of ids also holds.
+        history_turns: at most so many earlier turns, within the template's budget of ids; 0 makes single turns.
         layouts: names of turn layouts and their shares; None is the template's own.
 
     Raises:
-        InputError: corpus and vocabulary differ in the number of units, a layout is unknown or has no share, or
-            the split has no reply.
+        InputError: corpus and vocabulary differ in the number of units, a layout is unknown or has no share,
+            or the split has no reply.
     """
 
     def __init__(
@@ -72,12 +72,7 @@ class DialogSequences:
         history_turns: int = 0,
         layouts: Mapping[str, float] | None = None,
     ) -> None:
-        vocabulary = template.vocabulary
-        if corpus.source.num_units != vocabulary.num_units:
-            raise InputError(
-                f"{corpus.files[0]} has {corpus.source.num_units} units, the vocabulary {vocabulary.num_units}: extract "
-                "units with the model's own extractor"
-            )
+        corpus.check_num_units(template.vocabulary.num_units)
         self.template, self.row_length, self.seed = template, row_length, seed
         self.history_turns = history_turns
         self.left_out = 0
@@ -91,8 +86,8 @@ class DialogSequences:
         ]
         if not self._examples:
             raise InputError(
-                f"{corpus.files[0]}: no turn of {' or '.join(agent_roles)} answers another speaker in split {split!r}; "
-                "check the corpus' roles, dialogs and splits"
+                f"{corpus.files[0]}: no turn of {' or '.join(agent_roles)} answers another speaker in split "
+                f"{split!r}; check the corpus' roles, dialogs and splits"
             )
 
     def __len__(self) -> int:
@@ -101,7 +96,8 @@ class DialogSequences:
     def blocks(self, epoch: int) -> list[list[int]]:
         """Examples, shuffled, some thousands at a time."""
         self.left_out = 0
-        order = keyed_generator(self.seed, epoch, "order of examples").permutation(len(self._examples)).tolist()
+        generator = keyed_generator(self.seed, epoch, "order of examples")
+        order = generator.permutation(len(self._examples)).tolist()
         return [order[i : i + _EXAMPLES_PER_BLOCK] for i in range(0, len(order), _EXAMPLES_PER_BLOCK)]
 
     def sequences(self, epoch: int, block: list[int], rows_before: int) -> Iterator[TrainingSequence]:
@@ -134,7 +130,7 @@ class DialogSequences:
         return [Turn("agent" if turn.role == agent_role else "user", turn.text) for turn in earlier]
 
     def _kinds(self, labels: NDArray[np.int32]) -> NDArray[np.int8]:
-        """A run of scored ids that holds units is a reply, first its text, then its units; any other, a transcript."""
+        """A run of scored ids with units in it is a reply, text before units; any other run is a transcript."""
         kinds = np.zeros(len(labels), np.int8)
         scored = np.flatnonzero(labels != IGNORED)
         offset = self.template.vocabulary.layout.unit_offset
@@ -160,9 +156,8 @@ def read_dialogs(corpus: UnitCorpus, split: str) -> tuple[list[list[DialogTurn]]
     incomplete = 0
     previous = None
     for batch in table.to_batches(max_chunksize=1024):
-        columns = (batch[name] for name in ("dialog", "id", "role", "text", "units"))
-        names, ids, roles, texts, units = columns
-        for name, id_, role, text, row in zip(names.to_pylist(), ids.to_pylist(), roles.to_pylist(), texts.to_pylist(), units, strict=True):
+        columns = [batch[name].to_pylist() for name in ("dialog", "id", "role", "text")]
+        for name, id_, role, text, row in zip(*columns, batch["units"], strict=True):
             if name != previous:
                 dialogs.append([])
                 previous = name
@@ -183,7 +178,7 @@ def _layouts(
     if layouts is None:
         return [None], np.ones(1)
     if not layouts or min(layouts.values()) < 0 or sum(layouts.values()) <= 0:
-        raise InputError(f"layouts={dict(layouts)}: give names with shares that are not negative, not all zero")
+        raise InputError(f"layouts={dict(layouts)}: give names and shares, none negative, not all zero")
     for name in layouts:
         template.layout(name)
     shares = np.cumsum(list(layouts.values()))

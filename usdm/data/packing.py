@@ -1,7 +1,7 @@
 """Rows of a fixed length, filled with whole sequences that do not see each other.
 
-`position_ids` restart at 0 with each sequence and there is no attention mask: the models of `transformers` (5.x)
-derive the block-diagonal causal mask from that, in every attention implementation.
+`position_ids` restart at 0 with each sequence and there is no attention mask: from that the models of
+`transformers` (5.x) derive the block-diagonal causal mask, in every attention implementation.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def pack(
 ) -> Iterator[list[TrainingSequence]]:
     """Group sequences into rows of at most `row_length` ids, in one pass with `waiting` sequences in memory.
 
-    A row starts with the sequence that has waited longest, then takes the longest ones that still fit. Rows of
-    some ten sequences are more than 99% full; sequences of a third of a row or more fill it less well.
+    A row starts with the sequence that has waited longest, then takes the longest ones that still fit. Rows
+    of some ten sequences are more than 99% full; sequences of a third of a row or more fill it less well.
 
     Raises:
         InputError: a sequence is longer than a row.
@@ -54,7 +54,7 @@ def pack(
         while len(held) < waiting and (sequence := next(source, None)) is not None:
             length = len(sequence.input_ids)
             if length > row_length:
-                raise InputError(f"a sequence of {length} ids does not fit a row of {row_length}; use longer rows")
+                raise InputError(f"a sequence of {length} ids does not fit rows of {row_length}: make rows longer")
             held[arrivals] = sequence
             insort(by_length, (length, arrivals))
             arrivals += 1
@@ -111,7 +111,12 @@ class PackedRows(IterableDataset[PackedRow]):
     """
 
     def __init__(
-        self, source: SequenceSource, row_length: int, pad_id: int, start_row: int = 0, epochs: int | None = None
+        self,
+        source: SequenceSource,
+        row_length: int,
+        pad_id: int,
+        start_row: int = 0,
+        epochs: int | None = None,
     ) -> None:
         self.source, self.row_length, self.pad_id = source, row_length, pad_id
         self.start_row, self.epochs = start_row, epochs
@@ -129,6 +134,6 @@ class PackedRows(IterableDataset[PackedRow]):
                     if row_number > self.start_row:
                         yield build_row(sequences, self.row_length, self.pad_id)
             if row_number == first:
-                raise InputError("no sequence to train on is left in the corpus: check its split, words and text")
+                raise InputError("the corpus leaves no sequence to train on: check its splits, words and text")
             logger.info("epoch %d had %d rows of %d ids", epoch, row_number - first, self.row_length)
             epoch += 1

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from usdm.tokens import IGNORED
 
-# What a scored token is, for validation by kind. Pretraining: units or text that open a sequence or carry on in
-# the same modality; across modalities, the same content (a_to_b) or its continuation (continue_b). Fine-tuning:
-# the user's transcript, the agent's text and units, each with the id that ends it.
+# What a scored token is, for validation by kind. Pretraining: units or text that open a sequence or carry on
+# in the same modality; across modalities, the same content (a_to_b) or its continuation (continue_b).
+# Fine-tuning: the user's transcript, the agent's text and units, each with the id that ends it.
 KINDS = (
-    "other",
+    "tags",  # also what is not scored
     "units",
     "text",
     "units_to_text",
@@ -54,7 +54,8 @@ def cut(sequence: TrainingSequence, length: int) -> list[TrainingSequence]:
     total = len(sequence.input_ids)
     if total <= length:
         return [sequence]
-    pieces = [TrainingSequence(*(row[i : i + length].copy() for row in sequence)) for i in range(0, total, length)]
+    starts = range(0, total, length)
+    pieces = [TrainingSequence(*(part[i : i + length].copy() for part in sequence)) for i in starts]
     for piece in pieces:
         piece.labels[0] = IGNORED
     return pieces

@@ -34,8 +34,8 @@ _ROWS_PER_BLOCK = 1000  # about; a block is packed on its own, so that it should
 class SpeechTextSequences:
     """Interleaved sequences of a corpus, each rebuilt from (seed, epoch, utterance id) alone.
 
-    A sequence that is longer than a row is cut into pieces that follow each other. Utterances without word times
-    or with fewer than 3 words are left out; `left_out` counts them since the epoch's start.
+    A sequence longer than a row is cut into pieces that follow each other. Utterances without word times or
+    with fewer than 3 words are left out; `left_out` counts them since the epoch's start.
 
     Args:
         corpus: what is read.
@@ -44,8 +44,8 @@ class SpeechTextSequences:
         split: "train", "dev" or "test".
         seed: fixes order, boundaries and modalities.
         pattern: the published scheme or an ablation.
-        segment_units: about how many units a segment has; or a curriculum of (from this row on, segment units),
-            the first from row 0, looked up at the start of each block of about 1,000 rows.
+        segment_units: about how many units a segment has; or a curriculum of (from this row on, segment
+            units), the first from row 0, looked up at the start of each block of about 1,000 rows.
 
     Raises:
         InputError: corpus and vocabulary differ in the number of units, or the curriculum is out of order.
@@ -62,11 +62,7 @@ class SpeechTextSequences:
         pattern: Pattern = "unified",
         segment_units: int | Sequence[tuple[int, int]] = SEGMENT_UNITS,
     ) -> None:
-        if corpus.source.num_units != vocabulary.num_units:
-            raise InputError(
-                f"{corpus.files[0]} has {corpus.source.num_units} units, the vocabulary {vocabulary.num_units}: extract "
-                "units with the model's own extractor"
-            )
+        corpus.check_num_units(vocabulary.num_units)
         self.corpus, self.row_length, self.split = corpus, row_length, split
         self.seed, self.pattern = seed, pattern
         self.curriculum = _curriculum(segment_units)
@@ -110,7 +106,8 @@ class SpeechTextSequences:
         ids = np.concatenate(pieces)
         labels = ids.copy()
         labels[0] = IGNORED
-        kinds = np.repeat(np.array([_kind(span) for span in origins], np.int8), [len(piece) for piece in pieces])
+        lengths = [len(piece) for piece in pieces]
+        kinds = np.repeat(np.array([_kind(span) for span in origins], np.int8), lengths)
         return TrainingSequence(ids, labels, kinds)
 
 
@@ -127,11 +124,12 @@ class WordPieces:
 
     def __call__(self, words: Sequence[str]) -> list[NDArray[np.int32]]:
         new = [word for word in words if word not in self._known]
-        encodings = self._tokenizer.backend_tokenizer.encode_batch([f"a {word}" for word in new], add_special_tokens=False)
+        texts = [f"a {word}" for word in new]
+        encodings = self._tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
         for word, encoding in zip(new, encodings, strict=True):
             ids = encoding.ids
             if ids[: len(self._anchor)] != self._anchor:
-                raise InputError(f"{word!r}: the tokenizer merges it with the word before it; use another tokenizer")
+                raise InputError(f"{word!r}: the tokenizer merges it with the word before; use another one")
             if self._tokenizer.unk_token_id in ids:
                 raise InputError(f"{word!r}: the tokenizer has no ids for it; use one with byte fallback")
             self._known[word] = np.array(ids[len(self._anchor) :], np.int32)
@@ -187,14 +185,14 @@ def _flat(column: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int64]]:
 def _marks(vocabulary: SpeechTextVocabulary) -> SequenceMarks:
     end = vocabulary.tokenizer.eos_token_id
     if end is None or not vocabulary.start_ids:
-        raise InputError("the tokenizer has no beginning or end of sequence: sequences need both; set bos and eos")
+        raise InputError("the tokenizer has no id that begins or ends a sequence: set its bos_token and eos_token")
     ids = (vocabulary.start_ids, [end], [vocabulary.continue_id], [vocabulary.correspond_id])
     return SequenceMarks(*(np.array(mark, np.int32) for mark in ids))
 
 
 def _kind(span: Span | None) -> int:
     if span is None:
-        return KIND_INDEX["other"]
+        return KIND_INDEX["tags"]
     if span.link == "continue":
         return KIND_INDEX[f"continue_{span.modality}"]
     if span.link == "correspond":
@@ -207,7 +205,7 @@ def _curriculum(segment_units: int | Sequence[tuple[int, int]]) -> list[tuple[in
     rows = [row for row, _ in steps]
     if not rows or rows[0] != 0 or rows != sorted(set(rows)) or min(units for _, units in steps) < 1:
         raise InputError(
-            f"segment_units={segment_units}: give a positive number, or pairs (from row, segment units) that start at "
-            "row 0 and rise"
+            f"segment_units={segment_units}: give a positive number, or pairs (from row, segment units) that start "
+            "at row 0 and rise"
         )
     return steps

@@ -17,6 +17,7 @@ from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -180,13 +181,21 @@ class UnitCorpus:
             for j in range(parquet.num_row_groups)
         ]
 
+    def check_num_units(self, num_units: int) -> None:
+        """Raises InputError that names both sides if a vocabulary has another number of units."""
+        if self.source.num_units != num_units:
+            raise InputError(
+                f"{self.files[0]} has {self.source.num_units} units, the vocabulary {num_units}: extract units with "
+                "the model's own extractor"
+            )
+
     def read(self, groups: Sequence[RowGroup], columns: Sequence[str], split: str | None = None) -> pa.Table:
         """The rows of some groups, in order; `split` None takes all splits."""
         needed = list(dict.fromkeys([*columns, "split"]))
         tables = [self._open[group.file].read_row_group(group.index, columns=needed) for group in groups]
         table = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
         if split is not None:
-            table = table.filter(pa.compute.equal(table["split"], split))
+            table = table.filter(pc.equal(table["split"], split))
         return table.select(list(columns)).combine_chunks()
 
     def utterances(self, split: str | None = None) -> Iterator[UnitUtterance]:

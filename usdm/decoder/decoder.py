@@ -101,9 +101,7 @@ class UnitDecoder(nn.Module):
 
         return velocity_error(velocity, mel, noise, time, self.config.sigma_min)
 
-    def loss(
-        self, units: Tensor, mel: Tensor, lengths: Tensor, time: Tensor, noise: Tensor, context: Tensor
-    ) -> Tensor:
+    def loss(self, units: Tensor, mel: Tensor, lengths: Tensor, time: Tensor, noise: Tensor, context: Tensor) -> Tensor:
         """Flow matching loss: mean squared velocity error of frames that are neither context nor padding.
 
         Arguments as for `velocity_error`.
@@ -180,9 +178,7 @@ class UnitDecoder(nn.Module):
             return torch.cat([known, state[..., prompt:]], dim=-1)
 
         velocity = self.guided_velocity(frames, context, lengths, guidance)
-        mels = self.denormalise(
-            integrate(velocity, noise.to(context), steps, solver, keep_prompt if prompt else None)
-        )
+        mels = self.denormalise(integrate(velocity, noise.to(context), steps, solver, keep_prompt if prompt else None))
         return [mel[:, prompt:length] for mel, length in zip(mels, lengths.tolist(), strict=True)]
 
     def guided_velocity(self, frames: Tensor, context: Tensor, lengths: Tensor, guidance: float) -> Velocity:
@@ -198,9 +194,7 @@ class UnitDecoder(nn.Module):
         both_lengths = lengths.repeat(2)
 
         def velocity(state: Tensor, time: Tensor) -> Tensor:
-            both = self.estimator(
-                both_frames, state.repeat(2, 1, 1), both_contexts, time.repeat(2), both_lengths
-            )
+            both = self.estimator(both_frames, state.repeat(2, 1, 1), both_contexts, time.repeat(2), both_lengths)
             conditional, unconditional = both.chunk(2)
             return conditional + guidance * (conditional - unconditional)
 
@@ -233,9 +227,7 @@ class UnitDecoder(nn.Module):
 
     def _check_units(self, units: Tensor) -> None:
         if units.dim() != 1 or len(units) == 0:
-            raise InputError(
-                f"units of shape {tuple(units.shape)}: a sequence (U,) of at least one is needed"
-            )
+            raise InputError(f"units of shape {tuple(units.shape)}: a sequence (U,) of at least one is needed")
         if (lowest := int(units.min())) < 0 or int(units.max()) >= self.num_units:
             raise InputError(
                 f"units {lowest}..{int(units.max())}: this decoder knows 0..{self.num_units - 1}; "

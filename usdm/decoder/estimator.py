@@ -42,9 +42,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    def __init__(
-        self, hidden_size: int, intermediate_size: int, inner_dropout: float, dropout: float
-    ) -> None:
+    def __init__(self, hidden_size: int, intermediate_size: int, inner_dropout: float, dropout: float) -> None:
         super().__init__()
         self.intermediate_dense = nn.Linear(hidden_size, intermediate_size)
         self.intermediate_dropout = nn.Dropout(inner_dropout)

@@ -62,9 +62,7 @@ def _dialog_items(turns: Sequence[Utterance]) -> list[HeldOutItem]:
     items = []
     for place, (user, agent) in enumerate(zip(turns, turns[1:], strict=False)):
         if (user.role, agent.role) == ("user", "agent"):
-            history = tuple(
-                Turn("user" if turn.role == "user" else "agent", turn.text or "") for turn in turns[:place]
-            )
+            history = tuple(Turn("user" if turn.role == "user" else "agent", turn.text or "") for turn in turns[:place])
             items.append(HeldOutItem(user, agent, history))
     return items
 

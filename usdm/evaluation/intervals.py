@@ -15,6 +15,7 @@ from usdm.evaluation.text import WordErrors
 
 RESAMPLES = 1000
 PERCENTILES = (2.5, 97.5)
+Judged = tuple[str, WordErrors]  # an item's dialog, and the errors made on it
 
 
 @dataclass(frozen=True)
@@ -37,33 +38,40 @@ class WordErrorGap:
     high: float
 
 
-def word_error_rate(errors: Sequence[WordErrors], groups: Sequence[str], seed: int) -> WordErrorRate | None:
-    """The rate over all items; `groups` names each item's dialog. None when there is no reference word."""
-    total = sum(errors, WordErrors())
+def word_error_rate(judged: Sequence[Judged], seed: int) -> WordErrorRate | None:
+    """The rate over all items; None when there is no reference word."""
+    total = _total(judged)
     if total.words == 0:
         return None
-    low, high = np.percentile(_redrawn_rates(errors, groups, seed), PERCENTILES)
-    return WordErrorRate(total.errors / total.words, float(low), float(high), total, len(errors))
+    low, high = np.percentile(_redrawn_rates(judged, seed), PERCENTILES)
+    return WordErrorRate(total.errors / total.words, float(low), float(high), total, len(judged))
 
 
-def word_error_gap(
-    errors: Sequence[WordErrors], baseline: Sequence[WordErrors], groups: Sequence[str], seed: int
-) -> WordErrorGap | None:
-    """Rate of `errors` minus rate of `baseline`, item by item of the same `groups`. None without words."""
-    total, base = sum(errors, WordErrors()), sum(baseline, WordErrors())
+def word_error_gap(judged: Sequence[Judged], baseline: Sequence[Judged], seed: int) -> WordErrorGap | None:
+    """Rate of `judged` minus rate of `baseline`, both of the same items in order. None without words.
+
+    Raises ValueError if the items' dialogs differ.
+    """
+    if [dialog for dialog, _ in judged] != [dialog for dialog, _ in baseline]:
+        raise ValueError("a gap needs both sides of the same items, but their dialogs differ: pair them up")
+    total, base = _total(judged), _total(baseline)
     if total.words == 0 or base.words == 0:
         return None
-    redrawn = _redrawn_rates(errors, groups, seed) - _redrawn_rates(baseline, groups, seed)
+    redrawn = _redrawn_rates(judged, seed) - _redrawn_rates(baseline, seed)
     low, high = np.percentile(redrawn, PERCENTILES)
     return WordErrorGap(total.errors / total.words - base.errors / base.words, float(low), float(high))
 
 
-def _redrawn_rates(errors: Sequence[WordErrors], groups: Sequence[str], seed: int) -> np.ndarray:
-    """(RESAMPLES,) rates; the same seed and number of groups draw the same groups."""
-    place = {group: index for index, group in enumerate(dict.fromkeys(groups))}
+def _total(judged: Sequence[Judged]) -> WordErrors:
+    return sum((errors for _, errors in judged), WordErrors())
+
+
+def _redrawn_rates(judged: Sequence[Judged], seed: int) -> np.ndarray:
+    """(RESAMPLES,) rates; the same seed and dialogs draw the same dialogs."""
+    place = {dialog: index for index, dialog in enumerate(dict.fromkeys(dialog for dialog, _ in judged))}
     sums = np.zeros((len(place), 2))
-    for error, group in zip(errors, groups, strict=True):
-        sums[place[group]] += error.errors, error.words
+    for dialog, errors in judged:
+        sums[place[dialog]] += errors.errors, errors.words
     drawn = np.random.default_rng(seed).integers(len(place), size=(RESAMPLES, len(place)))
     redrawn = sums[drawn].sum(axis=1)  # (RESAMPLES, 2)
     return redrawn[:, 0] / np.maximum(redrawn[:, 1], 1)

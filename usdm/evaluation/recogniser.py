@@ -12,6 +12,8 @@ from usdm.audio import resample
 from usdm.types import Waveform
 
 PCM16_FULL_SCALE = 32767
+SILENCE = 1e-3  # peak, -60 dBFS; in digital silence PocketSphinx hears a word
+_ONE_WORD = "one word"  # name of a search
 SHORTEST = 0.05  # seconds; in less there is no word, and the decoder complains
 
 
@@ -26,30 +28,33 @@ class Recogniser(Protocol):
 class PocketSphinxRecogniser:
     """PocketSphinx with the English model that its package brings (package pocketsphinx; no download).
 
-    The result depends on the sound alone, not on what was heard before: PocketSphinx adapts its cepstral mean
-    from utterance to utterance, so the front end is set up anew for each one, and hears it once without
-    searching to find the utterance's own mean.
+    The result depends on the sound alone, not on what was heard before. PocketSphinx subtracts a cepstral mean
+    that it learns from utterance to utterance; here the front end starts anew for each one and hears it twice,
+    first with a search for a single word, which costs next to nothing and leaves the utterance's own mean.
     """
 
     sample_rate = 16_000  # Hz
 
     def __init__(self) -> None:
         self.name = f"pocketsphinx {version('pocketsphinx')} en-us"
-        self._decoder = Decoder(samprate=float(self.sample_rate), loglevel="FATAL")
+        self._decoder = Decoder(samprate=self.sample_rate, loglevel="FATAL")
+        self._full_search = self._decoder.current_search()
+        self._decoder.add_keyphrase(_ONE_WORD, "hello")
 
     def __call__(self, waveform: Waveform) -> str:
         """The words heard, lower case; "" where nothing is."""
-        if waveform.seconds < SHORTEST:
+        if waveform.seconds < SHORTEST or waveform.samples.abs().max() < SILENCE:
             return ""
         samples = resample(waveform.samples.detach().float().cpu(), waveform.sample_rate, self.sample_rate)
         sound = (samples.clamp(-1, 1) * PCM16_FULL_SCALE).round().to(torch.int16).numpy().tobytes()
         self._decoder.reinit_feat()
-        self._hear(sound, no_search=True)
-        self._hear(sound, no_search=False)
+        self._hear(sound, _ONE_WORD)
+        return self._hear(sound, self._full_search)
+
+    def _hear(self, sound: bytes, search: str) -> str:
+        self._decoder.activate_search(search)
+        self._decoder.start_utt()
+        self._decoder.process_raw(sound, full_utt=True)
+        self._decoder.end_utt()
         hypothesis = self._decoder.hyp()
         return hypothesis.hypstr if hypothesis is not None else ""
-
-    def _hear(self, sound: bytes, no_search: bool) -> None:
-        self._decoder.start_utt()
-        self._decoder.process_raw(sound, no_search=no_search, full_utt=True)
-        self._decoder.end_utt()

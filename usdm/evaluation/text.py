@@ -56,7 +56,7 @@ def _spell_numbers(text: str) -> str:
 
 
 def _number(number: int, to: str = "cardinal") -> str:
-    """"one hundred five": the "and" that some speakers say is left out."""
+    """ "one hundred five": the "and" that some speakers say is left out."""
     return _NO_WORD.sub(" ", num2words(number, to=to)).replace(" and ", " ")
 
 

@@ -10,9 +10,7 @@ from usdm.types import InputError
 _TRUNCATION = 2.0  # in deviations: a boundary stays within one mean segment length of its mean
 
 
-def segment_boundaries(
-    word_ends: NDArray[np.int32], segment_units: int, generator: np.random.Generator
-) -> list[int]:
+def segment_boundaries(word_ends: NDArray[np.int32], segment_units: int, generator: np.random.Generator) -> list[int]:
     """Cut an utterance with (W,) word ends (in units) into about N // segment_units + 1 segments.
 
     The i-th of S - 1 inner boundaries is normal with mean i N / S and deviation N / (2 S), truncated to N / S on

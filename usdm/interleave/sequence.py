@@ -82,7 +82,8 @@ def sequence_ids(
     spans: Sequence[Span], utterance: TokenizedUtterance, marks: SequenceMarks
 ) -> tuple[list[NDArray[np.int32]], list[Span | None]]:
     """The pieces of a sequence in order, to be joined, and for each the span that it writes (None for marks)."""
-    pieces, origins = [marks.start], [None]
+    pieces: list[NDArray[np.int32]] = [marks.start]
+    origins: list[Span | None] = [None]
     text, text_ends, units, unit_ends = utterance
     for span in spans:
         if span.link == "continue":

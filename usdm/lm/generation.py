@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from usdm.lm.cache import cut_back, growing_cache
+from usdm.lm.cache import GrowingCache
 from usdm.lm.model import max_positions
 from usdm.lm.sampling import Sampler
 from usdm.lm.single_token import SingleTokenForward, is_supported
@@ -36,7 +36,7 @@ class TokenStream:
         self.model = model
         self.ids: list[int] = []
         self.max_length = max_positions(model) or sys.maxsize
-        self._cache = growing_cache()
+        self._cache = GrowingCache(model.config.get_text_config().num_hidden_layers)
         self._single = SingleTokenForward(model, self._cache) if is_supported(model) else None
         self._num_read = 0  # ids in the cache
         self._logits: Tensor | None = None  # (V,) of the id after the last one read
@@ -49,7 +49,7 @@ class TokenStream:
         self._read()
 
     def rollback(self, length: int) -> None:
-        """Keep the first `length` ids only. Raises InputError for a length that the sequence does not have."""
+        """Keep the first `length` ids only. Raises InputError if the sequence is shorter."""
         if not 0 <= length <= len(self.ids):
             raise InputError(f"length={length}: the sequence has {len(self.ids)} ids")
         if length == len(self.ids):
@@ -57,14 +57,14 @@ class TokenStream:
         del self.ids[length:]
         # The last id that stays is read again: what the model made of it is not in the cache.
         self._num_read = max(0, min(self._num_read, length - 1))
-        cut_back(self._cache, self._num_read)
+        self._cache.cut_back(self._num_read)
 
     @torch.inference_mode()
     def generate(self, allowed: Tensor, stop_ids: Collection[int], sampling: Sampling) -> Generated:
         """Write on until a stop id, the sampling's token limit, or the model's last position.
 
-        allowed: (V,) bool, the stop ids included. What is written becomes part of the sequence; the stop id does
-        not (extend with it). Raises InputError if there is nothing to continue or no room for a single id.
+        allowed: (V,) bool, the stop ids included. What is written becomes part of the sequence; the stop id
+        does not (extend with it). Raises InputError if there is nothing to continue, or no room for one id.
         """
         if not self.ids:
             raise InputError("there is nothing to continue: extend the stream with a prompt first")

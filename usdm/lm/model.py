@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from usdm.checkpoint import read_config
@@ -16,7 +17,9 @@ from usdm.types import InputError
 DEFAULT_INITIALIZER_RANGE = 0.02  # standard deviation, where a configuration names none
 
 
-def build_model(vocabulary: SpeechTextVocabulary, model_type: str = "mistral", **settings: Any) -> PreTrainedModel:
+def build_model(
+    vocabulary: SpeechTextVocabulary, model_type: str = "mistral", **settings: Any
+) -> PreTrainedModel:
     """A model with random weights; `settings` are those of the type's `transformers` configuration.
 
     Raises InputError for an unknown type or setting.
@@ -26,7 +29,8 @@ def build_model(vocabulary: SpeechTextVocabulary, model_type: str = "mistral", *
     except ValueError as error:
         raise InputError(f"model_type={model_type!r}: transformers has no such model") from error
     if unknown := sorted(settings.keys() - known.keys()):
-        raise InputError(f"{', '.join(unknown)}: no setting of {model_type}; there are {', '.join(sorted(known))}")
+        known_names = ", ".join(sorted(known))
+        raise InputError(f"{', '.join(unknown)}: {model_type} has no such setting, only {known_names}")
     tokenizer = vocabulary.tokenizer
     config = AutoConfig.for_model(
         model_type,
@@ -53,15 +57,17 @@ def load_model(
 
     `dtype` None keeps the stored precision, except that float16 becomes float32 on a CPU, which computes it
     slowly and coarsely. `attention` is an implementation's name ("eager", "sdpa", "flash_attention_2", ...);
-    `device_map` spreads a model over devices instead of `device`; other options (a quantization configuration,
-    say) go to `from_pretrained`. Raises InputError if files are missing, damaged, or do not fit each other.
+    `device_map` spreads a model over devices instead of `device`; other options (a quantization
+    configuration, say) go to `from_pretrained`. Raises InputError if files are missing, damaged, or do not
+    fit each other.
     """
     stored = read_config(folder)
     half = "float16" in (stored.get("dtype"), stored.get("torch_dtype"))
     if dtype is None and half and torch.device(device).type == "cpu" and device_map is None:
         dtype = torch.float32
+    load: Any = AutoModelForCausalLM.from_pretrained
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = load(
             str(folder),
             dtype=dtype or "auto",
             attn_implementation=attention,
@@ -69,11 +75,14 @@ def load_model(
             output_loading_info=True,
             **options,
         )
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise InputError(f"{folder}: no causal language model can be read there ({error})") from error
-    if wrong := sorted([*report["missing_keys"], *report["unexpected_keys"], *map(str, report["mismatched_keys"])]):
-        raise InputError(f"{folder}: the weights do not fit config.json: {', '.join(wrong[:5])}; download it again")
-    return (model if device_map is not None else model.to(device)).eval()
+    if wrong := sorted([*report["missing_keys"], *report["unexpected_keys"]]):
+        raise InputError(
+            f"{folder}: weights and config.json differ in {', '.join(wrong[:5])}: download the model again"
+        )
+    placed: PreTrainedModel = model if device_map is not None else model.to(device)
+    return placed.eval()
 
 
 def extend_embeddings(
@@ -90,12 +99,15 @@ def extend_embeddings(
     """
     first = vocabulary.layout.text_size
     if num_rows(model) < first:
-        raise InputError(f"the model has {num_rows(model)} rows for {first} text ids: it has another tokenizer")
+        raise InputError(
+            f"the model has {num_rows(model)} rows for {first} text ids: take the tokenizer it was made with"
+        )
     model.resize_token_embeddings(len(vocabulary), mean_resizing=False)
     deviation = getattr(model.config, "initializer_range", DEFAULT_INITIALIZER_RANGE)
     generator = torch.Generator().manual_seed(seed)
-    for module in (model.get_input_embeddings(), model.get_output_embeddings()):
-        rows = module.weight.data
+    modules: Any = (model.get_input_embeddings(), model.get_output_embeddings())
+    for module in modules:
+        rows: Tensor = module.weight.data
         if strategy == "mean":
             rows[first:] = rows[:first].float().mean(dim=0).to(rows.dtype)
         elif strategy == "normal":
@@ -107,8 +119,8 @@ def extend_embeddings(
 
 def num_rows(model: PreTrainedModel) -> int:
     """Ids that the model has an embedding for."""
-    rows: int = model.get_input_embeddings().weight.shape[0]
-    return rows
+    embedding: Any = model.get_input_embeddings()
+    return len(embedding.weight)
 
 
 def max_positions(model: PreTrainedModel) -> int | None:
@@ -121,5 +133,5 @@ def check_model(model: PreTrainedModel, vocabulary: SpeechTextVocabulary) -> Non
     if num_rows(model) != len(vocabulary):
         raise InputError(
             f"the model has {num_rows(model)} rows, its tokenizer {len(vocabulary)} ids "
-            f"({vocabulary.layout.text_size} text, {vocabulary.num_units} units): they are not of one checkpoint"
+            f"({vocabulary.layout.text_size} text, {vocabulary.num_units} units): take both from one place"
         )

@@ -11,8 +11,8 @@ from usdm.types import InputError, Sampling
 class Sampler:
     """Draws for one stage. The same seed gives the same draws on every device: they are made on the CPU.
 
-    Repetition is penalised among the stage's own tokens (as in CTRL, arXiv 1909.05858): what it repeats of the
-    prompt is often just right. Raises InputError for settings that mean nothing.
+    Repetition is penalised (as in CTRL, arXiv 1909.05858) among the stage's own tokens: what it repeats of
+    the prompt is often just right. Raises InputError for settings that mean nothing.
     """
 
     def __init__(self, sampling: Sampling) -> None:

@@ -87,7 +87,7 @@ class TurnContent:
 
 @dataclass(frozen=True)
 class TemplateSettings:
-    """The wording of a checkpoint's dialogs. Defaults are the published ones; a small model wants short ones."""
+    """The wording of a checkpoint's dialogs: as published by default; a small model wants it short."""
 
     layout: str = "multi_step"
     preamble: str = PUBLISHED_PREAMBLE
@@ -173,7 +173,7 @@ LAYOUTS: dict[str, Callable[[TemplateSettings, str], tuple[Part, ...]]] = {
 
 
 def turn_layout(name: str, settings: TemplateSettings, end: str) -> TurnLayout:
-    """The layout of that name. `end` is the token that ends a sequence. Raises InputError for another name."""
+    """The layout of that name; `end` is the token that ends sequences. Raises InputError for another."""
     if name not in LAYOUTS:
         raise InputError(f"layout={name!r}: there are {', '.join(LAYOUTS)}")
     return TurnLayout(name, LAYOUTS[name](settings, end))

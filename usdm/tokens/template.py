@@ -29,10 +29,10 @@ from usdm.types import InputError, Role, Turn
 
 IGNORED = -100  # label without loss, as torch's cross entropy has it
 
-# Many tokenizers mark the first piece after a special token, and merge a piece with what stands before it. So a
-# piece is tokenized behind an anchor, which is then cut off; of several, the first that stays a piece of its own.
-AFTER_SPEECH = (CORRESPOND,)
-AFTER_TEXT = (CORRESPOND + "\n", CORRESPOND + "a", CORRESPOND + ".")
+# Many tokenizers mark the first piece after a special token, and merge a piece with what stands before it. So
+# text is tokenized behind an anchor, which is then cut off: the first of these that stays a piece of its own.
+AFTER_SPEECH: tuple[str, ...] = (CORRESPOND,)
+AFTER_TEXT: tuple[str, ...] = (CORRESPOND + "\n", CORRESPOND + "a", CORRESPOND + ".")
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,8 @@ class DialogTemplate:
     def _opening(self, history: Sequence[Turn]) -> list[int]:
         """Start id, preamble and as many of the latest turns as the budget holds, oldest first.
 
-        Earlier turns are text alone under the same headings: their units would make the context some ten times
-        longer. They carry no loss.
+        Earlier turns are text alone under the same headings: their units would make the context some ten
+        times longer. They carry no loss.
         """
         kept: list[list[int]] = []
         room = self.settings.history_tokens
@@ -187,7 +187,7 @@ class DialogTemplate:
         return ids
 
     def _text_ids(self, text: str, anchors: tuple[str, ...]) -> list[int]:
-        """Ids of a transcript or reply. Raises InputError if it cannot be written, or holds special tokens."""
+        """Ids of a transcript or reply. Raises InputError if it cannot be written or holds special tokens."""
         text = normalise_text(text)
         self._check_writable(text)
         ids = self._encode(text, anchors)
@@ -202,15 +202,15 @@ class DialogTemplate:
             ids = self.vocabulary.encode_text(anchor + text)
             if ids[: len(head)] == head:
                 return ids[len(head) :]
-        raise InputError(f"{text!r}: the tokenizer merges it with whatever stands before; use another tokenizer")
+        raise InputError(f"{text!r}: merged with whatever stands before it; use another tokenizer")
 
     def _check_writable(self, text: str) -> None:
         """Raises InputError that names the characters for which the tokenizer has no ids."""
         new = set(text) - self._writable
         if lost := sorted(character for character in new if not self._can_write(character)):
             raise InputError(
-                f"{text!r}: no ids for {' '.join(map(repr, lost))}; write it in other words, or use a tokenizer "
-                "with byte fallback"
+                f"{text!r}: no ids for {' '.join(map(repr, lost))}; write it without them, or use a "
+                "tokenizer with byte fallback"
             )
         self._writable |= new
 

@@ -120,7 +120,9 @@ class SpeechTextVocabulary:
         return ids
 
     def decode_text(self, ids: Sequence[int] | Tensor) -> str:
-        return self.tokenizer.backend_tokenizer.decode(list(map(int, ids)), skip_special_tokens=False).strip()
+        """Text of ids, special tokens as they are called, without space around it."""
+        text: str = self.tokenizer.backend_tokenizer.decode(list(map(int, ids)), skip_special_tokens=False)
+        return text.strip()
 
     def encode_units(self, units: Sequence[int] | Tensor) -> Tensor:
         """(U,) units -> (U,) int64 ids. Raises InputError for a unit outside [0, K)."""
@@ -138,7 +140,7 @@ class SpeechTextVocabulary:
         last = first + self.num_units - 1
         if values.numel() and not first <= int(values.min()) <= int(values.max()) <= last:
             outside = values[(values < first) | (values > last)][0].item()
-            raise InputError(f"{noun} {outside} is outside {first}..{last}: other units than this vocabulary's")
+            raise InputError(f"{noun} {outside} is outside {first}..{last}: take this vocabulary's own units")
 
     @cached_property
     def text_mask(self) -> Tensor:
@@ -186,10 +188,11 @@ def extend_tokenizer(base: PreTrainedTokenizerFast, num_units: int) -> PreTraine
         raise InputError(f"num_units={num_units}: at least one unit is needed")
     names = [CONTINUE, CORRESPOND, *map(unit_token, range(num_units))]
     if present := base.get_vocab().keys() & set(names):
-        raise InputError(f"the base tokenizer already has {sorted(present)[0]}: extend one without speech tokens")
+        raise InputError(f"the tokenizer has {min(present)} already: extend one without speech tokens")
     tokenizer = copy.deepcopy(base)
     # One call: every further call rebuilds the tokenizer's matcher of added tokens.
-    tokenizer.add_tokens([AddedToken(name, special=True, normalized=False) for name in names], special_tokens=True)
+    tokens = [AddedToken(name, special=True, normalized=False) for name in names]
+    tokenizer.add_tokens(tokens, special_tokens=True)
     if tokenizer.pad_token is None:
         tokenizer.add_special_tokens({"pad_token": PAD})
     return tokenizer
@@ -232,8 +235,8 @@ def _units_in_order(ids: dict[str, int], offset: int) -> Iterator[int]:
         if found != offset + unit:
             where = "is missing" if found is None else f"has id {found}"
             raise InputError(
-                f"{unit_token(unit)} {where}, {offset + unit} is its place: the {total} unit tokens must be one "
-                "block in order; extend the base tokenizer again"
+                f"{unit_token(unit)} {where}, {offset + unit} is its place: the {total} unit tokens must be "
+                "one block in order; extend the base tokenizer again"
             )
         yield unit
 

@@ -13,7 +13,6 @@ stretch of 70-100 % of it, and what is left is context, as a reference voice is 
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 from usdm.audio import MelSpectrogram, read_audio, write_audio
 from usdm.data.speech_corpus import Utterance, read_speech_corpora
+from usdm.data.unit_corpus import UnitCorpus
 from usdm.decoder import UnitDecoder, UnitDecoderConfig, units_per_frame
 from usdm.decoder.decoder import scored_frames
 from usdm.decoder.flow_matching import masked_mean
@@ -58,7 +58,7 @@ class DecoderTask:
 
     Args:
         corpora: speech corpus folders.
-        units: Parquet unit corpus with the columns `id` and `units`; utterances without units are left out.
+        units: unit corpus, a Parquet file or a folder of them; utterances without units are left out.
         config: the decoder's size, K and unit rate.
         roles: take utterances of these only.
         regression_steps: steps of regression alone, before flow matching begins.
@@ -95,7 +95,9 @@ class DecoderTask:
         self.device = device
         self.mel = MelSpectrogram(self.decoder.mel)
         self.vocoder = load_vocoder(vocoder) if vocoder is not None else None
-        self.units = read_units(units, config)
+        unit_corpus = UnitCorpus(units)
+        self.unit_source = unit_corpus.source
+        self.units = read_units(unit_corpus, config)
         self.train_set = self._with_units(read_speech_corpora(corpora, "train"), roles)
         dev_set = self._with_units(read_speech_corpora(corpora, "dev"), roles)
         self.dev_set = dev_set[:: max(1, len(dev_set) // validation_utterances)][:validation_utterances]
@@ -109,9 +111,7 @@ class DecoderTask:
     def batch(self, step: int) -> DecoderBatch:
         random = np.random.default_rng([self.seed, step])
         all_regression = step < self.regression_steps
-        regression = torch.arange(self.batch_size) < (
-            self.batch_size if all_regression else self.regression_rows
-        )
+        regression = torch.arange(self.batch_size) < (self.batch_size if all_regression else self.regression_rows)
         units = torch.zeros(self.batch_size, self.crop_frames, dtype=torch.int64)
         mel = torch.zeros(self.batch_size, self.decoder.config.n_feats, self.crop_frames)
         context = torch.zeros(self.batch_size, 1, self.crop_frames)
@@ -161,8 +161,9 @@ class DecoderTask:
         return {f"mel_distance_{name}": float(np.mean(values)) for name, values in distances.items()}
 
     def save(self, folder: Path) -> None:
-        """The finished decoder, stored in half precision."""
+        """The finished decoder, stored in half precision, and which units it speaks."""
         self.decoder.save_pretrained(folder, dtype=torch.float16)
+        self.unit_source.save(folder)
 
     def _generate(self, utterance: Utterance, way: Mapping[str, float]) -> Tensor:
         """(n_feats, M) log-mel."""
@@ -180,9 +181,7 @@ class DecoderTask:
         save_mel_picture(folder / f"{name}.png", mels, self.decoder.mel)
         if self.vocoder is not None:
             for way, mel in mels.items():
-                write_audio(
-                    folder / f"{name}_{way}.wav", self.vocoder(mel[None])[0], self.vocoder.sample_rate
-                )
+                write_audio(folder / f"{name}_{way}.wav", self.vocoder(mel[None])[0], self.vocoder.sample_rate)
 
     def _with_units(self, utterances: list[Utterance], roles: Sequence[str] | None) -> list[Utterance]:
         wanted = [utterance for utterance in utterances if roles is None or utterance.role in roles]
@@ -193,9 +192,7 @@ class DecoderTask:
                 "them has units: extract the units of this corpus first"
             )
         if len(known) < len(wanted):
-            logger.warning(
-                "%d of %d utterances have no units and are left out", len(wanted) - len(known), len(wanted)
-            )
+            logger.warning("%d of %d utterances have no units and are left out", len(wanted) - len(known), len(wanted))
         return known
 
     def _example(self, utterance: Utterance) -> tuple[Tensor, Tensor]:
@@ -215,22 +212,24 @@ class DecoderTask:
         return self._examples[utterance.id]
 
 
-def read_units(path: str | Path, config: UnitDecoderConfig) -> dict[str, Tensor]:
-    """Utterance id -> units (U,) int64 of a Parquet unit corpus.
+def read_units(corpus: UnitCorpus, config: UnitDecoderConfig) -> dict[str, Tensor]:
+    """Utterance id -> units (U,) int64.
 
     Raises:
-        InputError: no such file, or units of another number or rate than the decoder's.
+        InputError: the units are of another number or rate than the decoder's.
     """
-    from pyarrow import parquet
-
-    if not Path(path).exists():
-        raise InputError(f"{path}: no such unit corpus; extract the units first")
-    table = parquet.read_table(path, columns=["id", "units"])
-    facts = json.loads((table.schema.metadata or {}).get(b"usdm", b"{}"))
-    for name, wanted in (("num_units", config.n_tokens), ("unit_rate", config.unit_rate)):
-        if facts.get(name) != wanted:
-            raise InputError(f"{path}: made with {name}={facts.get(name)}, but the decoder has {wanted}")
-    units = (torch.from_numpy(np.array(row, dtype=np.int64)) for row in table["units"].to_numpy())
+    source = corpus.source
+    for name, given, wanted in (
+        ("num_units", source.num_units, config.n_tokens),
+        ("unit_rate", source.unit_rate, config.unit_rate),
+    ):
+        if given != wanted:
+            raise InputError(
+                f"{corpus.files[0]} has {name}={given}, but the decoder {wanted}: make them agree, or extract the "
+                "units again"
+            )
+    table = corpus.read(corpus.groups, ["id", "units"])
+    units = (torch.from_numpy(row.astype(np.int64)) for row in table["units"].to_numpy(zero_copy_only=False))
     return dict(zip(table["id"].to_pylist(), units, strict=True))
 
 

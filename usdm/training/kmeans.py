@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import Wav2Vec2Model
 
 from usdm.audio import read_audio
 from usdm.data.speech_corpus import Utterance, read_speech_corpora
-from usdm.units.extractor import UnitExtractor, UnitSettings, nearest_centroid
+from usdm.units.extractor import UnitExtractor, UnitSettings, load_encoder, nearest_centroid
 from usdm.units.kmeans import UnitQuality, fit_centroids, unit_quality
 
 
@@ -34,7 +33,7 @@ def fit_kmeans(
     Raises:
         InputError: the encoder and the settings do not fit together, or there is too little speech.
     """
-    model = Wav2Vec2Model.from_pretrained(encoder)
+    model = load_encoder(encoder)
     placeholder = torch.zeros(settings.num_units, model.config.hidden_size)
     extractor = UnitExtractor(model, placeholder, settings)
     once = {utterance.audio: utterance for utterance in read_speech_corpora(corpora, "train")}

@@ -67,14 +67,10 @@ def _log_distance(given: Tensor, wanted: Tensor, floor: float) -> Tensor:
 
 def _utterances(corpora: Sequence[str | Path], split: str, roles: Sequence[str] | None) -> list[Utterance]:
     utterances = [
-        utterance
-        for utterance in read_speech_corpora(corpora, split)
-        if roles is None or utterance.role in roles
+        utterance for utterance in read_speech_corpora(corpora, split) if roles is None or utterance.role in roles
     ]
     if not utterances:
-        raise InputError(
-            f"{', '.join(map(str, corpora))}: no utterance in split {split!r} has a role of {roles}"
-        )
+        raise InputError(f"{', '.join(map(str, corpora))}: no utterance in split {split!r} has a role of {roles}")
     return utterances
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
+from usdm.checkpoint import fill, read_config, read_weights
 from usdm.types import InputError
 
 SETTINGS_FILE, CENTROIDS_FILE = "units.json", "centroids.safetensors"
@@ -113,9 +114,7 @@ class UnitExtractor(nn.Module):
             if not (folder / name).is_file():
                 raise InputError(f"{folder} is no unit extractor: {name} is missing. Give a folder that has it.")
         settings = UnitSettings(**json.loads((folder / SETTINGS_FILE).read_text()))
-        # transformers reads the safetensors file; layers above the used one are not in it
-        encoder = Wav2Vec2Model.from_pretrained(folder, dtype=dtype)
-        return cls(encoder, load_file(folder / CENTROIDS_FILE)["centroids"], settings)
+        return cls(load_encoder(folder).to(dtype), load_file(folder / CENTROIDS_FILE)["centroids"], settings)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Write the encoder in transformers' layout, the centroids, and the settings; `dtype` is that of the encoder."""
@@ -127,6 +126,18 @@ class UnitExtractor(nn.Module):
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
         save_file({"centroids": self.centroids.contiguous()}, folder / CENTROIDS_FILE)
         (folder / SETTINGS_FILE).write_text(json.dumps(asdict(self.settings), indent=1) + "\n")
+
+
+def load_encoder(folder: str | Path) -> Wav2Vec2Model:
+    """An encoder that lost its upper layers through `keep_layers`, float32.
+
+    Raises:
+        InputError: a file is missing, damaged, or does not fit the config.
+    """
+    config = Wav2Vec2Config.from_dict(read_config(folder))
+    encoder = keep_layers(Wav2Vec2Model(config), config.num_hidden_layers)
+    fill(encoder, read_weights(folder), folder)
+    return encoder
 
 
 def keep_layers(encoder: Wav2Vec2Model, count: int) -> Wav2Vec2Model:

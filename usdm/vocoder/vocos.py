@@ -35,9 +35,7 @@ class VocosVocoder(nn.Module):
         super().__init__()
         self.settings = settings
         mel = settings.mel
-        self.backbone = VocosBackbone(
-            mel.num_mels, settings.dim, settings.intermediate_dim, settings.num_layers
-        )
+        self.backbone = VocosBackbone(mel.num_mels, settings.dim, settings.intermediate_dim, settings.num_layers)
         # "same" padding trims (n_fft - hop_length) / 2 samples at both ends: what the front end reflects.
         self.head = ISTFTHead(settings.dim, mel.n_fft, mel.hop_length, padding="same")
         # A constant, which half-precision storage would only spoil.

@@ -1,0 +1,220 @@
+"""Corpus preparation: spoken text, the domain, synthesised speech, recordings, the held-out set."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from data_prep.augment import SAMPLE_RATE, Variation, draw_variation, vary
+from data_prep.dialog_text import prepare_dialogs
+from data_prep.espeak import Espeak
+from data_prep.flite import Flite
+from data_prep.held_out import make_held_out
+from data_prep.recordings import import_recordings
+from data_prep.speech_corpus import Voices, synthesize_corpus
+from data_prep.spoken_text import spoken_text, spoken_words
+from usdm.data.speech_corpus import read_speech_corpora
+from usdm.types import InputError
+
+
+def _installed(*libraries: str) -> bool:
+    try:
+        for library in libraries:
+            ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
+    except OSError:
+        return False
+    return True
+
+
+needs_synthesisers = pytest.mark.skipif(
+    not _installed("libflite.so.1", "libespeak-ng.so.1"),
+    reason="flite or espeak-ng is not installed: apt-get install flite libflite1 espeak-ng",
+)
+
+
+@pytest.mark.parametrize(
+    ("written", "spoken"),
+    [
+        ("At 6:30 PM, for $20. OK!", "at six thirty p m, for twenty dollars. ok."),
+        ("I am done at 7:00 pm", "i am done at seven p m."),
+        ("It’s 7:00 already?", "it's seven o'clock already?"),
+        ("Call 510-324-2000", "call five one zero, three two four, two zero zero zero."),
+        ("the 3rd of 4.5 stars, 21%", "the third of four point five stars, twenty one percent."),
+        ("'quoted' words ... here", "quoted words. here."),
+        ("$3.50 & 105 more", "three dollars fifty and one hundred five more."),
+        ("7:05", "seven oh five."),
+        ("", ""),
+    ],
+)
+def test_spoken_text(written: str, spoken: str) -> None:
+    assert spoken_text(written) == spoken
+    assert spoken_text(spoken) == spoken  # nothing more to do
+
+
+def test_spoken_words_are_without_punctuation() -> None:
+    assert spoken_words("it's seven, isn't it?") == ["it's", "seven", "isn't", "it"]
+
+
+def _dialog(name: str, *texts: str) -> str:
+    speakers = ("user", "agent")
+    turns = [{"speaker": speakers[index % 2], "text": text} for index, text in enumerate(texts)]
+    return json.dumps({"dialog": name, "services": ["Food_1"], "turns": turns}) + "\n"
+
+
+@pytest.fixture
+def dialog_files(tmp_path: Path) -> tuple[str, str]:
+    train, held_out = tmp_path / "train.jsonl", tmp_path / "held_out.jsonl"
+    lines = [_dialog(f"a{index}", "I want pizza.", "Which place?", "The red one.", "It is closed.") for index in range(4)]
+    lines.append(_dialog("b", "I want a zeppelin.", "Which place?", "The red pizza one.", "It is it."))
+    train.write_text("".join(lines))
+    held_out.write_text(_dialog("c", "I want pizza.", "Which one?", "I want red pizza.", "It is the red one."))
+    return str(train), str(held_out)
+
+
+def _prepare(files: tuple[str, str], folder: Path, **changes: object) -> list[dict]:
+    arguments = dict(
+        vocabulary_size=12, max_user_words=10, max_agent_words=10, max_train_exchanges=100, max_copies=2,
+        dev_share=0.0, seed=0,
+    )  # fmt: skip
+    prepare_dialogs(*files, str(folder), **(arguments | changes))
+    return [json.loads(line) for line in (folder / "dialogs.jsonl").read_text().splitlines()]
+
+
+def test_the_domain_is_closed_and_the_held_out_text_unseen(dialog_files: tuple[str, str], tmp_path: Path) -> None:
+    dialogs = _prepare(dialog_files, tmp_path / "out")
+    domain = json.loads((tmp_path / "out/domain.json").read_text())
+    words = set(domain["words"])
+    trained = {turn["text"] for d in dialogs if d["split"] == "train" for turn in d["turns"] if turn["role"] == "user"}
+    tested = {turn["text"] for d in dialogs if d["split"] == "test" for turn in d["turns"] if turn["role"] == "user"}
+    assert all(set(spoken_words(turn["text"])) <= words for dialog in dialogs for turn in dialog["turns"])
+    assert "zeppelin" not in words
+    assert "i want red pizza." in tested
+    assert not tested & trained
+    assert domain["left_out"]["words outside the domain"] == 1
+    assert domain["left_out"]["held-out user text that occurs in training"] == 1
+    assert domain["left_out"]["copies"] == 4  # the same two exchanges in four dialogs, two of each kept
+    for dialog in dialogs:
+        assert [turn["role"] for turn in dialog["turns"]] == ["user", "agent"] * (len(dialog["turns"]) // 2)
+
+
+def test_prepare_dialogs_repeats_itself_and_names_bad_input(dialog_files: tuple[str, str], tmp_path: Path) -> None:
+    assert _prepare(dialog_files, tmp_path / "one") == _prepare(dialog_files, tmp_path / "two")
+    assert _prepare(dialog_files, tmp_path / "one", dev_share=1.0) != _prepare(dialog_files, tmp_path / "two")
+    with pytest.raises(InputError, match="nowhere.jsonl does not exist"):
+        _prepare((str(tmp_path / "nowhere.jsonl"), dialog_files[1]), tmp_path / "three")
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"dialog": "x"}\n')
+    with pytest.raises(InputError, match="line 1 is no dialog"):
+        _prepare((str(broken), dialog_files[1]), tmp_path / "three")
+
+
+def test_variation_does_what_it_says() -> None:
+    random = np.random.default_rng(0)
+    tone = (10_000 * np.sin(2 * np.pi * 400 * np.arange(SAMPLE_RATE) / SAMPLE_RATE)).astype(np.int16)
+    clean = Variation(speed=1.0, reverberation=0.0, signal_to_noise=float("inf"), noise_colour=0.0, peak=0.5)
+    sound = vary(tone, SAMPLE_RATE, clean, random)
+    np.testing.assert_allclose(sound, tone / np.abs(tone).max() * 0.5, atol=1e-3)
+    faster = vary(tone, SAMPLE_RATE, Variation(1.1, 0.0, float("inf"), 0.0, 0.5), random)
+    assert len(faster) == pytest.approx(SAMPLE_RATE / 1.1, abs=2)
+    peak = np.abs(np.fft.rfft(faster)).argmax() * SAMPLE_RATE / len(faster)
+    assert peak == pytest.approx(440, abs=2)
+    noisy = vary(tone, SAMPLE_RATE, Variation(1.0, 0.0, 10.0, 1.0, 0.5), random)
+    ratio = 10 * np.log10(np.mean(sound**2) / np.mean((noisy - sound) ** 2))
+    assert ratio == pytest.approx(10, abs=0.1)
+    assert {draw_variation(random).reverberation > 0 for _ in range(30)} == {True, False}
+
+
+@needs_synthesisers
+def test_flite_knows_its_words_and_phones() -> None:
+    spoken = Flite("kal16").speak("i'd like that that, at six o'clock?")
+    assert [word.text for word in spoken.words] == ["i'd", "like", "that", "that", "at", "six", "o'clock"]
+    assert spoken.sample_rate == SAMPLE_RATE
+    times = [time for phone in spoken.phones for time in (phone.start, phone.end)]
+    assert times == sorted(times)
+    # The diphone voice cuts the last pause short; everything before it is where it says.
+    assert times[-2] < len(spoken.samples) / SAMPLE_RATE < times[-1] + 0.05
+    with pytest.raises(InputError, match="Unknown flite voice 'bob'"):
+        Flite("bob")
+    with pytest.raises(InputError, match="no word"):
+        Flite("kal16").speak("...")
+
+
+@needs_synthesisers
+def test_espeak_knows_its_words() -> None:
+    espeak = Espeak()
+    spoken = espeak.speak("that is the one, i'd like to go.", "en-us+f2")
+    assert [word.text for word in spoken.words] == ["that", "is", "the", "one", "i'd", "like", "to", "go"]
+    assert spoken.words[-1].end == pytest.approx(len(spoken.samples) / spoken.sample_rate)
+    with pytest.raises(InputError, match="Unknown eSpeak voice"):
+        espeak.speak("hello.", "no-such-voice")
+
+
+@needs_synthesisers
+def test_a_synthesised_corpus_resumes_and_can_be_read(dialog_files: tuple[str, str], tmp_path: Path) -> None:
+    _prepare(dialog_files, tmp_path)
+    dialogs = (tmp_path / "dialogs.jsonl").read_text().splitlines()
+    few = tmp_path / "few.jsonl"
+    few.write_text("\n".join([dialogs[0], dialogs[-1]]) + "\n")
+    voices = Voices(agent="kal16", user=("kal16",), espeak_share=0.5)
+    turns = synthesize_corpus(str(few), str(tmp_path / "speech"), voices=voices, processes=1, seed=3)
+    utterances = read_speech_corpora([tmp_path / "speech"])
+    assert len(utterances) == turns
+    for utterance in utterances:
+        samples, sample_rate = soundfile.read(utterance.audio)
+        assert sample_rate == SAMPLE_RATE
+        assert len(samples) / sample_rate == pytest.approx(utterance.duration, abs=1e-3)
+        assert [word.text for word in utterance.words] == spoken_words(utterance.text or "")
+        assert utterance.words[-1].start < utterance.duration
+        assert utterance.pronunciation
+    manifest = (tmp_path / "speech/manifest.jsonl").read_text()
+    (tmp_path / "speech/parts/00000.jsonl").unlink()  # as if killed before the part was finished
+    synthesize_corpus(str(few), str(tmp_path / "speech"), voices=voices, processes=1, seed=3)
+    assert (tmp_path / "speech/manifest.jsonl").read_text() == manifest
+
+
+@needs_synthesisers
+def test_recordings_are_imported_and_failures_reported(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    soundfile.write(source / "a.wav", np.random.default_rng(0).normal(0, 0.1, 24_000), 48_000)
+    soundfile.write(source / "b.wav", np.random.default_rng(0).normal(0, 0.1, 40_000), 16_000)
+    (source / "c.wav").write_bytes(b"no sound")
+    rows = [
+        {"id": "a", "audio": "a.wav", "speaker": "s", "text": "HELLO there"},
+        {"id": "b", "audio": "b.wav", "speaker": "t"},
+        {"id": "c", "audio": "c.wav", "speaker": "t"},
+    ]
+    (source / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = import_recordings([str(source)], str(tmp_path / "out"), max_seconds=2.0, dev_every=2)
+    assert (report.utterances, report.without_text, len(report.failed)) == (3, 2, 1)
+    assert "c.wav" in report.failed[0]
+    first, second, rest = read_speech_corpora([tmp_path / "out"])
+    assert (first.text, first.duration, first.split) == ("hello there.", 0.5, "train")
+    assert (second.duration, rest.duration, second.split) == (2.0, 0.5, "dev")
+
+
+def test_the_held_out_set_is_of_whole_test_dialogs(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    (corpus / "audio").mkdir(parents=True)
+    rows = []
+    for dialog, split in (("a", "test"), ("b", "train"), ("c", "test")):
+        for turn in range(4):
+            name = f"{dialog}-{turn}"
+            soundfile.write(corpus / f"audio/{name}.flac", np.random.default_rng(turn).normal(0, 0.1, 16_000), 16_000)
+            rows.append(
+                {"id": name, "audio": f"audio/{name}.flac", "speaker": "s", "role": ("user", "agent")[turn % 2],
+                 "dialog": dialog, "turn": turn, "split": split, "text": "hello.", "duration": 1.0, "sample_rate": 16_000}
+            )  # fmt: skip
+    (corpus / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert make_held_out(str(corpus), str(tmp_path / "out"), exchanges=3, seed=0) == 4
+    written = read_speech_corpora([tmp_path / "out"])
+    assert {utterance.dialog for utterance in written} == {"a", "c"}
+    samples, sample_rate = soundfile.read(written[0].audio)
+    assert len(samples) / sample_rate == pytest.approx(1.0, abs=0.01)
+    with pytest.raises(InputError, match="4 test exchanges, 5 are wanted"):
+        make_held_out(str(corpus), str(tmp_path / "out"), exchanges=5, seed=0)

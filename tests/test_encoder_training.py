@@ -1,0 +1,110 @@
+"""Encoder, k-means and unit corpus on a made-up language whose "phones" are tones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from usdm.data.extraction import extract_units
+from usdm.data.unit_corpus import UnitCorpus
+from usdm.training.encoder import NO_LABEL, EncoderTask
+from usdm.training.kmeans import fit_kmeans
+from usdm.training.loop import LoopSettings, train
+from usdm.types import InputError
+from usdm.units import UnitExtractor, UnitSettings
+
+PITCH = {"pau": 0, "aa": 300, "iy": 900, "s": 2700}  # Hz
+CONFIG = dict(
+    hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64, conv_dim=(16, 24, 32, 32),
+    conv_kernel=(10, 8, 8, 8), conv_stride=(5, 4, 4, 8), conv_bias=True, feat_extract_norm="layer",
+    feat_extract_activation="relu", num_feat_extract_layers=4, do_stable_layer_norm=True, num_conv_pos_embeddings=8,
+    num_conv_pos_embedding_groups=4, hidden_dropout=0.0, attention_dropout=0.0, activation_dropout=0.0,
+    feat_proj_dropout=0.0, layerdrop=0.0, mask_time_prob=0.0,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tones")
+    random = np.random.default_rng(0)
+    rows = []
+    for index in range(40):
+        names = ["pau", *random.choice(["aa", "iy", "s"], 6), "pau"]
+        times = np.concatenate([[0], np.cumsum(random.uniform(0.08, 0.2, len(names)))])
+        moments = np.arange(int(times[-1] * 16_000)) / 16_000
+        pitch = np.array([PITCH[name] for name in names])[np.searchsorted(times[1:-1], moments, side="right")]
+        sound = 0.3 * np.sin(2 * np.pi * pitch * moments) + 0.01 * random.standard_normal(len(moments))
+        soundfile.write(folder / f"{index}.wav", sound, 16_000)
+        phones = [[n, float(a), float(b)] for n, a, b in zip(names, times, times[1:], strict=False)]
+        rows.append(
+            {"id": str(index), "audio": f"{index}.wav", "speaker": "tone", "role": "user", "dialog": str(index), "turn": 0,
+             "split": "dev" if index % 5 == 0 else "train", "text": "a b c", "duration": float(times[-1]),
+             "sample_rate": 16_000, "words": [["a", *times[[0, 3]]], ["b", *times[[3, 5]]], ["c", *times[[5, 8]]]],
+             "phones": phones, "pronunciation": [name for name in names if name != "pau"]}
+        )  # fmt: skip
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def task(corpus: Path) -> EncoderTask:
+    return EncoderTask([str(corpus)], CONFIG, layer=1, padding=0, batch_seconds=8.0, validation_utterances=4)
+
+
+def test_batches_are_a_function_of_the_step(corpus: Path) -> None:
+    one, two = task(corpus), task(corpus)
+    late = two.batch(9)  # opens a later epoch first
+    for step in range(10):
+        batch = one.batch(step)
+    assert torch.equal(batch.frame_labels, late.frame_labels)
+    assert all(torch.equal(left, right) for left, right in zip(batch.waveforms, late.waveforms, strict=True))
+
+
+def test_labels_lie_where_the_phones_are(corpus: Path) -> None:
+    subject = task(corpus)
+    utterance = subject.train_set[0]
+    labels = subject._frame_labels(utterance, 60).flatten()  # two each 40 ms unit: 20 ms each
+    names = {index: name for name, index in subject.phone_ids.items()}
+    for phone in utterance.phones:
+        middle = int((phone.start + phone.end) / 2 / 0.02)
+        assert names[int(labels[middle])] == phone.text
+    assert labels[int(utterance.duration / 0.02) + 2 :].unique().tolist() == [NO_LABEL]
+
+
+def test_encoder_to_unit_corpus(corpus: Path, tmp_path: Path) -> None:
+    settings = LoopSettings(
+        steps=60, learning_rate=3e-3, warmup_steps=5, log_every=10, save_every=30, validate_every=30, ema_decay=0.9, threads=1
+    )
+    figures = train(task(corpus), settings, tmp_path / "encoder")
+    assert figures["frame_accuracy"] > 0.8
+
+    units = UnitSettings(layer=1, num_units=8, unit_rate=25)
+    quality = fit_kmeans(
+        str(tmp_path / "encoder/model"), [str(corpus)], str(tmp_path / "units"), settings=units, frames=400, seed=0
+    )
+    assert quality.phone_purity > 0.7
+    assert quality.pnmi > 0.4
+
+    report = extract_units([str(corpus)], str(tmp_path / "units"), str(tmp_path / "corpus"), shard_utterances=16)
+    assert (report.utterances, report.failed) == (40, ())
+    files = sorted((tmp_path / "corpus").glob("*.parquet"))
+    assert len(files) == 3
+    rows = {row.id: row for row in UnitCorpus(files).utterances()}
+    extractor = UnitExtractor.from_pretrained(tmp_path / "units")
+    samples, _ = soundfile.read(corpus / "7.wav", dtype="float32")
+    assert rows["7"].units.tolist() == extractor([torch.from_numpy(samples)])[0].tolist()
+    assert rows["7"].words == ("a", "b", "c")
+
+    before = files[1].read_bytes()
+    files[0].unlink()  # as if killed
+    assert extract_units([str(corpus)], str(tmp_path / "units"), str(tmp_path / "corpus"), shard_utterances=16) == report
+    assert files[1].read_bytes() == before
+
+    extractor.centroids = extractor.centroids + 1
+    extractor.save_pretrained(tmp_path / "other")
+    with pytest.raises(InputError, match="different units"):
+        extract_units([str(corpus)], str(tmp_path / "other"), str(tmp_path / "corpus"), shard_utterances=16)

@@ -1,0 +1,302 @@
+"""Scores, the independent recogniser, held-out sets, and the scorecard of a random model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from tiny_models import build_random_bundle
+
+from usdm.audio import read_audio, write_audio
+from usdm.chain import SpokenDialogPipeline
+from usdm.evaluation import (
+    PocketSphinxRecogniser,
+    WordErrors,
+    evaluate,
+    evaluate_recordings,
+    meteor,
+    read_held_out,
+    rouge_l,
+    scorecard_table,
+    scored_words,
+    transcript_table,
+    word_errors,
+)
+from usdm.evaluation.held_out import spread
+from usdm.evaluation.intervals import word_error_gap, word_error_rate
+from usdm.evaluation.outcomes import Outcome
+from usdm.evaluation.scorecard import summarise
+from usdm.evaluation.text import most_frequent
+from usdm.types import InputError, Turn, Waveform
+
+HELD_OUT = Path(__file__).resolve().parents[1] / "usdm" / "assets" / "held_out"
+
+
+# Text
+
+
+@pytest.mark.parametrize(
+    ("written", "spoken"),
+    [
+        ("At 6:30 P.M., it's $20 - OKAY?", "at six thirty pm it's twenty dollars ok"),
+        ("It’s “the 21st”", "it's the twenty first"),
+        ("1,250 at 4.5% & more", "one thousand two hundred fifty at four point five percent and more"),
+        ("call 415-555", "call four one five five five five"),
+        ("$1.50 by 12:05 a m", "one dollar fifty by twelve oh five am"),
+        ("Mr. Café's twenty-one dogs'", "mister cafe's twenty one dogs"),
+        ("I am the 3rd", "i am the third"),
+        ("...", ""),
+    ],
+)
+def test_both_spellings_are_the_same_words(written: str, spoken: str) -> None:
+    assert scored_words(written) == spoken.split()
+    assert scored_words(spoken) == spoken.split()
+
+
+def test_word_errors_are_counted_and_add_up() -> None:
+    first = word_errors("Book a table for two.", "please book the table two")
+    assert first == WordErrors(hits=3, substitutions=1, deletions=1, insertions=1)
+    assert (first.words, first.errors) == (5, 3)
+    assert word_errors("", "hello there") == WordErrors(insertions=2)
+    assert word_errors("two words", "") == WordErrors(deletions=2)
+    assert first + word_errors("yes", "yes") == WordErrors(4, 1, 1, 1)
+
+
+def test_meteor_counts_stems_and_order_but_no_synonyms() -> None:
+    assert meteor("cats", "cat") == meteor("cat", "cat") == 0.5  # a single match is one chunk of one: penalty 1/2
+    same = meteor("the cats sat on the mat", "The cats sat on the mat.")
+    assert same == pytest.approx(1 - 0.5 / 6**3)
+    assert meteor("the cats sat on the mat", "mat the on sat cats the") < same
+    assert meteor("a car", "an automobile") == meteor("anything", "") == 0
+
+
+def test_rouge_l_is_the_longest_common_subsequence() -> None:
+    # 3 common words in order of 4 and 3: precision 1, recall 3/4
+    assert rouge_l("it's a good dog", "It's a dog!") == pytest.approx(2 * 1 * 0.75 / 1.75)
+    assert rouge_l("yes", "no") == rouge_l("yes", "") == 0
+
+
+def test_the_most_frequent_text_is_found_whatever_its_punctuation() -> None:
+    assert most_frequent(["No.", "Anything else?", "anything else"]) == "Anything else?"
+    with pytest.raises(ValueError, match="no texts"):
+        most_frequent([])
+
+
+# Intervals
+
+
+def judged(*pairs: tuple[int, int]) -> list[tuple[str, WordErrors]]:
+    """Items of a dialog each: (errors, words)."""
+    return [(str(i), WordErrors(words - errors, errors)) for i, (errors, words) in enumerate(pairs)]
+
+
+def test_a_rate_weighs_words_and_its_interval_holds_it() -> None:
+    rate = word_error_rate(judged((1, 1), (0, 9), (2, 5), (1, 5)), seed=1)
+    assert rate is not None
+    assert rate.rate == 4 / 20 and rate.items == 4
+    assert rate.low < rate.rate < rate.high
+    assert rate == word_error_rate(judged((1, 1), (0, 9), (2, 5), (1, 5)), seed=1)
+
+
+def test_an_interval_redraws_dialogs_not_items() -> None:
+    items = judged(*[(1, 2)] * 20, *[(0, 2)] * 20)
+    one_dialog = [("same", errors) for _, errors in items]
+    rate = word_error_rate(one_dialog, seed=0)
+    assert rate is not None and rate.low == rate.high == 0.25
+
+
+def test_a_gap_is_paired() -> None:
+    worse, better = judged((2, 10), (6, 10), (3, 10)), judged((1, 10), (5, 10), (2, 10))
+    gap = word_error_gap(worse, better, seed=0)
+    assert gap is not None
+    # Each dialog is worse by the same tenth, so redrawing them changes nothing.
+    assert (gap.gap, gap.low, gap.high) == pytest.approx((0.1, 0.1, 0.1))
+    with pytest.raises(ValueError, match="pair them up"):
+        word_error_gap(worse, better[:2], seed=0)
+
+
+def test_without_words_there_is_no_rate() -> None:
+    assert word_error_rate([], seed=0) is None
+    assert word_error_rate([("a", WordErrors(insertions=2))], seed=0) is None
+    assert word_error_gap([], [], seed=0) is None
+
+
+# The recogniser
+
+
+@pytest.fixture(scope="module")
+def recogniser() -> PocketSphinxRecogniser:
+    return PocketSphinxRecogniser()
+
+
+def test_the_recogniser_hears_no_word_where_there_is_none(recogniser: PocketSphinxRecogniser) -> None:
+    assert recogniser(Waveform(torch.zeros(16_000), 16_000)) == ""
+    assert recogniser(Waveform(torch.zeros(1), 16_000)) == ""
+    assert recogniser(Waveform(torch.ones(300), 16_000)) == ""
+
+
+def test_the_recogniser_reads_the_shipped_agent_recordings_in_any_order(recogniser: PocketSphinxRecogniser) -> None:
+    items = read_held_out(HELD_OUT)[:2]
+    sounds = [read_audio(item.agent.audio) for item in items]
+    forwards = [recogniser(sound) for sound in sounds]
+    backwards = [recogniser(sound) for sound in reversed(sounds)]
+    assert forwards == backwards[::-1]
+    errors = sum(
+        (word_errors(item.agent.text or "", heard) for item, heard in zip(items, forwards, strict=True)),
+        WordErrors(),
+    )
+    assert errors.errors < 0.4 * errors.words
+
+
+def test_the_recogniser_resamples(recogniser: PocketSphinxRecogniser) -> None:
+    item = read_held_out(HELD_OUT)[0]
+    text = item.agent.text or ""
+    heard = recogniser(read_audio(item.agent.audio, sample_rate=22_050))
+    assert word_errors(text, heard).errors < 0.5 * len(scored_words(text))
+
+
+# Held-out sets
+
+
+def sound(seconds: float, seed: int) -> torch.Tensor:
+    """A hum whose loudness comes and goes, with noise."""
+    time = torch.arange(int(seconds * 16_000)) / 16_000
+    noise = torch.randn(len(time), generator=torch.Generator().manual_seed(seed))
+    return 0.3 * torch.sin(2 * math.pi * (150 + 20 * seed) * time) * torch.sin(9 * time).abs() + 0.02 * noise
+
+
+DIALOGS = {
+    "d1": ["hello there", "how can i help you?", "find me a table for 2", "for how many people?"],
+    "d2": ["what time is it?", "how can i help you?"],
+}
+
+
+def write_corpus(folder: Path, **changes: dict) -> Path:
+    """The dialogs above, a second of sound a turn, rows of the two dialogs mixed; `changes` by utterance id."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for dialog, texts in DIALOGS.items():
+        for turn, text in enumerate(texts):
+            name = f"{dialog}_{turn}"
+            write_audio(folder / f"{name}.wav", sound(1.0 + 0.1 * turn, turn), 16_000)
+            row = {
+                "id": name,
+                "audio": f"{name}.wav",
+                "speaker": "agent" if turn % 2 else f"voice-{dialog}",
+                "role": "agent" if turn % 2 else "user",
+                "dialog": dialog,
+                "turn": turn,
+                "split": "test",
+                "text": text,
+                "duration": 1.0 + 0.1 * turn,
+                "sample_rate": 16_000,
+            }
+            rows.append(row | changes.get(name, {}))
+    rows.sort(key=lambda row: row["turn"])
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_items_are_exchanges_with_what_came_before(tmp_path: Path) -> None:
+    items = read_held_out(write_corpus(tmp_path))
+    assert [item.id for item in items] == ["d1_0", "d1_2", "d2_0"]
+    assert items[1].references == ("find me a table for 2", "for how many people?")
+    assert items[1].history == (Turn("user", "hello there"), Turn("agent", "how can i help you?"))
+    assert items[2].history == ()
+
+
+def test_a_held_out_set_without_text_sound_or_dialogs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"manifest\.jsonl: no such file"):
+        read_held_out(tmp_path)
+    with pytest.raises(InputError, match="d1_2: .*without text"):
+        read_held_out(write_corpus(tmp_path, d1_2={"text": None}))
+    with pytest.raises(InputError, match=r"gone\.wav: no such file"):
+        read_held_out(write_corpus(tmp_path, d2_1={"audio": "gone.wav"}))
+    with pytest.raises(InputError, match="no user turn"):
+        read_held_out(write_corpus(tmp_path, **{f"d{d}_{t}": {"role": "user"} for d in (1, 2) for t in range(4)}))
+
+
+def test_a_limit_takes_whole_dialogs_from_all_over_the_set(tmp_path: Path) -> None:
+    items = read_held_out(write_corpus(tmp_path))
+    item = items[0]
+    many = [dataclasses.replace(item, user=dataclasses.replace(item.user, dialog=str(n // 2))) for n in range(20)]
+    assert [item.dialog for item in spread(many, 2)] == ["0", "0", "5", "5"]
+    assert spread(items, None) == spread(items, 9) == items
+    with pytest.raises(InputError, match="limit=0"):
+        spread(items, 0)
+
+
+# The scorecard
+
+
+def outcome(name: str, **known: object) -> Outcome:
+    facts = {"key": name, "id": name, "dialog": name, "speaker": "a", "user_text": "one two", "reference": "three four"}
+    return Outcome(**{**facts, "question_seconds": 3.0, **known})  # type: ignore[arg-type]
+
+
+def test_figures_follow_from_the_outcomes() -> None:
+    good = outcome(
+        "1",
+        transcript="one two",
+        reply="three four",
+        user_recognised="one",
+        agent_recognised="three four",
+        resynthesis_recognised="three",
+        reply_recognised="three for",
+        synthesis_recognised="three four",
+        reply_seconds=2.0,
+        timings={"transcribe": 0.25, "speak": 0.75},
+    )
+    poor = outcome(
+        "2",
+        speaker="b",
+        transcript="one",
+        reply="five",
+        reply_recognised="five",
+        synthesis_recognised="fife",
+        reply_seconds=1.0,
+        timings={"transcribe": 0.5, "speak": 0.5},
+        truncated=("speak",),
+    )
+    scorecard = summarise([good, poor, outcome("3", error="ValueError: no")], [], seed=0, facts={})
+    figures = scorecard.figures()
+    assert (scorecard.items, scorecard.failed, scorecard.truncated) == (2, 1, {"speak": 1})
+    assert figures["transcript_wer"] == 1 / 4
+    assert {name: rate.rate for name, rate in scorecard.transcript_by_speaker.items()} == {"a": 0, "b": 0.5}
+    assert figures["user_recordings_wer"] == 3 / 4
+    assert figures["spoken_reply_wer"] == figures["spoken_reply_ceiling_wer"] == 1 / 3
+    assert figures["spoken_reply_gap"] == 0
+    assert figures["agent_recordings_wer"] == 2 / 4 and figures["resynthesis_wer"] == 3 / 4
+    assert figures["resynthesis_gap"] == pytest.approx(1 / 4)
+    assert figures["reply_rouge_l"] == 0.5
+    assert figures["real_time_factor"] == 2 / 3
+    assert (figures["answer_seconds"], figures["answer_lasts"]) == (1.0, 1.5)
+
+
+def test_without_a_synthesiser_the_agent_recordings_are_the_ceiling() -> None:
+    one = outcome("1", reply="five", reply_recognised="five", agent_recognised="three")
+    figures = summarise([one], [], seed=0, facts={}).figures()
+    assert (figures["spoken_reply_wer"], figures["spoken_reply_ceiling_wer"]) == (0, 0.5)
+
+
+def test_baselines_answer_without_listening() -> None:
+    outcomes = [outcome(str(n), reply="", reference=text) for n, text in enumerate(["yes", "yes", "no"])]
+    from_set = summarise(outcomes, [], seed=0, facts={}).reply_baselines
+    assert from_set["most frequent reply"].rouge_l == pytest.approx(2 / 3)
+    from_training = summarise(outcomes, ["no", "no"], seed=0, facts={}).reply_baselines
+    assert from_training["most frequent reply"] == from_training["random reply"]
+    assert from_training["random reply"].rouge_l == pytest.approx(1 / 3)
+
+
+def test_a_chain_without_text_has_no_text_scores() -> None:
+    scorecard = summarise([outcome("1", reply_seconds=1.0, timings={"speak": 1.0})], [], seed=0, facts={})
+    assert scorecard.transcript is None and scorecard.reply is None and scorecard.spoken_reply is None
+    assert scorecard.speed.real_time_factor == 1.0
+    assert "transcript_wer" not in json.loads(scorecard.to_json())
+    assert "| – " in scorecard_table(scorecard)

@@ -1,0 +1,343 @@
+"""The language model's loading and growing, and generation over one cache against `transformers`' own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import llama_tokenizer
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
+
+from usdm.lm import TokenStream, build_model, check_model, extend_embeddings, load_model, num_rows
+from usdm.lm.sampling import Sampler, distribution
+from usdm.lm.single_token import is_supported
+from usdm.tokens import SpeechTextVocabulary, extend_tokenizer
+from usdm.types import InputError, Sampling
+
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 1024,
+    "initializer_range": 0.5,  # so that the likeliest token is not always the same
+}
+KINDS = {
+    "mistral": {"model_type": "mistral", "sliding_window": None},
+    "window": {"model_type": "mistral", "sliding_window": 8},
+    "llama": {"model_type": "llama", "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}},
+    "qwen2": {"model_type": "qwen2"},  # has biases
+    "qwen2_window": {  # only its upper layers have a window
+        "model_type": "qwen2",
+        "use_sliding_window": True,
+        "sliding_window": 8,
+        "max_window_layers": 1,
+    },
+    "gpt_neox": {"model_type": "gpt_neox"},  # a stranger
+}
+WRITTEN_OUT = {"mistral", "window", "llama", "qwen2"}  # kinds that do single tokens without `transformers`
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> SpeechTextVocabulary:
+    return SpeechTextVocabulary.from_tokenizer(extend_tokenizer(llama_tokenizer(), 50))
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def model(request: pytest.FixtureRequest, vocabulary: SpeechTextVocabulary) -> PreTrainedModel:
+    return random_model(vocabulary, request.param)
+
+
+def random_model(vocabulary: SpeechTextVocabulary, kind: str) -> PreTrainedModel:
+    settings = SIZES | KINDS[kind]
+    if kind == "gpt_neox":
+        del settings["num_key_value_heads"]
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        model = build_model(vocabulary, **settings)
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.data.normal_()  # they begin as zeros, which would hide a forgotten one
+    return model
+
+
+def random_ids(seed: int, length: int, vocabulary: SpeechTextVocabulary) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(len(vocabulary), (length,), generator=generator).tolist()
+
+
+class Only(LogitsProcessor):
+    """The constraint as the published procedure has it: everything else is forbidden."""
+
+    def __init__(self, allowed: torch.Tensor) -> None:
+        self.forbidden = ~allowed
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return scores.masked_fill(self.forbidden, -torch.inf)
+
+
+def separate_generate(
+    model: PreTrainedModel, prompt: list[int], allowed: torch.Tensor, stop: int, limit: int
+) -> list[int]:
+    """Ids that `generate` adds to the prompt, its stop id included if it came."""
+    inputs = torch.tensor([prompt])
+    output = model.generate(
+        inputs,
+        attention_mask=torch.ones_like(inputs),
+        logits_processor=LogitsProcessorList([Only(allowed)]),
+        do_sample=False,
+        max_new_tokens=limit,
+        eos_token_id=stop,
+        pad_token_id=0,
+    )
+    return output[0, len(prompt) :].tolist()
+
+
+def next_logits(model: PreTrainedModel, ids: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits[0, -1]
+
+
+# Generation
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.float64])
+def test_three_stages_equal_three_generate_calls(
+    model: PreTrainedModel, vocabulary: SpeechTextVocabulary, precision: torch.dtype
+) -> None:
+    """In float32 most kinds do single tokens by themselves; in float64 all go through the model's forward."""
+    model = model.to(precision)
+    stopped = set()
+    for seed in range(3):
+        stream = TokenStream(model)
+        stream.extend(random_ids(seed, 20 + 7 * seed, vocabulary))
+        sequence = list(stream.ids)
+        for mask, stop in (
+            (vocabulary.text_mask, 60 + seed),
+            (vocabulary.text_mask, vocabulary.correspond_id),
+            (vocabulary.unit_mask, 70 + seed),
+        ):
+            allowed = mask.clone()
+            allowed[stop] = True
+            generated = stream.generate(allowed, {stop}, Sampling(max_new_tokens=25))
+            expected = separate_generate(model, sequence, allowed, stop, limit=25)
+            assert generated.ids + [stop] * generated.stopped == expected
+            assert stream.ids == sequence + generated.ids
+            following = [stop, *random_ids(seed + 10, 4, vocabulary)]  # the wording before the next stage
+            stream.extend(following)
+            sequence += generated.ids + following
+            assert stream.ids == sequence
+            stopped.add(generated.stopped)
+    model.to(torch.float32)
+
+
+def test_kinds_written_out(model: PreTrainedModel, request: pytest.FixtureRequest) -> None:
+    kind = request.node.callspec.params["model"]
+    assert is_supported(model) == (kind in WRITTEN_OUT)
+
+
+def test_generation_stops_and_says_so(vocabulary: SpeechTextVocabulary) -> None:
+    model = random_model(vocabulary, "mistral")
+    prompt = random_ids(0, 12, vocabulary)
+    stream = TokenStream(model)
+    stream.extend(prompt)
+    free = stream.generate(vocabulary.text_mask, [], Sampling(max_new_tokens=10))
+    assert len(free.ids) == 10 and not free.stopped
+    stop = free.ids[6]
+    stream.rollback(len(prompt))
+    generated = stream.generate(vocabulary.text_mask, [stop], Sampling(max_new_tokens=10))
+    assert generated.stopped
+    assert generated.ids == free.ids[: free.ids.index(stop)]
+    assert stream.ids == prompt + generated.ids  # the stop id is not part of it
+
+
+def test_nothing_is_read_twice(model: PreTrainedModel, vocabulary: SpeechTextVocabulary) -> None:
+    """Ids that pass the model, by its own forward or by single tokens, are those of the sequence, once each."""
+    stream = TokenStream(model)
+    read: list[int] = []
+    hook = model.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: read.extend(inputs[0][0].tolist()))
+    single = stream._single
+    if single is not None:
+        stream._single = lambda id_, position: (read.append(id_), single(id_, position))[1]
+    stream.extend(random_ids(1, 9, vocabulary))
+    stream.generate(vocabulary.text_mask, [], Sampling(max_new_tokens=5))
+    stream.extend(random_ids(2, 3, vocabulary))
+    stream.generate(vocabulary.unit_mask, [], Sampling(max_new_tokens=5))
+    hook.remove()
+    assert len(stream.ids) == 22
+    assert read == stream.ids[:-1]  # nothing asked yet what follows the last
+
+
+def test_cache_after_rollback_equals_a_fresh_prefill(model: PreTrainedModel, vocabulary: SpeechTextVocabulary) -> None:
+    ids, other = random_ids(3, 300, vocabulary), random_ids(4, 6, vocabulary)  # more than the first buffer
+    stream = TokenStream(model)
+    stream.extend(ids)
+    stream.generate(vocabulary.text_mask, [], Sampling(max_new_tokens=8))
+    for keep in (len(ids) + 3, 40, 1, 0):
+        stream.rollback(keep)
+        stream.extend(other)
+        fresh = TokenStream(model)
+        fresh.extend(stream.ids)
+        assert stream.ids == fresh.ids and len(stream.ids) == keep + 6
+        for mine, theirs in zip(stream._cache.growing, fresh._cache.growing, strict=True):
+            assert mine.length == theirs.length == len(stream.ids)
+            for one, two in ((mine.keys, theirs.keys), (mine.values, theirs.values)):
+                torch.testing.assert_close(one[:, :, : mine.length], two[:, :, : mine.length], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(stream._read(), next_logits(model, stream.ids), atol=1e-3, rtol=1e-3)
+    stream.rollback(3)
+    first = stream.generate(vocabulary.unit_mask, [], Sampling(max_new_tokens=4))
+    stream.rollback(3)
+    assert stream.generate(vocabulary.unit_mask, [], Sampling(max_new_tokens=4)) == first
+    with pytest.raises(InputError, match="length=8: the sequence has 7 ids"):
+        stream.rollback(8)
+
+
+def test_the_model_s_positions_are_the_limit(vocabulary: SpeechTextVocabulary) -> None:
+    model = build_model(vocabulary, **(SIZES | {"max_position_embeddings": 16}))
+    stream = TokenStream(model)
+    with pytest.raises(InputError, match="nothing to continue"):
+        stream.generate(vocabulary.text_mask, [], Sampling())
+    with pytest.raises(InputError, match="17 ids long, the model has 16 positions"):
+        stream.extend(random_ids(0, 17, vocabulary))
+    stream.extend(random_ids(0, 12, vocabulary))
+    generated = stream.generate(vocabulary.text_mask, [], Sampling(max_new_tokens=100))
+    assert len(generated.ids) == 4 and not generated.stopped
+    with pytest.raises(InputError, match="17 ids long"):
+        stream.generate(vocabulary.text_mask, [], Sampling())
+
+
+# Sampling
+
+
+def test_seeds(vocabulary: SpeechTextVocabulary) -> None:
+    model = random_model(vocabulary, "llama")
+
+    def drawn(seed: int) -> list[int]:
+        stream = TokenStream(model)
+        stream.extend(random_ids(5, 8, vocabulary))
+        return stream.generate(vocabulary.unit_mask, [], Sampling(temperature=3.0, seed=seed, max_new_tokens=20)).ids
+
+    first = drawn(1)
+    torch.rand(3)  # the global generator is not used
+    assert drawn(1) == first != drawn(2)
+
+
+def test_temperature_top_k_and_top_p() -> None:
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0, -30.0])
+    hot = distribution(logits, Sampling(temperature=2.0))
+    torch.testing.assert_close(hot, (logits / 2).softmax(0))
+    top_k = distribution(logits, Sampling(temperature=1.0, top_k=2))
+    torch.testing.assert_close(top_k, torch.tensor([0.7310586, 0.2689414, 0.0, 0.0, 0.0]))
+    # 0.644 0.237 0.087 0.032: the third makes 0.9 full
+    top_p = distribution(logits, Sampling(temperature=1.0, top_p=0.9))
+    assert top_p.gt(0).tolist() == [True, True, True, False, False]
+    assert distribution(logits, Sampling(temperature=1.0, top_p=0.1)).gt(0).tolist() == [True] + [False] * 4
+    sampler = Sampler(Sampling(temperature=1.0, top_k=3, seed=4))
+    counts = torch.bincount(torch.tensor([sampler.draw(logits) for _ in range(2000)]), minlength=5) / 2000
+    expected = torch.tensor([0.6652, 0.2447, 0.0900, 0.0, 0.0])
+    torch.testing.assert_close(counts, expected, atol=0.04, rtol=0)
+
+
+def test_repetition_penalty_counts_a_stage_s_own_tokens() -> None:
+    logits = torch.tensor([4.0, 3.0, -1.0])
+    sampler = Sampler(Sampling(repetition_penalty=1.5))
+    assert [sampler.draw(logits) for _ in range(4)] == [0, 1, 0, 0]  # 4 -> 2.67 < 3; then 3 -> 2
+    assert logits.tolist() == [4.0, 3.0, -1.0]
+    negative = Sampler(Sampling(repetition_penalty=2.0))
+    assert [negative.draw(torch.tensor([-1.0, -1.5])) for _ in range(2)] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"repetition_penalty": 0.0}, {"max_new_tokens": 0}],
+)
+def test_settings_out_of_range(wrong: dict[str, float]) -> None:
+    (name, value), *_ = wrong.items()
+    with pytest.raises(InputError, match=f"{name}={value}: it must be"):
+        Sampler(Sampling(**wrong))
+
+
+# Building, loading, extending
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("strategy", ["normal", "mean"])
+def test_extended_embeddings(vocabulary: SpeechTextVocabulary, tied: bool, strategy: str) -> None:
+    base = llama_tokenizer()
+    model = build_model(vocabulary, **(SIZES | {"tie_word_embeddings": tied}))
+    model.resize_token_embeddings(len(base))
+    text_rows = model.get_input_embeddings().weight.detach().clone()
+    with pytest.raises(InputError, match=f"{len(base)} rows, its tokenizer {len(vocabulary)} ids"):
+        check_model(model, vocabulary)
+    extend_embeddings(model, vocabulary, strategy)
+    check_model(model, vocabulary)
+    assert model.config.vocab_size == len(vocabulary)
+    for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+        new = module.weight.detach()[len(base) :]
+        assert len(new) == 53
+        if strategy == "normal":
+            assert abs(new.std().item() - SIZES["initializer_range"]) < 0.05 and abs(new.mean().item()) < 0.05
+        else:
+            torch.testing.assert_close(new, module.weight.detach()[: len(base)].mean(0).expand(53, -1))
+    torch.testing.assert_close(model.get_input_embeddings().weight[: len(base)], text_rows)
+    assert next_logits(model, [5, vocabulary.correspond_id]).shape == (len(vocabulary),)
+
+
+def test_extending_needs_the_model_s_own_tokenizer(vocabulary: SpeechTextVocabulary) -> None:
+    model = build_model(vocabulary, **SIZES)
+    model.resize_token_embeddings(100)
+    with pytest.raises(InputError, match="the model has 100 rows for"):
+        extend_embeddings(model, vocabulary)
+    with pytest.raises(InputError, match="strategy='zeros'"):
+        extend_embeddings(build_model(vocabulary, **SIZES), vocabulary, "zeros")
+
+
+def test_unknown_settings(vocabulary: SpeechTextVocabulary) -> None:
+    with pytest.raises(InputError, match="hiden_size: mistral has no such setting, only .*hidden_size"):
+        build_model(vocabulary, "mistral", hiden_size=32)
+    with pytest.raises(InputError, match="model_type='mistrel'"):
+        build_model(vocabulary, "mistrel")
+
+
+def test_saved_and_loaded(model: PreTrainedModel, vocabulary: SpeechTextVocabulary, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path)
+    check_model(loaded, vocabulary)
+    ids = random_ids(7, 10, vocabulary)
+    torch.testing.assert_close(next_logits(loaded, ids), next_logits(model, ids))
+    assert not loaded.training
+
+
+def test_precision_and_attention(vocabulary: SpeechTextVocabulary, tmp_path: Path) -> None:
+    model = random_model(vocabulary, "mistral")
+    for stored, asked, expected in (
+        (torch.float16, None, torch.float32),
+        (torch.bfloat16, None, torch.bfloat16),
+        (torch.float32, torch.bfloat16, torch.bfloat16),
+    ):
+        model.to(stored).save_pretrained(tmp_path)
+        assert load_model(tmp_path, dtype=asked).dtype == expected
+    eager = load_model(tmp_path, attention="eager")
+    assert eager.config._attn_implementation == "eager"
+    assert num_rows(eager) == len(vocabulary)
+
+
+def test_missing_and_damaged_files(vocabulary: SpeechTextVocabulary, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"config\.json: no such file"):
+        load_model(tmp_path)
+    model = random_model(vocabulary, "mistral")
+    model.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="no causal language model can be read there"):
+        load_model(tmp_path)
+    weights.unlink()
+    with pytest.raises(InputError, match="no causal language model can be read there"):
+        load_model(tmp_path)
+    build_model(vocabulary, **(SIZES | {"num_hidden_layers": 2})).save_pretrained(tmp_path / "two")
+    weights.write_bytes((tmp_path / "two" / "model.safetensors").read_bytes())
+    with pytest.raises(InputError, match=r"weights and config\.json differ in model\.layers\.2"):
+        load_model(tmp_path)

@@ -1,0 +1,354 @@
+"""Training of the language model: packed rows, exact resume, what is logged and saved; and its tokenizer."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from usdm.data.collation import collate_rows
+from usdm.data.packing import build_row
+from usdm.data.sequences import TrainingSequence
+from usdm.data.unit_corpus import UnitCorpusWriter, UnitSource, UnitUtterance
+from usdm.lm import build_model, load_model
+from usdm.tokens import (
+    DialogTemplate,
+    SpeechTextVocabulary,
+    TemplateSettings,
+    extend_tokenizer,
+    read_tokenizer,
+)
+from usdm.training.language_model import finetune, pretrain
+from usdm.training.lm_settings import LanguageModelSettings
+from usdm.training.lm_trainer import newest_checkpoint
+from usdm.training.tokenizer import save_tokenizer, train_tokenizer
+from usdm.types import InputError
+
+SOURCE = UnitSource(num_units=20, unit_rate=25, centroid_hash="0123456789abcdef")
+WORDS = ["i'd", "like", "a", "table", "for", "two", "at", "the", "new", "thai", "place", "please"]
+TEMPLATE = TemplateSettings(preamble="", user_heading="u\n", agent_heading="a\n")
+SETTINGS = LanguageModelSettings(
+    steps=6,
+    learning_rate=3e-3,
+    warmup_steps=2,
+    row_length=96,
+    rows=2,
+    log_every=1,
+    validate_every=3,
+    validation_rows=4,
+    save_every=2,
+    threads=1,
+)
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> SpeechTextVocabulary:
+    tokenizer = train_tokenizer([" ".join(WORDS)] * 4, 330)
+    return SpeechTextVocabulary.from_tokenizer(extend_tokenizer(tokenizer, SOURCE.num_units))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Units that follow from the words, so that there is something to learn."""
+    path = tmp_path_factory.mktemp("corpus") / "corpus.parquet"
+    rng = np.random.default_rng(0)
+    with UnitCorpusWriter(path, SOURCE, rows_per_group=16) as writer:
+        for i in range(160):
+            spoken = rng.integers(0, len(WORDS), rng.integers(3, 6))
+            units = np.repeat(spoken, 2).astype(np.uint16)
+            text = " ".join(WORDS[j] for j in spoken)
+            role, split = ("user", "agent")[i % 2], ("train", "dev")[i >= 128]
+            words = tuple(WORDS[j] for j in spoken)
+            ends = np.arange(2, 2 * len(spoken) + 1, 2, dtype=np.int32)
+            writer.write(UnitUtterance(f"u{i}", "s", role, f"d{i // 4}", i % 4, split, text + ".", units, words, ends))
+    return path
+
+
+def tiny_model(vocabulary: SpeechTextVocabulary, model_type: str = "mistral", **settings: object) -> PreTrainedModel:
+    torch.manual_seed(0)
+    return build_model(
+        vocabulary,
+        model_type,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        **settings,
+    )
+
+
+def read_log(folder: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if "second" not in key} for row in rows]
+
+
+# Packed rows
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("model_type", ["mistral", "llama", "qwen2"])
+def test_sequences_in_a_row_do_not_see_each_other(
+    vocabulary: SpeechTextVocabulary, model_type: str, attention: str
+) -> None:
+    model = tiny_model(vocabulary, model_type, attn_implementation=attention)
+    rng = np.random.default_rng(0)
+    sequences = []
+    for length in (17, 5, 30):
+        ids = rng.integers(0, len(vocabulary), length).astype(np.int32)
+        sequences.append(TrainingSequence(ids, ids.copy(), np.zeros(length, np.int8)))
+    batch = collate_rows([build_row(sequences, 60, vocabulary.pad_id), build_row(sequences[::-1], 60, 0)])
+    labels = batch.pop("labels")
+    assert set(batch) == {"input_ids", "position_ids"}
+    with torch.no_grad():
+        packed = model(**batch, use_cache=False).logits
+        start = 0
+        for each in sequences:
+            alone = model(torch.from_numpy(each.input_ids).long()[None], use_cache=False).logits[0]
+            torch.testing.assert_close(packed[0, start : start + len(alone)], alone, atol=2e-6, rtol=1e-5)
+            start += len(alone)
+        alone = model(torch.from_numpy(sequences[-1].input_ids).long()[None], use_cache=False).logits[0]
+        torch.testing.assert_close(packed[1, : len(alone)], alone, atol=2e-6, rtol=1e-5)
+    assert labels[0, 52:].eq(-100).all()
+
+
+# Runs
+
+
+@pytest.fixture(scope="module")
+def pretrained(
+    tmp_path_factory: pytest.TempPathFactory, vocabulary: SpeechTextVocabulary, corpus: Path
+) -> tuple[Path, dict[str, float]]:
+    folder = tmp_path_factory.mktemp("pretrain")
+    figures = pretrain(tiny_model(vocabulary), vocabulary, [corpus], folder, SETTINGS, segment_units=[(0, 4), (3, 500)])
+    return folder, figures
+
+
+def test_a_run_leaves_a_log_curves_and_a_complete_model(
+    pretrained: tuple[Path, dict[str, float]], vocabulary: SpeechTextVocabulary
+) -> None:
+    folder, figures = pretrained
+    log = read_log(folder)
+    assert [row["step"] for row in log if "loss" in row] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in log if "validation/loss" in row] == [3, 6]
+    assert log[-1]["validation/loss"] == figures["loss"]
+    assert {"loss_units_to_text", "loss_text_to_units", "loss_units", "loss_text"} < set(figures)
+    # Uniform guessing at the start.
+    assert log[0]["loss"] == pytest.approx(math.log(len(vocabulary)), abs=0.1)
+    assert (folder / "curves.png").stat().st_size > 1000
+    model = load_model(folder / "model")
+    assert model.config.use_cache and model.num_parameters() == tiny_model(vocabulary).num_parameters()
+    assert SpeechTextVocabulary.from_pretrained(folder / "model").layout == vocabulary.layout
+    assert UnitSource.load(folder / "model") == SOURCE
+    training = json.loads((folder / "model" / "training.json").read_text())
+    assert training["settings"]["steps"] == 6 and training["data"]["segment_units"] == [[0, 4], [3, 500]]
+    assert training["perplexity"]["all"] == pytest.approx(math.exp(figures["loss"]))
+
+
+def test_validation_by_kind_adds_up_to_the_models_own_loss(
+    pretrained: tuple[Path, dict[str, float]], vocabulary: SpeechTextVocabulary, corpus: Path
+) -> None:
+    from itertools import islice
+
+    from usdm.data.packing import PackedRows
+    from usdm.data.speech_text import SpeechTextSequences
+    from usdm.data.unit_corpus import UnitCorpus
+
+    folder, figures = pretrained
+    source = SpeechTextSequences(UnitCorpus(corpus), vocabulary, 96, split="dev")
+    rows = list(islice(PackedRows(source, 96, vocabulary.pad_id, epochs=1), 4))
+    with torch.no_grad():
+        loss = load_model(folder / "model")(**collate_rows(rows), use_cache=False).loss
+    assert figures["loss"] == pytest.approx(loss.item(), abs=1e-5)
+
+
+def test_a_killed_run_goes_on_to_the_same_losses_and_weights(
+    pretrained: tuple[Path, dict[str, float]], vocabulary: SpeechTextVocabulary, corpus: Path, tmp_path: Path
+) -> None:
+    whole, figures = pretrained
+    vocabulary.save_pretrained(tmp_path)
+    program = textwrap.dedent(f"""
+        import os, signal, sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import test_lm_training as here
+        from transformers import TrainerCallback
+        from usdm.training import lm_trainer
+        original = lm_trainer.TrainingLog.on_log
+        def on_log(self, args, state, control, **found):
+            original(self, args, state, control, **found)
+            if state.global_step == 5:
+                os.kill(os.getpid(), signal.SIGKILL)
+        lm_trainer.TrainingLog.on_log = on_log
+        vocabulary = here.SpeechTextVocabulary.from_pretrained({str(tmp_path)!r})
+        model = here.tiny_model(vocabulary)
+        here.pretrain(model, vocabulary, [{str(corpus)!r}], {str(tmp_path / "run")!r}, here.SETTINGS,
+                      segment_units=[(0, 4), (3, 500)])
+    """)
+    killed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=os.getcwd())
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    run = tmp_path / "run"
+    assert [row["step"] for row in read_log(run) if "loss" in row] == [1, 2, 3, 4, 5]
+    # As if the kill had come while the newest checkpoint was being written: the one before it counts.
+    (run / "checkpoint-4" / "trainer_state.json").unlink()
+    assert newest_checkpoint(run) == (run / "checkpoint-2", 2)
+    resumed = pretrain(tiny_model(vocabulary), vocabulary, [corpus], run, SETTINGS, segment_units=[(0, 4), (3, 500)])
+    assert resumed == figures
+    assert read_log(run) == read_log(whole)
+    ours, theirs = load_model(run / "model").state_dict(), load_model(whole / "model").state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_finished_run_is_not_trained_again_and_other_settings_are_refused(
+    pretrained: tuple[Path, dict[str, float]], vocabulary: SpeechTextVocabulary, corpus: Path
+) -> None:
+    folder, figures = pretrained
+    arguments = (vocabulary, [corpus], folder)
+    again = pretrain(tiny_model(vocabulary), *arguments, SETTINGS, segment_units=[(0, 4), (3, 500)])
+    assert again == figures
+    assert [row["step"] for row in read_log(folder) if "loss" in row] == [1, 2, 3, 4, 5, 6]
+    with pytest.raises(InputError, match=r"other settings .*data\.pattern.*unified.*continuation"):
+        pretrain(tiny_model(vocabulary), *arguments, SETTINGS, segment_units=[(0, 4), (3, 500)], pattern="continuation")
+    hotter = dataclasses.replace(SETTINGS, learning_rate=1.0, log_every=2, save_every=2, validate_every=None)
+    with pytest.raises(InputError, match=r"other settings \{'settings.learning_rate': \(0.003, 1.0\)\}"):
+        pretrain(tiny_model(vocabulary), *arguments, hotter, segment_units=[(0, 4), (3, 500)])
+
+
+def test_accumulated_rows_give_the_loss_and_weights_of_one_batch(
+    vocabulary: SpeechTextVocabulary, corpus: Path, tmp_path: Path
+) -> None:
+    losses, weights = [], []
+    for rows, accumulation in ((4, 1), (1, 4)):
+        settings = dataclasses.replace(
+            SETTINGS, steps=3, rows=rows, accumulation=accumulation, validate_every=None, save_every=3
+        )
+        folder, model = tmp_path / str(rows), tiny_model(vocabulary)
+        pretrain(model, vocabulary, [corpus], folder, settings)
+        losses.append([row["loss"] for row in read_log(folder) if "loss" in row])
+        weights.append(model.get_input_embeddings().weight.detach().clone())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    torch.testing.assert_close(weights[0], weights[1], atol=1e-4, rtol=0)
+
+
+def test_fine_tuning_learns_stores_half_precision_and_keeps_the_template(
+    vocabulary: SpeechTextVocabulary, corpus: Path, tmp_path: Path
+) -> None:
+    settings = dataclasses.replace(
+        SETTINGS,
+        steps=30,
+        learning_rate=2e-2,
+        schedule="constant",
+        gradient_checkpointing=True,
+        log_every=10,
+        validate_every=None,
+        save_every=30,
+    )
+    figures = finetune(
+        tiny_model(vocabulary),
+        vocabulary,
+        [corpus],
+        tmp_path,
+        settings,
+        template=TEMPLATE,
+        history_turns=1,
+        layouts={"multi_step": 0.7, "typed": 0.3},
+        unit_source=SOURCE,
+        dtype=torch.float16,
+    )
+    assert set(figures) == {"loss", "loss_transcript", "loss_agent_text", "loss_agent_units"}
+    losses = [row["loss"] for row in read_log(tmp_path) if "loss" in row]
+    assert losses[-1] < losses[0] - 0.5
+    assert {row["learning_rate"] for row in read_log(tmp_path) if "loss" in row} == {2e-2}
+    folder = tmp_path / "model"
+    assert TemplateSettings.load(folder) == TEMPLATE
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "float16"
+    vocabulary = SpeechTextVocabulary.from_pretrained(folder)
+    assert DialogTemplate(vocabulary, TEMPLATE).stop_id("transcribe") == vocabulary.encode_text("\n")[-1]
+    assert load_model(folder).dtype == torch.float32  # half precision is for the disk
+
+
+def test_other_units_than_the_models_are_refused(
+    vocabulary: SpeechTextVocabulary, corpus: Path, tmp_path: Path
+) -> None:
+    other = UnitSource(20, 50, SOURCE.centroid_hash)
+    with pytest.raises(InputError, match="the pretrained model and .* hold different units: unit_rate 50 against 25"):
+        finetune(tiny_model(vocabulary), vocabulary, [corpus], tmp_path, SETTINGS, unit_source=other)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(vocabulary: SpeechTextVocabulary, corpus: Path, tmp_path: Path) -> None:
+    model = tiny_model(vocabulary)
+    model.get_input_embeddings().weight.data.fill_(float("nan"))
+    with pytest.raises(InputError, match="the loss before step 1 is nan: lower the learning rate"):
+        pretrain(model, vocabulary, [corpus], tmp_path, SETTINGS)
+
+
+def test_saving_must_fall_on_logged_steps() -> None:
+    with pytest.raises(InputError, match="save_every=25 is no multiple of log_every=10"):
+        LanguageModelSettings(steps=100, save_every=25)
+
+
+# Tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    texts = ["i'd like a table, please! don't wait.", "a table at 17:30? it's fine.\nthe table is set."] * 20
+    save_tokenizer(train_tokenizer(texts, 360), folder)
+    return folder
+
+
+def test_tokenizer_pieces_keep_to_words_digits_and_punctuation(tokenizer_folder: Path) -> None:
+    tokenizer = read_tokenizer(tokenizer_folder)
+    assert len(tokenizer) <= 360
+    learnt = [piece for piece, id_ in tokenizer.get_vocab().items() if id_ >= 259]
+    assert "▁table" in learnt and "▁don't" in learnt
+    for piece in learnt:
+        body = piece.removeprefix("▁")
+        assert len(body) <= 1 or body.replace("'", "a").isalpha(), piece
+    assert (
+        tokenizer.tokenize("17:30,") == ["▁", "1", "7", ":", "3", "0", ","] or tokenizer.tokenize("17:30,")[-1] == ","
+    )
+
+
+def test_tokenizer_writes_everything_and_newline_stands_alone(tokenizer_folder: Path) -> None:
+    tokenizer = read_tokenizer(tokenizer_folder)
+    vocabulary = SpeechTextVocabulary.from_tokenizer(extend_tokenizer(tokenizer, 5))
+    for text in ("i'd like 2 tables\nplease", "naïve 안녕 \t 🙂", "don't"):
+        ids = tokenizer(text)["input_ids"]
+        assert ids[0] == tokenizer.bos_token_id and tokenizer.unk_token_id not in ids
+        assert tokenizer.decode(ids[1:]) == text
+    newline = vocabulary.encode_text("\n")
+    assert newline[-1] == tokenizer.convert_tokens_to_ids("<0x0A>")
+    template = DialogTemplate(vocabulary, TEMPLATE)
+    assert template.stop_id("transcribe") == newline[-1]
+
+
+def test_tokenizer_is_laid_out_as_the_published_base(tokenizer_folder: Path, compat_dir: Path) -> None:
+    ours = json.loads((tokenizer_folder / "tokenizer.json").read_text())
+    theirs = json.loads((compat_dir / "text" / "base_tokenizer" / "tokenizer.json").read_text())
+    for part in ("normalizer", "pre_tokenizer", "decoder", "added_tokens"):
+        assert ours[part] == theirs[part], part
+    assert ours["post_processor"]["single"] == theirs["post_processor"]["single"]
+    ids = [sorted(each["model"]["vocab"], key=each["model"]["vocab"].get)[:259] for each in (ours, theirs)]
+    assert ids[0] == ids[1]
+    settings = [
+        {key: value for key, value in each["model"].items() if key not in ("vocab", "merges")}
+        for each in (ours, theirs)
+    ]
+    assert settings[0] == settings[1]
+
+
+def test_a_tokenizer_without_room_is_refused() -> None:
+    with pytest.raises(InputError, match="size=259"):
+        train_tokenizer(["a"], 259)

@@ -1,0 +1,30 @@
+"""The language model on spoken dialogs: transcribe, respond, speak."""
+
+from __future__ import annotations
+
+import torch
+from omegaconf import DictConfig
+
+from usdm.cli.training import show_result
+from usdm.config import arguments
+from usdm.data.unit_corpus import UnitSource
+from usdm.lm import load_model
+from usdm.tokens import SpeechTextVocabulary
+from usdm.training.language_model import finetune
+
+
+def run(config: DictConfig) -> None:
+    settings = arguments(config)
+    figures = finetune(
+        load_model(config.pretrained, dtype=torch.float32),
+        SpeechTextVocabulary.from_pretrained(config.pretrained),
+        settings["corpora"],
+        config.output_dir,
+        settings["loop"],
+        template=settings["template"],
+        agent_roles=settings["agent_roles"],
+        history_turns=config.history_turns,
+        layouts=settings["layouts"],
+        unit_source=UnitSource.load(config.pretrained),
+    )
+    show_result(figures, config.output_dir)

@@ -1,0 +1,40 @@
+"""The language model on interleaved text and units."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from transformers import PreTrainedModel
+
+from usdm.cli.training import show_result
+from usdm.lm import extend_embeddings, load_model
+from usdm.tokens import SpeechTextVocabulary, extend_tokenizer, read_tokenizer
+from usdm.training.language_model import pretrain
+
+
+def run(config: DictConfig) -> None:
+    base = read_tokenizer(config.llm.tokenizer)
+    vocabulary = SpeechTextVocabulary.from_tokenizer(extend_tokenizer(base, config.shared.num_units))
+    torch.manual_seed(config.seed)  # random weights
+    figures = pretrain(
+        instantiate(config.llm.model, vocabulary, _convert_="all"),
+        vocabulary,
+        list(config.corpora),
+        config.output_dir,
+        instantiate(config.loop, _convert_="all"),
+        pattern=config.interleave.pattern,
+        segment_units=OmegaConf.to_container(config)["segment_units"],
+    )
+    show_result(figures, config.output_dir)
+
+
+def extend_pretrained(
+    vocabulary: SpeechTextVocabulary, folder: str, strategy: Literal["normal", "mean"], attention: str | None, seed: int
+) -> PreTrainedModel:
+    """A text model's weights with new rows for the tags and units; see `usdm.lm.extend_embeddings`."""
+    model = load_model(folder, attention=attention)
+    extend_embeddings(model, vocabulary, strategy, seed)
+    return model

@@ -1,0 +1,36 @@
+"""What figures depend on beside the model: package versions and the machine. Kept with every scorecard."""
+
+from __future__ import annotations
+
+import platform
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+PACKAGES = ("usdm", "torch", "transformers", "pocketsphinx", "jiwer", "nltk", "rouge-score", "num2words")
+METRICS = {
+    "meteor": "nltk, exact and Porter stem matches (no WordNet synonyms), mean over items",
+    "rouge_l": "rouge-score, F-measure without stemming, mean over items",
+    "wer": "jiwer, lower case, no punctuation, numbers spelled out, counts summed over items",
+    "interval": "95 %, bootstrap over dialogs (over speakers where there are no dialogs)",
+}
+
+
+def surroundings() -> dict[str, Any]:
+    return {
+        "metrics": METRICS,
+        "versions": {package: _version(package) for package in PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "date": date.today().isoformat(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a source tree that was never installed
+        return None

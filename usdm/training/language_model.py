@@ -1,0 +1,265 @@
+"""Training of the speech-text language model: pretraining on interleaved sequences, fine-tuning on dialogs.
+
+Both are one run of `transformers.Trainer` over packed rows. Rows come in an order that the seed fixes and
+checkpoints hold everything else, so a run that was killed and started again gives the losses of one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import platform
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from usdm.data.dialogs import DialogSequences
+from usdm.data.packing import PackedRow, PackedRows
+from usdm.data.sequences import SequenceSource
+from usdm.data.speech_text import SEGMENT_UNITS, SpeechTextSequences
+from usdm.data.unit_corpus import UnitCorpus, UnitSource
+from usdm.interleave import Pattern
+from usdm.lm import check_model
+from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
+from usdm.training.curves import draw_curves
+from usdm.training.lm_settings import LanguageModelSettings
+from usdm.training.lm_trainer import LOG_FILE, SpeechTextTrainer, TrainingLog, newest_checkpoint
+from usdm.types import InputError, Role
+
+logger = logging.getLogger(__name__)
+
+MODEL_FOLDER = "model"
+RECORD_FILE = "training.json"
+_SETTINGS_FILE = "settings.json"
+# A resumed run may change these: they do not decide the weights.
+_FREE = {
+    "log_every",
+    "validate_every",
+    "validation_rows",
+    "save_every",
+    "kept_checkpoints",
+    "report_to",
+    "workers",
+    "threads",
+}
+
+
+def pretrain(
+    model: PreTrainedModel,
+    vocabulary: SpeechTextVocabulary,
+    corpora: Sequence[str | Path],
+    output_dir: str | Path,
+    settings: LanguageModelSettings,
+    *,
+    pattern: Pattern = "unified",
+    segment_units: int | Sequence[tuple[int, int]] = SEGMENT_UNITS,
+    dtype: torch.dtype | None = None,
+) -> dict[str, float]:
+    """Train on interleaved text and units (USDM, section 3.2).
+
+    Goes on from the newest checkpoint in `output_dir`, writes `log.jsonl` and `curves.png` there, and the model
+    into `output_dir/model`. `model` is trained in place.
+
+    Args:
+        model: with a row for each id of `vocabulary` (see `usdm.lm.extend_embeddings`).
+        corpora: unit corpora, files or folders; splits "train" and "dev" are used.
+        pattern: the published interleaving, or an ablation.
+        segment_units: units in a segment, about; or a curriculum of (from this step on, segment units).
+            Validation takes the last of them.
+        dtype: storage of the final weights, for example torch.float16; None keeps the training's.
+
+    Returns:
+        Validation losses (nats a token) over all tokens and by kind: see `usdm.data.sequences.KINDS`.
+
+    Raises:
+        InputError: model, vocabulary and corpora do not fit, a split is empty, the loss is not finite, or the
+            checkpoint found was made with other settings.
+    """
+    corpus = UnitCorpus(corpora)
+    curriculum = [(0, segment_units)] if isinstance(segment_units, int) else list(segment_units)
+
+    def source(split: str, rows_per_step: int) -> SequenceSource:
+        by_row = [(step * rows_per_step, units) for step, units in curriculum]
+        return SpeechTextSequences(
+            corpus,
+            vocabulary,
+            settings.row_length,
+            split=split,
+            seed=settings.seed,
+            pattern=pattern,
+            segment_units=by_row if split == "train" else curriculum[-1][1],
+        )
+
+    data = {"pattern": pattern, "segment_units": curriculum}
+    return _train(model, vocabulary, corpus, source, settings, Path(output_dir), dtype, None, data)
+
+
+def finetune(
+    model: PreTrainedModel,
+    vocabulary: SpeechTextVocabulary,
+    corpora: Sequence[str | Path],
+    output_dir: str | Path,
+    settings: LanguageModelSettings,
+    *,
+    template: TemplateSettings = TemplateSettings(),  # noqa: B008 (frozen)
+    agent_roles: Sequence[Role] = ("agent",),
+    history_turns: int = 0,
+    layouts: Mapping[str, float] | None = None,
+    unit_source: UnitSource | None = None,
+    dtype: torch.dtype | None = None,
+) -> dict[str, float]:
+    """Train on spoken dialogs in the template (USDM, section 3.3); otherwise as `pretrain`.
+
+    Args:
+        template: wording of the dialogs, saved with the model.
+        agent_roles: whose turns are learnt as replies.
+        history_turns: earlier turns before a turn, at most; the template has a budget of ids besides.
+        layouts: turn layouts and their shares; None is the template's own alone.
+        unit_source: which units the model knows (`UnitSource.load(its folder)`), to be held against the corpora's.
+    """
+    corpus = UnitCorpus(corpora)
+    if unit_source is not None:
+        unit_source.check(corpus.source, "the pretrained model", str(corpus.files[0]))
+    dialog_template = DialogTemplate(vocabulary, template)
+
+    def source(split: str, rows_per_step: int) -> SequenceSource:
+        return DialogSequences(
+            corpus,
+            dialog_template,
+            settings.row_length,
+            split=split,
+            seed=settings.seed,
+            agent_roles=agent_roles,
+            history_turns=history_turns,
+            layouts=layouts,
+        )
+
+    data = {
+        "template": asdict(template),
+        "agent_roles": list(agent_roles),
+        "history_turns": history_turns,
+        "layouts": None if layouts is None else dict(layouts),
+    }
+    return _train(model, vocabulary, corpus, source, settings, Path(output_dir), dtype, template, data)
+
+
+def _train(
+    model: PreTrainedModel,
+    vocabulary: SpeechTextVocabulary,
+    corpus: UnitCorpus,
+    source: Callable[[str, int], SequenceSource],
+    settings: LanguageModelSettings,
+    folder: Path,
+    dtype: torch.dtype | None,
+    template: TemplateSettings | None,
+    data: dict[str, Any],
+) -> dict[str, float]:
+    """`source(split, rows a step)` gives what is read."""
+    check_model(model, vocabulary)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint, start = newest_checkpoint(folder)
+    record = {"settings": asdict(settings), "data": data, "units": asdict(corpus.source)}
+    _check_resumable(record, folder, checkpoint)
+    arguments = settings.arguments(folder)
+    rows_per_step = settings.rows * settings.accumulation * arguments.world_size
+    log = TrainingLog(folder, start, rows_per_step * settings.row_length)
+    rows = PackedRows(
+        source("train", rows_per_step), settings.row_length, vocabulary.pad_id, start_row=start * rows_per_step
+    )
+    validation_rows = _validation_rows(source("dev", rows_per_step), settings, vocabulary.pad_id)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    trainer = SpeechTextTrainer(model, arguments, rows, validation_rows, log)
+    if start < settings.steps:
+        if checkpoint is not None:
+            logger.info("going on from step %d of %s", start, checkpoint)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    elif checkpoint is not None:
+        trainer._load_from_checkpoint(str(checkpoint))
+    if log.validated != settings.steps:
+        trainer.evaluate()
+    figures = log.validation
+    if trainer.is_world_process_zero():
+        training = _record(record, model, log, figures)
+        _save(model, vocabulary, corpus.source, template, dtype, training, folder)
+        draw_curves(folder / LOG_FILE, folder / "curves.png")
+    return figures
+
+
+def _validation_rows(source: SequenceSource, settings: LanguageModelSettings, pad_id: int) -> list[PackedRow]:
+    return list(islice(PackedRows(source, settings.row_length, pad_id, epochs=1), settings.validation_rows))
+
+
+def _check_resumable(record: dict[str, Any], folder: Path, checkpoint: Path | None) -> None:
+    """Raises InputError if the checkpoint there was made with settings that would have given other weights."""
+    path = folder / _SETTINGS_FILE
+    now = json.loads(json.dumps(record))
+    if checkpoint is not None and path.is_file():
+        then = json.loads(path.read_text(encoding="utf-8"))
+        changed = {
+            f"{part}.{key}": (then[part].get(key), value)
+            for part in now
+            for key, value in now[part].items()
+            if key not in _FREE and then[part].get(key) != value
+        }
+        if changed:
+            raise InputError(
+                f"{checkpoint} was made with other settings {changed} (then, now): use another output_dir, or "
+                "delete the checkpoints to start again"
+            )
+    path.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+
+
+def _record(
+    record: dict[str, Any], model: PreTrainedModel, log: TrainingLog, figures: Mapping[str, float]
+) -> dict[str, Any]:
+    return {
+        **record,
+        "parameters": model.num_parameters(),
+        "hours": log.elapsed() / 3600,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "validation": dict(figures),
+        "perplexity": {name.removeprefix("loss").strip("_") or "all": math.exp(loss) for name, loss in figures.items()},
+    }
+
+
+def _save(
+    model: PreTrainedModel,
+    vocabulary: SpeechTextVocabulary,
+    units: UnitSource,
+    template: TemplateSettings | None,
+    dtype: torch.dtype | None,
+    training: dict[str, Any],
+    folder: Path,
+) -> None:
+    """The hub-style folder, under its name only once it is complete."""
+    final, part = folder / MODEL_FOLDER, folder / (MODEL_FOLDER + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    model.config.use_cache = True
+    if dtype is not None:
+        model.to(dtype=dtype)  # type: ignore[call-arg]
+    model.save_pretrained(part)
+    vocabulary.save_pretrained(part)
+    units.save(part)
+    if template is not None:
+        template.save(part)
+    (part / RECORD_FILE).write_text(json.dumps(training, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(part, final)

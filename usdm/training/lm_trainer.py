@@ -1,0 +1,180 @@
+"""`transformers.Trainer` with validation by kind of token, a log file, and checkpoints that survive a kill."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer import TRAINER_STATE_NAME
+
+from usdm.data.collation import collate_rows
+from usdm.data.packing import PackedRow, PackedRows
+from usdm.data.sequences import KINDS
+from usdm.tokens import IGNORED
+from usdm.types import InputError
+
+LOG_FILE = "log.jsonl"
+
+
+class SpeechTextTrainer(Trainer):
+    """Trains on packed rows; its evaluation gives the loss (nats a token) of each kind of token."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        arguments: TrainingArguments,
+        rows: PackedRows,
+        validation_rows: Sequence[PackedRow],
+        log: TrainingLog,
+    ) -> None:
+        super().__init__(
+            model,
+            arguments,
+            data_collator=collate_rows,
+            train_dataset=rows,
+            eval_dataset=validation_rows,
+            callbacks=[log],
+        )
+        self.remove_callback(PrinterCallback)
+        self.language_model = model
+        self.validation_rows = validation_rows
+
+    @torch.no_grad()
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Mean loss of the validation rows, over all tokens and by kind."""
+        self.language_model.eval()
+        sums = torch.zeros(2, len(KINDS), dtype=torch.float64, device=self.accelerator.device)
+        share = self.validation_rows[self.accelerator.process_index :: self.accelerator.num_processes]
+        size = self.args.per_device_train_batch_size
+        for start in range(0, len(share), size):
+            sums += self._sums_by_kind(share[start : start + size])
+        self.language_model.train()
+        losses, counts = self.accelerator.reduce(sums, "sum").tolist()
+        figures = {"eval_loss": sum(losses) / max(1.0, sum(counts))}
+        for kind, loss, count in zip(KINDS, losses, counts, strict=True):
+            if count:
+                figures[f"eval_loss_{kind}"] = loss / count
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
+        return figures
+
+    def _sums_by_kind(self, rows: Sequence[PackedRow]) -> Tensor:
+        """(2, kinds): summed loss, and number of scored tokens."""
+        device = self.accelerator.device
+        batch = {name: tensor.to(device) for name, tensor in collate_rows(rows).items()}
+        labels = batch.pop("labels")[:, 1:].flatten()
+        logits = self.language_model(**batch, use_cache=False).logits[:, :-1].flatten(0, 1).float()
+        kinds = torch.stack([torch.from_numpy(row.kinds) for row in rows])[:, 1:].flatten().to(device).long()
+        scored = labels != IGNORED
+        losses = functional.cross_entropy(logits[scored], labels[scored], reduction="none").double()
+        ones = torch.ones_like(losses)
+        return torch.stack([torch.bincount(kinds[scored], each, len(KINDS)) for each in (losses, ones)])
+
+
+class TrainingLog(TrainerCallback):
+    """Appends to `log.jsonl`: loss, learning rate, gradient norm and tokens a second; and validation losses.
+
+    Args:
+        folder: where the file is.
+        start: step to go on from; what the file has of later steps is dropped, for they are run again.
+        tokens_per_step: padding included.
+    """
+
+    def __init__(self, folder: Path, start: int, tokens_per_step: int) -> None:
+        self.path = folder / LOG_FILE
+        self.tokens_per_step = tokens_per_step
+        self.seconds = self._keep_until(start)  # of training, over all starts
+        self.clock = self.lap = time.monotonic()  # of this start; of what is logged next
+        self.logged = start
+        self.validation: dict[str, float] = {}
+        self.validated = -1  # the step of that
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.clock = self.lap = time.monotonic()
+        quiet = not state.is_world_process_zero
+        self.progress = tqdm(total=state.max_steps, initial=self.logged, unit="step", mininterval=5, disable=quiet)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **found: Any) -> None:
+        logs = found["logs"]
+        if "loss" not in logs:  # the trainer's last words
+            return
+        if not math.isfinite(logs["loss"]):
+            raise InputError(f"the loss before step {state.global_step} is {logs['loss']}: lower the learning rate")
+        now = time.monotonic()
+        tokens = (state.global_step - self.logged) * self.tokens_per_step
+        row = {
+            "step": state.global_step,
+            "loss": logs["loss"],
+            "learning_rate": logs["learning_rate"],
+            "gradient_norm": logs["grad_norm"],
+            "tokens_per_second": round(tokens / (now - self.lap), 1),
+            "seconds": round(self.elapsed(), 1),
+        }
+        self._append(row, state)
+        self.progress.set_postfix(loss=f"{logs['loss']:.4g}", refresh=False)
+        self.progress.update(state.global_step - self.progress.n)
+        self.lap, self.logged = now, state.global_step
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **found: Any) -> None:
+        self.validation = {name.removeprefix("eval_"): value for name, value in found["metrics"].items()}
+        self.validated = state.global_step
+        losses = {f"validation/{name}": value for name, value in self.validation.items()}
+        self._append({"step": state.global_step, **losses}, state)
+        self.lap = time.monotonic()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.lap = time.monotonic()
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.progress.close()
+
+    def elapsed(self) -> float:
+        """Seconds of training, over all starts."""
+        return self.seconds + time.monotonic() - self.clock
+
+    def _append(self, row: Mapping[str, float], state: TrainerState) -> None:
+        if state.is_world_process_zero:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def _keep_until(self, step: int) -> float:
+        if not self.path.exists():
+            return 0.0
+        rows = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+        kept = [row for row in rows if row["step"] <= step]
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        return max((row["seconds"] for row in kept if "seconds" in row), default=0.0)
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path | None, int]:
+    """The newest complete checkpoint and its step; (None, 0) if there is none.
+
+    The trainer writes its state last, so a checkpoint that a kill cut off has none.
+    """
+    complete: list[tuple[int, Path]] = []
+    for path in folder.glob("checkpoint-*"):
+        try:
+            state = json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            continue
+        complete.append((state["global_step"], path))
+    if not complete:
+        return None, 0
+    step, newest = max(complete)
+    return newest, step
