@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ import gradio as gr
 import torch
 
 from demo.spectrogram import reply_picture
-from usdm.audio import check_speech, read_audio
+from usdm.audio import read_audio
 from usdm.chain import SpokenDialogPipeline
-from usdm.types import InputError, SpokenReply, Turn, Waveform
+from usdm.types import InputError, Sampling, SpokenReply, Turn, Waveform
 
 MAX_SECONDS = 30.0  # of a question or a reference voice
 MAX_UPLOAD = "50mb"
@@ -25,7 +26,8 @@ PCM16_FULL_SCALE = 32767
 STYLE = Path(__file__).with_name("page.css")
 STAGE_COLOURS = ("#6366f1", "#22c55e", "#f59e0b", "#ec4899", "#06b6d4", "#a855f7", "#84cc16")
 WAVEFORM = gr.WaveformOptions(waveform_color="#c7d2fe", waveform_progress_color="#6366f1")
-PLACEHOLDER = "### Say something\nSpeak into the microphone, drop a recording, or type. The answer comes as sound."
+NOTHING = "…"  # shown where the model wrote no text
+PLACEHOLDER = "<center><h3>Say something</h3>Speak into the microphone, drop a recording, or type a question.</center>"
 
 
 def theme() -> gr.themes.Base:
@@ -65,7 +67,12 @@ def build_app(pipeline: SpokenDialogPipeline) -> gr.Blocks:
                 with gr.Accordion("Advanced", open=False):
                     kind = gr.Radio(["speech", "text"], value="speech", label="Reply as")
                     temperature = gr.Slider(
-                        0, 1.5, value=0, step=0.05, label="Temperature", info="0: always the likeliest reply"
+                        0,
+                        1.5,
+                        value=_wording(pipeline).temperature,
+                        step=0.05,
+                        label="Temperature of the wording",
+                        info="0: always the likeliest reply",
                     )
                     seed = gr.Number(0, precision=0, minimum=0, label="Seed")
                     reference = gr.Audio(
@@ -84,6 +91,7 @@ def build_app(pipeline: SpokenDialogPipeline) -> gr.Blocks:
                     buttons=[],
                     placeholder=PLACEHOLDER,
                     feedback_options=None,
+                    render_markdown=False,
                     elem_id="conversation",
                 )
                 message = gr.HTML(visible=False, elem_id="message")
@@ -169,15 +177,15 @@ def _show(
     history: tuple[Turn, ...],
     kind: str,
     temperature: float,
-    seed: int,
+    seed: float | None,
     reference_path: str | None,
 ) -> list[Any]:
     """New values of everything shown. What cannot be answered leaves the conversation as it was."""
     try:
-        reply = _respond(pipeline, recording_path, text, history, kind, temperature, seed, reference_path)
+        reply = _respond(pipeline, recording_path, text, history, kind, temperature, int(seed or 0), reference_path)
     except InputError as error:
-        return [history, gr.skip(), _notice(str(error)), gr.skip(), gr.skip(), gr.skip()]
-    history = (*history, Turn("user", reply.user_text or "…"), Turn("agent", reply.agent_text or "…"))
+        return [history, gr.skip(), _notice(_without_paths(error, recording_path, reference_path)), *[gr.skip()] * 3]
+    history = (*history, Turn("user", _writable(reply.user_text)), Turn("agent", _writable(reply.agent_text)))
     return [history, _bubbles(history), _notice(_warning(reply)), *_heard_and_seen(reply)]
 
 
@@ -191,20 +199,51 @@ def _respond(
     seed: int,
     reference_path: str | None,
 ) -> SpokenReply:
-    sampling = Sampling(temperature=temperature, seed=int(seed))
-    if text is not None:
-        question = {"text": text}
-    else:
-        ...
+    """Raises InputError for a question or a reference voice that cannot be worked with."""
+    if recording_path is None and not (text or "").strip():
+        raise InputError("there is no question: record one, upload one, or type one")
+    question = None if recording_path is None else read_audio(recording_path, max_seconds=MAX_SECONDS)
+    reference = None if reference_path is None else read_audio(reference_path, max_seconds=MAX_SECONDS)
+    sampling = {stage: replace(settings, seed=seed) for stage, settings in pipeline.settings.sampling.items()}
+    sampling["respond"] = replace(_wording(pipeline), temperature=temperature, seed=seed)
+    return pipeline.respond(
+        question.samples if question else None,
+        question.sample_rate if question else None,
+        text=None if question else text,
+        history=history,
+        reference=reference,
+        sampling=sampling,
+        speak=kind == "speech",
+        seed=seed,
+    )
+
+
+def _wording(pipeline: SpokenDialogPipeline) -> Sampling:
+    """How the model's own settings draw a reply's words."""
+    return pipeline.settings.sampling.get("respond", Sampling())
+
+
+def _writable(text: str | None) -> str:
+    """A turn's text without what stands for bytes that are no character, which no tokenizer takes back."""
+    return (text or "").replace("\ufffd", "")
 
 
 def _bubbles(history: tuple[Turn, ...]) -> list[dict[str, str]]:
-    return [{"role": "user" if turn.role == "user" else "assistant", "content": turn.text} for turn in history]
+    speakers = {"user": "user", "agent": "assistant"}
+    return [{"role": speakers[turn.role], "content": turn.text.strip() or NOTHING} for turn in history]
 
 
 def _notice(message: str) -> dict[str, Any]:
     """A line under the conversation; none for an empty message."""
     return gr.update(value=f'<div class="notice">{html.escape(message)}</div>', visible=bool(message))
+
+
+def _without_paths(error: InputError, recording_path: str | None, reference_path: str | None) -> str:
+    """The message in the page's words: nobody knows the upload's temporary file."""
+    message = str(error)
+    for path, name in ((recording_path, "the recording"), (reference_path, "the reference voice")):
+        message = message.replace(path, name) if path else message
+    return message
 
 
 def _warning(reply: SpokenReply) -> str:

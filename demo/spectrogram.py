@@ -7,6 +7,7 @@ from textwrap import wrap
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from usdm.audio import MelSettings, MelSpectrogram, resample
 from usdm.types import Waveform
@@ -14,6 +15,7 @@ from usdm.types import Waveform
 BACKGROUND = "#0f172a"
 INK = "#e2e8f0"
 FAINT = "#94a3b8"
+MARGIN = 0.18  # inches
 CHARACTERS_A_LINE = 72
 DYNAMIC_RANGE = 9.0  # in natural-log magnitude below the loudest point, about 78 dB
 KILOHERTZ = (0.5, 1, 2, 4)  # labelled on the frequency axis
@@ -28,7 +30,12 @@ def reply_picture(waveform: Waveform, text: str) -> np.ndarray:
     samples = resample(waveform.samples.detach().float().cpu(), waveform.sample_rate, settings.sample_rate)
     mel = MelSpectrogram(settings)(samples[None])[0].numpy()  # (mels, M)
     lines = wrap(text, CHARACTERS_A_LINE) or [""]
-    figure = Figure(figsize=(10, 2.9 + 0.36 * len(lines)), dpi=120, facecolor=BACKGROUND, layout="constrained")
+    figure = Figure(
+        figsize=(10, 2.9 + 0.36 * len(lines)),
+        dpi=120,
+        facecolor=BACKGROUND,
+        layout=ConstrainedLayoutEngine(w_pad=MARGIN, h_pad=MARGIN),
+    )
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.imshow(

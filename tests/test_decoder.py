@@ -324,8 +324,8 @@ def corpus(tmp_path: Path) -> Path:
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with UnitCorpusWriter(folder / "units.parquet", UnitSource(12, 25, "hums")) as writer:
         for row, spoken in zip(rows, units, strict=True):
-            facts = {name: row[name] for name in ("id", "speaker", "role", "dialog", "turn", "split", "text")}
-            writer.write(UnitUtterance(**facts, units=spoken))
+            numbers = spoken.astype(np.uint16)
+            writer.write(UnitUtterance(str(row["id"]), "hum", "agent", "0", 0, str(row["split"]), "hum", numbers))
     return folder
 
 

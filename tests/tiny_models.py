@@ -104,6 +104,7 @@ def random_extractor(num_units: int) -> UnitExtractor:
             do_stable_layer_norm=True,
             num_conv_pos_embeddings=8,
             num_conv_pos_embedding_groups=2,
+            mask_time_prob=0.0,
         )
     )
     settings = UnitSettings(layer=0, num_units=num_units, unit_rate=UNIT_RATE, padding=640)

@@ -11,7 +11,8 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +37,100 @@ class Verb:
     """What every verb has."""
 
     debug: bool = False  # show the stack trace of an error
+
+
+class Precision(Enum):
+    """Of the language model's weights."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+@dataclass
+class UseModel(Verb):
+    """What the verbs share that use a finished model."""
+
+    model: Any = MISSING
+    device: str = MISSING
+    dtype: Precision | None = None
+
+
+@dataclass
+class StageSampling:
+    """See `usdm.types.Sampling`; what is not given is as the model's bundle has it."""
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float | None = None
+    max_new_tokens: int | None = None
+    seed: int | None = None
+
+
+@dataclass
+class ChainSampling:
+    transcribe: StageSampling = field(default_factory=StageSampling)
+    respond: StageSampling = field(default_factory=StageSampling)
+    speak: StageSampling = field(default_factory=StageSampling)
+
+
+@dataclass
+class Decoding:
+    """See `usdm.chain.DecoderSampling`; what is not given is as the model's bundle has it."""
+
+    steps: int | None = None
+    solver: str | None = None
+    guidance: float | None = None
+    temperature: float | None = None
+
+
+class ReplyKind(Enum):
+    speech = "speech"
+    text = "text"
+
+
+@dataclass
+class Respond(UseModel):
+    input: str | None = None
+    text: str | None = None
+    output: str = MISSING
+    reply: ReplyKind = MISSING
+    trace: str | None = None
+    history: Any = None
+    reference: str | None = None
+    chain: str | None = None
+    seed: int = MISSING
+    sampling: ChainSampling = field(default_factory=ChainSampling)
+    decoding: Decoding = field(default_factory=Decoding)
+
+
+@dataclass
+class Demo(UseModel):
+    host: str = MISSING
+    port: int = MISSING
+    share: bool = MISSING
+
+
+@dataclass
+class Evaluate(UseModel):
+    held_out: str | None = None
+    recordings: list[str] = MISSING
+    training_corpus: str | None = None
+    synthesiser: str | None = None
+    output_dir: str = MISSING
+    limit: int | None = None
+    examples: int = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class ConvertUnits(Verb):
+    checkpoint: str = MISSING
+    centroids: str = MISSING
+    output_dir: str = MISSING
+    config: Any = MISSING
+    settings: Any = MISSING
 
 
 @dataclass
@@ -188,6 +283,10 @@ class PackageModel(Stage):
 OUTSIDE = ("debug", "shared")  # keys that the work itself never sees
 
 SCHEMAS: dict[str, type[Verb]] = {
+    "respond": Respond,
+    "demo": Demo,
+    "evaluate": Evaluate,
+    "convert_units": ConvertUnits,
     "prepare_dialogs": PrepareDialogs,
     "synthesize_corpus": SynthesizeCorpus,
     "import_recordings": ImportRecordings,
@@ -228,7 +327,8 @@ def parts(config: DictConfig | ListConfig, path: str = "") -> Iterator[tuple[str
     """Every node with a `_target_`, and its full key; where it is written, not where it is referred to."""
     if isinstance(config, DictConfig) and "_target_" in config:
         yield path, config
-    for key in config if isinstance(config, DictConfig) else range(len(config)):
+    keys: list[Any] = list(config) if isinstance(config, DictConfig) else list(range(len(config)))
+    for key in keys:
         if OmegaConf.is_interpolation(config, key) or OmegaConf.is_missing(config, key):
             continue
         if isinstance(node := config[key], DictConfig | ListConfig):
@@ -239,8 +339,8 @@ def misfits(path: str, part: DictConfig) -> Iterator[str]:
     """Arguments of a part that its target does not take, or not with such a value."""
     target = get_object(part["_target_"])
     taken, anything = parameters(target)
-    for key in part:
-        if str(key).startswith("_") or (key not in taken and anything):
+    for key in map(str, part):
+        if key.startswith("_") or (key not in taken and anything):
             continue
         if key not in taken:
             yield f"{path}.{key}: {part['_target_']} has no such argument, only {', '.join(taken)}"

@@ -55,6 +55,8 @@ def _agree(fact: str, values: Mapping[str, Any]) -> None:
 
 def load_parts(folders: Mapping[str, Path], device: str | torch.device, dtype: torch.dtype | None) -> Parts:
     """`dtype` is the language model's (see `load_model`). Raises InputError if a part cannot be read."""
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device={device}: torch {torch.__version__} finds no CUDA device here; use device=cpu")
     vocabulary = SpeechTextVocabulary.from_pretrained(folders["llm"])
     vocoder = load_vocoder(folders["vocoder"])
     if isinstance(vocoder, nn.Module):

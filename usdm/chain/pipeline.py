@@ -144,7 +144,7 @@ class SpokenDialogPipeline:
             chain: name of a layout ("multi_step", "units_text_units", "units_to_units"), a chain of another
                 kind, or None for the one that the model was trained on.
             speak: False leaves the reply as text.
-            seed: of the decoder, and of the stages that neither `sampling` nor the bundle sets.
+            seed: of the decoder and of all stages that `sampling` does not set.
 
         Raises:
             InputError: neither or both of recording and text, a recording that can hold no speech or is too
@@ -152,7 +152,7 @@ class SpokenDialogPipeline:
         """
         if (waveform is None) == (text is None):
             raise InputError("give either a recording or a text")
-        drawn = {stage: Sampling(seed=seed) for stage in STAGES} | {**self.settings.sampling, **(sampling or {})}
+        drawn = {**self._sampling(seed), **(sampling or {})}
         check_stages(drawn)
         timings: dict[str, float] = {}
         question = Question(text=text, history=tuple(history))
@@ -160,7 +160,7 @@ class SpokenDialogPipeline:
             heard = self._checked(speech(waveform, sample_rate))
             with timed(timings, "units"):
                 question = replace(question, waveform=heard, units=self._units(heard))
-        voice = self.voice(reference) if isinstance(reference, Waveform) else reference
+        voice = self._voice(reference, timings)
         answer = self._chain(chain).answer(question, drawn, speak)
         timings |= answer.timings
         sound = None
@@ -188,8 +188,10 @@ class SpokenDialogPipeline:
     ) -> Waveform:
         """A recording as its units sound: what units, decoder and vocoder lose. Raises as `respond` does."""
         heard = self._checked(speech(waveform, sample_rate))
-        voice = self.voice(reference) if isinstance(reference, Waveform) else reference
-        return Waveform(self._sound(self._units(heard), voice, decoder, seed, {}), self.sample_rate)
+        timings: dict[str, float] = {}
+        voice = self._voice(reference, timings)
+        sound = self._sound(self._units(heard), voice, decoder, seed, timings)
+        return Waveform(sound, self.sample_rate)
 
     def voice(self, reference: Waveform) -> ReferenceVoice:
         """A recording as the decoder takes it, to be used for many replies. Raises InputError as `respond` does."""
@@ -205,6 +207,17 @@ class SpokenDialogPipeline:
                 f"the recording lasts {heard.seconds:.1f} s; this model holds {longest:.0f} s at most, so cut it"
             )
         return heard
+
+    def _sampling(self, seed: int) -> dict[str, Sampling]:
+        """The bundle's settings of every stage, under another seed."""
+        bundle = self.settings.sampling
+        return {stage: replace(bundle.get(stage, Sampling()), seed=seed) for stage in STAGES}
+
+    def _voice(self, reference: Waveform | ReferenceVoice | None, timings: dict[str, float]) -> ReferenceVoice | None:
+        if not isinstance(reference, Waveform):
+            return reference
+        with timed(timings, "voice"):
+            return self.voice(reference)
 
     def _units(self, heard: Waveform) -> Tensor:
         extractor = self.parts.units

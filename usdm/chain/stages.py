@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -93,8 +93,8 @@ class LanguageModelChain:
 
     def _with(self, content: TurnContent, slot: str, ids: list[int]) -> TurnContent:
         vocabulary = self.template.vocabulary
-        decode = vocabulary.decode_units if slot.endswith("units") else vocabulary.decode_text
-        return replace(content, **{slot: decode(ids)})
+        new: Any = vocabulary.decode_units(ids) if slot.endswith("units") else vocabulary.decode_text(ids)
+        return replace(content, **{slot: new})
 
 
 def check_stages(sampling: Mapping[str, Sampling]) -> None:

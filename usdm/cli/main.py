@@ -25,6 +25,7 @@ from usdm.cli import WorkFailed
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+OWN_PACKAGES = ("usdm", "data_prep", "demo")
 WORK_FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130  # what shells report for Ctrl-C
@@ -121,7 +122,7 @@ def hydra_command_line(arguments: list[str]) -> Iterator[None]:
 
 def write_versions(folder: Path, seed: int | None) -> None:
     """What a run depends on beside its configuration, kept where its results are."""
-    facts = {name: installed_version(name) for name in ("usdm", "torch", "transformers")}
+    facts: dict[str, str | int | None] = {name: installed_version(name) for name in ("usdm", "torch", "transformers")}
     facts |= {"python": platform.python_version(), "platform": platform.platform(), "seed": seed}
     (folder / "versions.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
@@ -158,6 +159,8 @@ def expected_error(error: BaseException) -> BaseException | None:
 
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
         return expected_error(error.__cause__)
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] not in OWN_PACKAGES:
+        return error
     kinds = (WorkFailed, ValueError, OSError, HydraException, OmegaConfBaseException)
     return error if isinstance(error, kinds) else None
 
@@ -166,6 +169,8 @@ def message(error: BaseException) -> str:
     """The error's text; Hydra's composition errors name the key in their cause, so that is shown too."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the path and that it may be used so"
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error}; install it with what all verbs use: pip install 'usdm[train,evaluate,bigvgan]'"
     parts = [str(error)]
     if type(error).__module__.startswith("hydra.") and error.__cause__ is not None:
         parts.append(str(error.__cause__))

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 from transformers import PreTrainedModel
 
 from usdm.cli.training import show_result
@@ -26,9 +26,14 @@ def run(config: DictConfig) -> None:
         config.output_dir,
         instantiate(config.loop, _convert_="all"),
         pattern=config.interleave.pattern,
-        segment_units=OmegaConf.to_container(config)["segment_units"],
+        segment_units=segment_units(config.segment_units),
     )
     show_result(figures, config.output_dir)
+
+
+def segment_units(given: int | ListConfig) -> int | list[tuple[int, int]]:
+    """A number, or a curriculum of (from this step on, segment units)."""
+    return given if isinstance(given, int) else [(step, units) for step, units in given]
 
 
 def extend_pretrained(

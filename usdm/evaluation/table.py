@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from usdm.evaluation.intervals import WordErrorGap, WordErrorRate
 from usdm.evaluation.scorecard import ReplyScores, Scorecard
@@ -83,7 +83,7 @@ def _score(scores: ReplyScores | None, name: str) -> str:
     return NONE if scores is None else f"{getattr(scores, name):.3f}"
 
 
-def _beside(baselines: dict[str, ReplyScores], name: str) -> str:
+def _beside(baselines: Mapping[str, ReplyScores], name: str) -> str:
     return ", ".join(f"{getattr(scores, name):.3f} {label}" for label, scores in baselines.items()) or NONE
 
 

@@ -123,9 +123,7 @@ def meteor(reference: str, hypothesis: str) -> float:
     Words match exactly or by their Porter stem; the WordNet synonym stage is left out, since its data is a
     download of its own. So it reads a little lower than METEOR with synonyms, and compares only with itself.
     """
-    return float(
-        single_meteor_score(scored_words(reference), scored_words(hypothesis), wordnet=_NoSynonyms())  # type: ignore[arg-type]
-    )
+    return float(single_meteor_score(scored_words(reference), scored_words(hypothesis), wordnet=_NoSynonyms()))
 
 
 class _ScoredWords:

@@ -44,9 +44,10 @@ class TokenStream:
     @torch.inference_mode()
     def extend(self, ids: Sequence[int]) -> None:
         """Append ids and read them. Raises InputError if the sequence outgrows the model's positions."""
-        self._check_room(len(ids))
-        self.ids.extend(ids)
-        self._read()
+        if ids:
+            self._check_room(len(ids))
+            self.ids.extend(ids)
+            self._read()
 
     def rollback(self, length: int) -> None:
         """Keep the first `length` ids only. Raises InputError if the sequence is shorter."""
@@ -69,7 +70,7 @@ class TokenStream:
         if not self.ids:
             raise InputError("there is nothing to continue: extend the stream with a prompt first")
         self._check_room(1)
-        allowed_ids = torch.nonzero(allowed)[:, 0].to(self.model.device)
+        allowed_ids = torch.nonzero(allowed)[:, 0].to(self._read().device)
         id_of = allowed_ids.tolist()
         sampler = Sampler(sampling)
         written: list[int] = []

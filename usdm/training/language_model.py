@@ -31,6 +31,7 @@ from usdm.interleave import Pattern
 from usdm.lm import check_model
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
 from usdm.training.curves import draw_curves
+from usdm.training.lm_attention import use_packed_attention
 from usdm.training.lm_settings import LanguageModelSettings
 from usdm.training.lm_trainer import LOG_FILE, SpeechTextTrainer, TrainingLog, newest_checkpoint
 from usdm.types import InputError, Role
@@ -180,6 +181,9 @@ def _train(
     validation_rows = _validation_rows(source("dev", rows_per_step), settings, vocabulary.pad_id)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
+    attention = model.config._attn_implementation
+    if not settings.compile:
+        use_packed_attention(model, settings.row_length)
     trainer = SpeechTextTrainer(model, arguments, rows, validation_rows, log)
     if start < settings.steps:
         if checkpoint is not None:
@@ -189,6 +193,7 @@ def _train(
         trainer._load_from_checkpoint(str(checkpoint))
     if log.validated != settings.steps:
         trainer.evaluate()
+    model.set_attn_implementation(attention)
     figures = log.validation
     if trainer.is_world_process_zero():
         training = _record(record, model, log, figures)
@@ -254,7 +259,7 @@ def _save(
     part.mkdir()
     model.config.use_cache = True
     if dtype is not None:
-        model.to(dtype=dtype)  # type: ignore[call-arg]
+        model.to(dtype=dtype)
     model.save_pretrained(part)
     vocabulary.save_pretrained(part)
     units.save(part)

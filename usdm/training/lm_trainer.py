@@ -36,6 +36,8 @@ LOG_FILE = "log.jsonl"
 class SpeechTextTrainer(Trainer):
     """Trains on packed rows; its evaluation gives the loss (nats a token) of each kind of token."""
 
+    control: TrainerControl
+
     def __init__(
         self,
         model: PreTrainedModel,

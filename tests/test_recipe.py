@@ -1,0 +1,99 @@
+"""The whole recipe at its smallest, by the verbs that the README lists: from text to a model that replies."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from pathlib import Path
+
+import pytest
+
+from usdm.cli.main import main
+
+LOOP = ["loop.steps=2", "loop.warmup_steps=1", "loop.log_every=1", "loop.validate_every=2", "loop.save_every=1"]
+SMALL = [*LOOP, "loop.threads=1"]
+LLM_ROWS = ["loop.row_length=192", "loop.rows=1", "loop.validation_rows=2"]
+EXCHANGES = [
+    ("hi, i need a table for two.", "sure, for what time?"),
+    ("at six please.", "your table is booked."),
+    ("play some music please.", "which song do you like?"),
+    ("what is the weather like?", "it is sunny today."),
+]
+
+
+def installed(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+needs_synthesisers = pytest.mark.skipif(
+    not (installed("libflite.so.1") and installed("libespeak-ng.so.1")),
+    reason="the recipe speaks with the Debian packages flite and espeak-ng",
+)
+
+
+def usdm(*arguments: str) -> None:
+    shared = [] if arguments[0] in ("respond", "evaluate") else ["shared.folder=run", "shared.num_units=12"]
+    assert main([*arguments, *shared]) == 0, arguments
+
+
+def write_dialogs(path: Path, name: str) -> None:
+    """In the layout that `prepare_dialogs` reads: one dialog a line."""
+    turns = [{"speaker": side, "text": text} for pair in EXCHANGES for side, text in zip(("user", "agent"), pair)]
+    path.write_text(json.dumps({"dialog": name, "services": ["Restaurants_1"], "turns": turns}) + "\n")
+
+
+def keep_few_dialogs(path: Path) -> None:
+    """Of what was prepared (180 dialogs of small talk among it), enough for every split."""
+    dialogs = [json.loads(line) for line in path.read_text().splitlines()]
+    kept = [dialog for split in ("train", "dev", "test") for dialog in [d for d in dialogs if d["split"] == split][:2]]
+    path.write_text("".join(json.dumps(dialog) + "\n" for dialog in kept))
+
+
+@needs_synthesisers
+def test_the_recipe_from_text_to_a_reply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_dialogs(tmp_path / "train.jsonl", "a")
+    write_dialogs(tmp_path / "held_out.jsonl", "b")
+    usdm("prepare_dialogs", "train_file=train.jsonl", "held_out_file=held_out.jsonl")
+    keep_few_dialogs(tmp_path / "run/dialogs/dialogs.jsonl")
+    usdm("synthesize_corpus", "processes=1")
+    usdm("make_held_out", "exchanges=1")
+    encoder = ["encoder.hidden_size=32", "encoder.intermediate_size=32", "encoder.conv_dim=[8,8,8,8,8,8]"]
+    usdm("train_encoder", "corpora=[run/speech]", "task.batch_seconds=6", *encoder, *SMALL)
+    usdm("fit_kmeans", "corpora=[run/speech]", "frames=200")
+    usdm("extract_units", "processes=1")
+    usdm("train_tokenizer", "size=330")
+    usdm("pretrain", "llm.model.hidden_size=32", "llm.model.intermediate_size=32", *SMALL, *LLM_ROWS)
+    usdm("finetune", *SMALL, *LLM_ROWS)
+    decoder = ["decoder.hidden_size=32", "decoder.intermediate_size=32", "decoder.num_hidden_layers=2"]
+    usdm("train_decoder", "task.regression_steps=1", "task.batch_size=2", *decoder, *SMALL)
+    usdm("train_vocoder", "vocoder.dim=16", "vocoder.intermediate_dim=16", "vocoder.num_layers=1", *SMALL)
+    usdm("package_model")
+
+    short = [f"sampling.{stage}.max_new_tokens=8" for stage in ("transcribe", "respond", "speak")]
+    usdm("respond", "model.name=run/model", "text=hi there", "trace=reply.json", "decoding.steps=1", *short)
+    assert (tmp_path / "reply.wav").stat().st_size > 44  # more than its header
+    assert max(json.loads((tmp_path / "reply.json").read_text())["agent_units"]) < 12
+
+    stages = {
+        "dialogs",
+        "speech",
+        "encoder",
+        "units",
+        "unit_corpus",
+        "tokenizer",
+        "pretrain",
+        "finetune",
+        "decoder",
+        "vocoder",
+    }
+    for stage in stages:
+        assert (tmp_path / "run" / stage / ".hydra/config.yaml").is_file()
+        assert (tmp_path / "run" / stage / "versions.json").is_file()
+    cards = {str(path.relative_to(tmp_path)) for path in (tmp_path / "run/model").rglob("README.md")}
+    assert cards >= {f"run/model/{part}/README.md" for part in ("units", "llm", "decoder", "vocoder")}
+    assert not list((tmp_path / "run/model").rglob("*.log"))

@@ -1,0 +1,102 @@
+"""Held-out dialogs through the whole chain, and any real recordings: a scorecard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+import usdm
+from data_prep.flite import Flite
+from usdm.cli import WorkFailed
+from usdm.cli.model import load_model
+from usdm.data.speech_corpus import read_speech_corpora
+from usdm.evaluation import (
+    PocketSphinxRecogniser,
+    evaluate,
+    evaluate_recordings,
+    read_held_out,
+    scorecard_table,
+    transcript_table,
+)
+from usdm.evaluation.ledger import Progress
+from usdm.evaluation.outcomes import Synthesiser
+from usdm.types import Waveform
+
+PACKAGED_SET = Path(usdm.__file__).parent / "assets" / "held_out"
+
+
+def run(config: DictConfig) -> None:
+    held_out = config.held_out or PACKAGED_SET
+    read_held_out(held_out)  # what is wrong with it is told before the model is loaded
+    replies = training_replies(config.training_corpus)
+    synthesiser = flite(config.synthesiser) if config.synthesiser else None
+    Path(config.output_dir).mkdir(parents=True, exist_ok=True)
+    pipeline, recogniser = load_model(config), PocketSphinxRecogniser()
+    with bar("dialogs") as progress:
+        scorecard = evaluate(
+            pipeline,
+            held_out,
+            recogniser,
+            config.output_dir,
+            limit=config.limit,
+            training_replies=replies,
+            synthesiser=synthesiser,
+            examples=config.examples,
+            seed=config.seed,
+            progress=progress,
+        )
+    print(scorecard_table(scorecard))
+    failed = scorecard.failed
+    scores = []
+    for folder in config.recordings:
+        with bar(Path(folder).name) as progress:
+            scores.append(
+                evaluate_recordings(
+                    pipeline,
+                    folder,
+                    recogniser,
+                    config.output_dir,
+                    limit=config.limit,
+                    seed=config.seed,
+                    progress=progress,
+                )
+            )
+        failed += scores[-1].failed
+    if scores:
+        print(transcript_table(scores))
+    print(f"written to {config.output_dir}")
+    if failed:
+        raise WorkFailed(f"{failed} items failed; the files in {config.output_dir} say why under `error`")
+
+
+def training_replies(corpus: str | None) -> list[str]:
+    if corpus is None:
+        return []
+    return [turn.text for turn in read_speech_corpora([corpus], "train") if turn.role == "agent" and turn.text]
+
+
+def flite(voice: str) -> Synthesiser:
+    synthesiser = Flite(voice)
+
+    def speak(text: str) -> Waveform:
+        spoken = synthesiser.speak(text)
+        return Waveform(torch.from_numpy(spoken.samples).float() / 32768, spoken.sample_rate)
+
+    speak("ready")  # what is wrong with it is told before the model is loaded
+    return speak
+
+
+@contextmanager
+def bar(name: str) -> Iterator[Progress]:
+    with tqdm(desc=name, unit="item") as shown:
+
+        def progress(done: int, total: int) -> None:
+            shown.total = total
+            shown.update(done - shown.n)
+
+        yield progress

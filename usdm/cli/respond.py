@@ -1,0 +1,146 @@
+"""A recorded or typed question to a spoken reply."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig
+
+from usdm.audio import check_output_path, check_speech, read_audio, write_audio
+from usdm.chain import SpokenDialogPipeline
+from usdm.cli import WorkFailed
+from usdm.cli.model import load_model
+from usdm.config import ReplyKind
+from usdm.tokens.layout import STAGES
+from usdm.types import InputError, Sampling, SpokenReply, Turn, Waveform
+
+LONGEST_RECORDING = 600.0  # seconds; the model's own limit is lower, this one keeps a whole day out of memory
+
+
+def run(config: DictConfig) -> None:
+    speak = config.reply is ReplyKind.speech
+    check_outputs(config, speak)
+    question = read_question(config)
+    reference = read_speech(config.reference) if config.reference else None
+    history = read_history(config.history)
+    pipeline = load_model(config)
+    reply = pipeline.respond(
+        question.samples if question else None,
+        question.sample_rate if question else None,
+        text=config.text,
+        history=history,
+        reference=reference,
+        sampling=sampling(pipeline, config),
+        decoder=replace(pipeline.settings.decoder, **given(config.decoding)),
+        chain=config.chain,
+        speak=speak,
+        seed=config.seed,
+    )
+    tell(reply)
+    if reply.waveform is not None:
+        write_audio(config.output, reply.waveform, reply.sample_rate)
+        seconds = reply.waveform.shape[-1] / reply.sample_rate
+        print(f"{config.output}: {seconds:.1f} s of speech, after {sum(reply.timings.values()):.1f} s of work")
+    if config.trace is not None:
+        write_trace(config, reply, history, pipeline.fingerprint)
+    if speak and reply.waveform is None:
+        raise WorkFailed("the model chose to say nothing, so there is no sound; ask in other words or set a seed")
+
+
+def check_outputs(config: DictConfig, speak: bool) -> None:
+    """Raises InputError for a file that could not be written, before any model is loaded."""
+    paths = [check_output_path(config.output)] if speak else []
+    paths += [check_output_path(config.trace, ".json")] if config.trace is not None else []
+    for path in paths:
+        try:
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+
+
+def read_question(config: DictConfig) -> Waveform | None:
+    """The recording, or None for a typed question."""
+    if (config.input is None) == (config.text is None):
+        given = "both" if config.input is not None else "neither"
+        raise InputError(f"input and text: {given} is given; give either input=RECORDING or text='WORDS'")
+    return None if config.input is None else read_speech(config.input)
+
+
+def read_speech(path: str) -> Waveform:
+    recording = read_audio(path, max_seconds=LONGEST_RECORDING)
+    try:
+        check_speech(recording)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return recording
+
+
+def read_history(traces: str | ListConfig | None) -> list[Turn]:
+    """The dialog so far: a trace brings the turns before it and its own; of further traces each adds its own."""
+    paths = [] if traces is None else [traces] if isinstance(traces, str) else list(traces)
+    turns: list[Turn] = []
+    for number, path in enumerate(paths):
+        try:
+            trace = json.loads(Path(path).read_text(encoding="utf-8"))
+            earlier = [] if number else [Turn(turn["role"], turn["text"]) for turn in trace["history"]]
+            turns += [*earlier, Turn("user", trace["user_text"]), Turn("agent", trace["agent_text"])]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"history={path}: not a trace of `usdm respond` ({error!r})") from error
+    if any(turn.text is None for turn in turns):
+        raise InputError(
+            f"history={traces}: a turn has no text, since its chain wrote none; take another chain's trace"
+        )
+    return turns
+
+
+def sampling(pipeline: SpokenDialogPipeline, config: DictConfig) -> dict[str, Sampling]:
+    """The bundle's settings by stage, under the seed and what else was given."""
+    own = pipeline.settings.sampling
+    return {
+        stage: replace(own.get(stage, Sampling()), **{"seed": config.seed, **given(config.sampling[stage])})
+        for stage in STAGES
+    }
+
+
+def given(settings: DictConfig) -> dict[str, Any]:
+    return {str(key): value for key, value in settings.items() if value is not None}
+
+
+def tell(reply: SpokenReply) -> None:
+    if reply.user_text is not None:
+        print(f"heard: {reply.user_text}")
+    if reply.agent_text is not None:
+        print(f"reply: {reply.agent_text}")
+    for stage in reply.truncated:
+        print(f"usdm respond: stage {stage} was cut off at its limit of tokens", file=sys.stderr)
+
+
+def write_trace(config: DictConfig, reply: SpokenReply, history: list[Turn], model: str) -> None:
+    """Everything about the reply but its sound, as JSON; whole or not at all."""
+    trace = {
+        "user_text": reply.user_text,
+        "agent_text": reply.agent_text,
+        "user_units": None if reply.user_units is None else reply.user_units.tolist(),
+        "agent_units": None if reply.agent_units is None else reply.agent_units.tolist(),
+        "sample_rate": reply.sample_rate,
+        "timings": dict(reply.timings),
+        "truncated": list(reply.truncated),
+        "model": model,
+        "seed": config.seed,
+        "chain": config.chain,
+        "input": config.input,
+        "output": None if reply.waveform is None else config.output,
+        "history": [{"role": turn.role, "text": turn.text} for turn in history],
+    }
+    path = Path(config.trace)
+    part = path.with_name(path.name + ".part")
+    lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in trace.items())
+    part.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+    os.replace(part, path)
