@@ -7,6 +7,7 @@ page is all served from here: no analytics, no remote fonts, nothing that leaves
 from __future__ import annotations
 
 import html
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from demo.spectrogram import reply_picture
 from usdm.audio import read_audio
 from usdm.chain import SpokenDialogPipeline
 from usdm.types import InputError, Sampling, SpokenReply, Turn, Waveform
+
+logger = logging.getLogger(__name__)
 
 MAX_SECONDS = 30.0  # of a question or a reference voice
 MAX_UPLOAD = "50mb"
@@ -184,7 +187,10 @@ def _show(
     try:
         reply = _respond(pipeline, recording_path, text, history, kind, temperature, int(seed or 0), reference_path)
     except InputError as error:
-        return [history, gr.skip(), _notice(_without_paths(error, recording_path, reference_path)), *[gr.skip()] * 3]
+        return _unchanged(history, _without_paths(error, recording_path, reference_path))
+    except Exception as error:  # ours to mend, not the visitor's: the page lives on
+        logger.exception("a question could not be answered")
+        return _unchanged(history, f"Something went wrong ({type(error).__name__}). The server's log has the details.")
     history = (*history, Turn("user", _writable(reply.user_text)), Turn("agent", _writable(reply.agent_text)))
     return [history, _bubbles(history), _notice(_warning(reply)), *_heard_and_seen(reply)]
 
@@ -236,6 +242,11 @@ def _bubbles(history: tuple[Turn, ...]) -> list[dict[str, str]]:
 def _notice(message: str) -> dict[str, Any]:
     """A line under the conversation; none for an empty message."""
     return gr.update(value=f'<div class="notice">{html.escape(message)}</div>', visible=bool(message))
+
+
+def _unchanged(history: tuple[Turn, ...], message: str) -> list[Any]:
+    """A message under the conversation, and everything else as it is."""
+    return [history, gr.skip(), _notice(message), gr.skip(), gr.skip(), gr.skip()]
 
 
 def _without_paths(error: InputError, recording_path: str | None, reference_path: str | None) -> str:

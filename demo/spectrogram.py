@@ -31,7 +31,7 @@ def reply_picture(waveform: Waveform, text: str) -> np.ndarray:
     mel = MelSpectrogram(settings)(samples[None])[0].numpy()  # (mels, M)
     lines = wrap(text, CHARACTERS_A_LINE) or [""]
     figure = Figure(
-        figsize=(10, 2.9 + 0.36 * len(lines)),
+        figsize=(10, 3.5 + 0.36 * len(lines)),
         dpi=120,
         facecolor=BACKGROUND,
         layout=ConstrainedLayoutEngine(w_pad=MARGIN, h_pad=MARGIN),

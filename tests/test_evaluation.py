@@ -5,16 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import soundfile
 import torch
 from tiny_models import build_random_bundle
 
 from usdm.audio import read_audio, write_audio
-from usdm.chain import SpokenDialogPipeline
+from usdm.chain import DecoderSampling, GenerationSettings, SpokenDialogPipeline
 from usdm.evaluation import (
     PocketSphinxRecogniser,
     WordErrors,
@@ -31,9 +29,10 @@ from usdm.evaluation import (
 from usdm.evaluation.held_out import spread
 from usdm.evaluation.intervals import word_error_gap, word_error_rate
 from usdm.evaluation.outcomes import Outcome
+from usdm.evaluation.recordings import read_recordings
 from usdm.evaluation.scorecard import summarise
 from usdm.evaluation.text import most_frequent
-from usdm.types import InputError, Turn, Waveform
+from usdm.types import InputError, Sampling, Turn, Waveform
 
 HELD_OUT = Path(__file__).resolve().parents[1] / "usdm" / "assets" / "held_out"
 
@@ -300,3 +299,172 @@ def test_a_chain_without_text_has_no_text_scores() -> None:
     assert scorecard.speed.real_time_factor == 1.0
     assert "transcript_wer" not in json.loads(scorecard.to_json())
     assert "| – " in scorecard_table(scorecard)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> SpokenDialogPipeline:
+    pipeline = SpokenDialogPipeline.from_pretrained(build_random_bundle(tmp_path_factory.mktemp("bundle")))
+    stages = ("transcribe", "respond", "speak")
+    pipeline.settings = GenerationSettings(
+        {stage: Sampling(max_new_tokens=20) for stage in stages}, DecoderSampling(steps=2)
+    )
+    return pipeline
+
+
+class Counting:
+    """A recogniser that says how much it heard."""
+
+    name = "counting 1"
+
+    def __init__(self) -> None:
+        self.heard = 0
+
+    def __call__(self, waveform: Waveform) -> str:
+        self.heard += 1
+        return f"{waveform.samples.numel()}"
+
+
+def test_a_random_model_gets_a_scorecard(
+    tmp_path: Path, pipeline: SpokenDialogPipeline, recogniser: PocketSphinxRecogniser
+) -> None:
+    corpus, folder, seen = write_corpus(tmp_path / "corpus"), tmp_path / "out", []
+    scorecard = evaluate(
+        pipeline,
+        corpus,
+        recogniser,
+        folder,
+        examples=1,
+        facts={"command": "a test"},
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert (scorecard.items, scorecard.failed) == (3, 0) and seen == [(1, 3), (2, 3), (3, 3)]
+    assert scorecard.transcript is not None and scorecard.transcript.rate > 0.9  # it is random
+    assert set(scorecard.transcript_by_speaker) == {"voice-d1", "voice-d2"}
+    assert set(scorecard.speed.seconds_by_stage) >= {"units", "transcribe", "respond"}
+    written = json.loads((folder / "scorecard.json").read_text())
+    assert written["transcript_wer"] == scorecard.figures()["transcript_wer"]
+    facts = written["details"]["facts"]
+    assert facts["command"] == "a test" and facts["model"] == pipeline.fingerprint
+    assert facts["recogniser"].startswith("pocketsphinx 5") and facts["versions"]["jiwer"]
+    assert (folder / "scorecard.md").read_text() == scorecard_table(scorecard)
+    rows = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["d1_0", "d1_2", "d2_0"]
+    question = read_audio(corpus / "d1_2.wav")
+    history = read_held_out(corpus)[1].history
+    expected = pipeline.respond(question.samples, question.sample_rate, history=history)
+    assert (rows[1]["transcript"], rows[1]["reply"]) == (expected.user_text, expected.agent_text)
+    assert {path.name for path in (folder / "examples").iterdir()} >= {"d1_0.png", "d1_0-resynthesis.wav"}
+
+
+def test_what_is_there_is_not_computed_again(tmp_path: Path, pipeline: SpokenDialogPipeline) -> None:
+    corpus, folder, first, second = write_corpus(tmp_path / "corpus"), tmp_path / "out", Counting(), Counting()
+    whole = evaluate(pipeline, corpus, first, folder)
+    path = folder / "items.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[2], lines[0], lines[1][:50]]))  # as a run that was killed leaves it
+    resumed = evaluate(pipeline, corpus, second, folder)
+    assert second.heard == first.heard / 3
+    assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ["d1_0", "d1_2", "d2_0"]
+    assert resumed.transcript == whole.transcript and resumed.resynthesis == whole.resynthesis
+
+
+def test_another_model_setting_or_sound_is_computed_again(
+    tmp_path: Path, pipeline: SpokenDialogPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, folder = write_corpus(tmp_path / "corpus"), tmp_path / "out"
+
+    def heard(**settings: int) -> int:
+        counting = Counting()
+        evaluate(pipeline, corpus, counting, folder, **settings)  # type: ignore[arg-type]
+        return counting.heard
+
+    everything = heard()
+    assert heard() == 0
+    assert heard(seed=1) == everything
+    monkeypatch.setattr(pipeline, "settings", dataclasses.replace(pipeline.settings, decoder=DecoderSampling(steps=1)))
+    assert heard(seed=1) == everything
+    monkeypatch.setitem(pipeline.__dict__, "fingerprint", "another")
+    assert heard(seed=1) == everything
+    write_audio(corpus / "d2_0.wav", sound(1.0, seed=9), 16_000)
+    assert heard(seed=1) == everything / 3
+
+
+def test_a_failing_item_is_counted_and_tried_again(
+    tmp_path: Path, pipeline: SpokenDialogPipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    corpus, folder = write_corpus(tmp_path / "corpus"), tmp_path / "out"
+    good = (corpus / "d1_2.wav").read_bytes()
+    (corpus / "d1_2.wav").write_bytes(good[:60])  # cut off
+    scorecard = evaluate(pipeline, corpus, Counting(), folder)
+    assert (scorecard.items, scorecard.failed) == (2, 1)
+    assert json.loads((folder / "items.jsonl").read_text().splitlines()[1])["error"].startswith("InputError")
+    assert "d1_2 failed" in caplog.text and "1 failed" in scorecard_table(scorecard)
+    (corpus / "d1_2.wav").write_bytes(good)
+    assert evaluate(pipeline, corpus, Counting(), folder).failed == 0
+
+
+def test_a_synthesiser_says_the_replies_themselves(tmp_path: Path, pipeline: SpokenDialogPipeline) -> None:
+    asked = []
+
+    def synthesiser(text: str) -> Waveform:
+        asked.append(text)
+        return Waveform(torch.zeros(7), 16_000)
+
+    evaluate(pipeline, write_corpus(tmp_path / "corpus"), Counting(), tmp_path / "out", synthesiser=synthesiser)
+    rows = [json.loads(line) for line in (tmp_path / "out" / "items.jsonl").read_text().splitlines()]
+    assert asked == [row["reply"] for row in rows if scored_words(row["reply"])]
+    assert {row["synthesis_recognised"] for row in rows} <= {"7", ""}
+
+
+# Recordings
+
+
+def test_recordings_are_transcribed_and_those_without_text_counted(
+    tmp_path: Path, pipeline: SpokenDialogPipeline
+) -> None:
+    rows = [
+        {"id": "a", "audio": "a.wav", "text": "HELLO THERE", "speaker": "1", "duration": 1.0, "sample_rate": 16000},
+        {"id": "b", "audio": "b.wav", "speaker": "2", "duration": 1.0, "sample_rate": 16000},
+        {"id": "c", "audio": "c.wav", "text": "yes", "duration": 1.0, "sample_rate": 16000},
+        {"id": "d", "audio": "gone.wav", "text": "no", "duration": 1.0, "sample_rate": 16000},
+    ]
+    folder = tmp_path / "real"
+    folder.mkdir()
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in "abc":
+        write_audio(folder / f"{name}.wav", sound(1.0, ord(name) % 5), 16_000)
+    score = evaluate_recordings(pipeline, folder, Counting(), tmp_path / "out")
+    assert (score.folder, score.items, score.failed, score.without_text) == ("real", 2, 1, 1)
+    assert score.transcript is not None and score.transcript.counts.words == 3
+    heard = read_audio(folder / "a.wav")
+    expected = pipeline.respond(heard.samples, heard.sample_rate, speak=False).user_text
+    lines = [json.loads(line) for line in (tmp_path / "out" / "real.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == ["a", "c", "d"]
+    assert lines[0]["transcript"] == expected and lines[0]["recognised"] == "16000"
+    assert json.loads((tmp_path / "out" / "real.json").read_text())["failed"] == 1
+    assert "1 without text, 1 failed" in transcript_table([score])
+    again = Counting()
+    evaluate_recordings(pipeline, folder, again, tmp_path / "out")
+    assert again.heard == 0
+
+
+def test_recordings_without_any_text_are_refused(tmp_path: Path, pipeline: SpokenDialogPipeline) -> None:
+    with pytest.raises(InputError, match=r"manifest\.jsonl: no such file"):
+        evaluate_recordings(pipeline, tmp_path, Counting(), tmp_path / "out")
+    (tmp_path / "manifest.jsonl").write_text('{"id": "a", "audio": "a.wav", "duration": 1}\n')
+    with pytest.raises(InputError, match="none of its 1 recordings has a text"):
+        evaluate_recordings(pipeline, tmp_path, Counting(), tmp_path / "out")
+    (tmp_path / "manifest.jsonl").write_text('{"id": "a"}\n')
+    with pytest.raises(InputError, match="line 1: not a recording"):
+        evaluate_recordings(pipeline, tmp_path, Counting(), tmp_path / "out")
+
+
+def test_the_layout_of_real_recordings_is_read(data_dir: Path) -> None:
+    for name, with_text, without_text in (
+        ("dailytalk_samples", 2, 2),
+        ("librispeech_test_other", 50, 0),
+        ("speechocean762_adults_test", 122, 0),
+    ):
+        recordings, skipped = read_recordings(data_dir / "speech" / name)
+        assert (len(recordings), skipped) == (with_text, without_text)
+        assert all(recording.audio.is_file() for recording in recordings)

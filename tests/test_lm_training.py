@@ -222,6 +222,8 @@ def test_a_killed_run_goes_on_to_the_same_losses_and_weights(
     run = tmp_path / "run"
     assert [row["step"] for row in read_log(run) if "loss" in row] == [1, 2, 3, 4, 5]
     # As if the kill had come while the newest checkpoint was being written: the one before it counts.
+    with (run / "log.jsonl").open("a") as log:
+        log.write('{"step": 6, "lo')
     (run / "checkpoint-4" / "trainer_state.json").unlink()
     assert newest_checkpoint(run) == (run / "checkpoint-2", 2)
     resumed = pretrain(tiny_model(vocabulary), vocabulary, [corpus], run, SETTINGS, segment_units=[(0, 4), (3, 500)])

@@ -42,14 +42,20 @@ def usdm(*arguments: str) -> None:
 
 def write_dialogs(path: Path, name: str) -> None:
     """In the layout that `prepare_dialogs` reads: one dialog a line."""
-    turns = [{"speaker": side, "text": text} for pair in EXCHANGES for side, text in zip(("user", "agent"), pair)]
+    turns = [
+        {"speaker": side, "text": text}
+        for pair in EXCHANGES
+        for side, text in zip(("user", "agent"), pair, strict=True)
+    ]
     path.write_text(json.dumps({"dialog": name, "services": ["Restaurants_1"], "turns": turns}) + "\n")
 
 
 def keep_few_dialogs(path: Path) -> None:
-    """Of what was prepared (180 dialogs of small talk among it), enough for every split."""
+    """Two for each split of what was prepared, 180 dialogs of small talk among it."""
     dialogs = [json.loads(line) for line in path.read_text().splitlines()]
-    kept = [dialog for split in ("train", "dev", "test") for dialog in [d for d in dialogs if d["split"] == split][:2]]
+    trained = [dialog for dialog in dialogs if dialog["split"] == "train"]
+    tested = [dialog for dialog in dialogs if dialog["split"] == "test"]
+    kept = [*trained[:2], *(dialog | {"split": "dev"} for dialog in trained[2:4]), *tested[:2]]
     path.write_text("".join(json.dumps(dialog) + "\n" for dialog in kept))
 
 

@@ -78,6 +78,12 @@ def test_save_and_load_keep_the_units_and_the_hash(extractor: UnitExtractor, tmp
     assert again.settings == SETTINGS
 
 
+def test_an_encoder_that_was_trained_with_masking_loads_again(tmp_path: Path) -> None:
+    config = Wav2Vec2Config(**SMALL, mask_time_prob=0.05)
+    UnitExtractor(Wav2Vec2Model(config), torch.randn(20, 32), SETTINGS).save_pretrained(tmp_path)
+    assert UnitExtractor.from_pretrained(tmp_path).settings == SETTINGS
+
+
 def test_padding_centres_the_frames() -> None:
     torch.manual_seed(1)
     settings = UnitSettings(layer=1, num_units=20, unit_rate=50, padding=40)

@@ -277,6 +277,7 @@ class PackageModel(Stage):
     parts: dict[str, str] = MISSING
     runs: dict[str, str] = MISSING
     facts: dict[str, str] = MISSING
+    generation: Any = MISSING  # usdm.chain.GenerationSettings
     scorecard: str | None = None
 
 

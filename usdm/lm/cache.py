@@ -29,9 +29,7 @@ class GrowingLayer(DynamicLayer):
         self.values = _buffer(value_states, FIRST_CAPACITY)
         self.is_initialized = True
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append (B, heads, n, head_dim) and give all that is filled."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)

@@ -17,9 +17,7 @@ from usdm.types import InputError
 DEFAULT_INITIALIZER_RANGE = 0.02  # standard deviation, where a configuration names none
 
 
-def build_model(
-    vocabulary: SpeechTextVocabulary, model_type: str = "mistral", **settings: Any
-) -> PreTrainedModel:
+def build_model(vocabulary: SpeechTextVocabulary, model_type: str = "mistral", **settings: Any) -> PreTrainedModel:
     """A model with random weights; `settings` are those of the type's `transformers` configuration.
 
     Raises InputError for an unknown type or setting.

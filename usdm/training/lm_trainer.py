@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -73,6 +74,7 @@ class SpeechTextTrainer(Trainer):
         for kind, loss, count in zip(KINDS, losses, counts, strict=True):
             if count:
                 figures[f"eval_loss_{kind}"] = loss / count
+        self.log(dict(figures))  # for TensorBoard and the like
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
         return figures
 
@@ -158,9 +160,13 @@ class TrainingLog(TrainerCallback):
     def _keep_until(self, step: int) -> float:
         if not self.path.exists():
             return 0.0
-        rows = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+        # A kill may have cut off the last line: only lines with an end count.
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        rows = [json.loads(line) for line in lines if line.endswith("\n")]
         kept = [row for row in rows if row["step"] <= step]
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        part = self.path.with_name(LOG_FILE + ".part")
+        part.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        os.replace(part, self.path)
         return max((row["seconds"] for row in kept if "seconds" in row), default=0.0)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from usdm.chain import GenerationSettings
 from usdm.training.model_cards import bundle_card, part_card
 from usdm.types import InputError
 
@@ -35,6 +36,7 @@ def package_model(
     parts: Mapping[str, str],
     runs: Mapping[str, str],
     facts: Mapping[str, str],
+    generation: GenerationSettings,
     scorecard: str | None = None,
 ) -> PackagedModel:
     """Copy four model folders into `output_dir/{units,llm,decoder,vocoder}` with float weights in half precision.
@@ -43,6 +45,7 @@ def package_model(
         parts: folder of each of `PARTS`.
         runs: training runs by name, each a folder with `training.json`; their figures go into the cards.
         facts: data, licence and limits by heading, written into the bundle's card as they are.
+        generation: how the model wants to be used; `generation.json` beside the parts.
         scorecard: `scorecard.json` of `usdm evaluate`; its figures go into the bundle's card.
 
     Raises:
@@ -56,6 +59,7 @@ def package_model(
     parameters = {name: _copy_half(Path(parts[name]), part_folder / name) for name in PARTS}
     for name in PARTS:
         (part_folder / name / "README.md").write_text(part_card(name, parameters[name], records, facts))
+    generation.save(part_folder)
     scores = json.loads(Path(scorecard).read_text()) if scorecard else None
     size = sum(path.stat().st_size for path in part_folder.rglob("*.safetensors"))
     (part_folder / "README.md").write_text(bundle_card(parameters, size, records, facts, scores))

@@ -145,8 +145,10 @@ def keep_layers(encoder: Wav2Vec2Model, count: int) -> Wav2Vec2Model:
     encoder.encoder.layers = encoder.encoder.layers[:count]
     encoder.encoder.layer_norm = nn.Identity()
     encoder.config.num_hidden_layers = count
-    # Time masking is for training; it would need these parameters in the file.
-    encoder.config.mask_time_prob = 0.0
+    # Masking is for training.
+    encoder.config.mask_time_prob = encoder.config.mask_feature_prob = 0.0
+    if hasattr(encoder, "masked_spec_embed"):
+        del encoder.masked_spec_embed
     return encoder
 
 

@@ -1,0 +1,90 @@
+"""`usdm evaluate` from the command line, on random weights and with a stand-in for the recogniser."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from tiny_models import build_random_bundle
+
+import usdm.cli.evaluate
+from usdm.chain import DecoderSampling, GenerationSettings
+from usdm.cli.main import main
+from usdm.types import Sampling, Waveform
+
+STAGES = ("transcribe", "respond", "speak")
+
+
+class Recogniser:
+    name = "always hello"
+
+    def __call__(self, waveform: Waveform) -> str:
+        return "hello"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = build_random_bundle(tmp_path_factory.mktemp("bundle"))
+    GenerationSettings({stage: Sampling(max_new_tokens=8) for stage in STAGES}, DecoderSampling(steps=1)).save(folder)
+    return folder
+
+
+@pytest.fixture
+def held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two dialogs of one exchange each, beside a folder of recordings; the working directory holds them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(usdm.cli.evaluate, "PocketSphinxRecogniser", Recogniser)
+    random = np.random.default_rng(0)
+    rows = []
+    for dialog in ("a", "b"):
+        for turn, (role, text) in enumerate((("user", "hello there"), ("agent", "hello"))):
+            audio = f"{dialog}{turn}.wav"
+            soundfile.write(audio, random.uniform(-0.5, 0.5, 8000), 16_000)
+            rows.append(
+                {"id": f"{dialog}{turn}", "audio": audio, "speaker": "noise", "role": role, "dialog": dialog}
+                | {"turn": turn, "split": "test", "text": text, "duration": 0.5, "sample_rate": 16_000}
+            )
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def evaluate(bundle: Path, *arguments: str) -> int:
+    return main(["evaluate", f"model.name={bundle}", "held_out=.", "output_dir=scores", *arguments])
+
+
+def test_a_scorecard_is_printed_and_written(bundle: Path, held_out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(bundle, "recordings=[.]") == 0
+    told = capsys.readouterr().out
+    assert "transcript WER" in told and "written to scores" in told and held_out.name in told
+    assert json.loads((held_out / "scores/scorecard.json").read_text())["items"] == 2
+    assert {path.name for path in held_out.iterdir() if path.is_dir()} == {"scores"}  # no folder of Hydra's
+
+
+def test_a_failed_item_makes_the_run_fail(bundle: Path, held_out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (held_out / "b0.wav").write_bytes(b"not sound")
+    assert evaluate(bundle) == 1
+    told = capsys.readouterr()
+    assert "1 items failed" in told.err
+    assert json.loads((held_out / "scores/scorecard.json").read_text())["items"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["held_out=absent"], "absent"),
+        (["output_dir=a0.wav/scores"], "a0.wav"),
+        (["synthesiser=robot"], "robot"),
+        (["training_corpus=absent"], "absent"),
+        (["limit=none"], "full_key: limit"),
+    ],
+)
+def test_bad_input_ends_before_the_model_is_loaded(
+    arguments: list[str], told: str, held_out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "model.name=absent", "held_out=.", "output_dir=scores", *arguments]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("usdm evaluate: ") and told in printed
+    assert "embedded model" not in printed

@@ -1,0 +1,1 @@
+"""Corpora on disk, and the training sequences and packed rows that are made from them."""
