@@ -131,7 +131,9 @@ def _read_dialogs(file: str) -> Iterator[dict]:
                 row = json.loads(line)
                 yield {key: row[key] for key in ("dialog", "services", "turns")}
             except (ValueError, KeyError) as error:
-                raise InputError(f"{path}, line {number} is no dialog ({error}): need dialog, services and turns.") from error
+                raise InputError(
+                    f"{path}, line {number} is no dialog ({error}): need dialog, services and turns."
+                ) from error
 
 
 def _exchanges(row: dict, max_user_words: int, max_agent_words: int) -> Iterator[list[Exchange]]:

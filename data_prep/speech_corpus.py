@@ -9,7 +9,7 @@ import multiprocessing
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -56,10 +56,15 @@ def synthesize_corpus(dialogs_file: str, output_dir: str, *, voices: Voices, pro
     (folder / "audio").mkdir(parents=True, exist_ok=True)
     (folder / "parts").mkdir(exist_ok=True)
     parts = [
-        _Part(folder, folder / "parts" / f"{start // _DIALOGS_PER_PART:05d}.jsonl", dialogs[start : start + _DIALOGS_PER_PART],
-              voices, seed)
+        _Part(
+            folder,
+            folder / "parts" / f"{start // _DIALOGS_PER_PART:05d}.jsonl",
+            dialogs[start : start + _DIALOGS_PER_PART],
+            voices,
+            seed,
+        )
         for start in range(0, len(dialogs), _DIALOGS_PER_PART)
-    ]  # fmt: skip
+    ]
     todo = [part for part in parts if not part.rows.exists()]
     logger.info("%d of %d parts are there already", len(parts) - len(todo), len(parts))
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
@@ -134,7 +139,7 @@ def _speak_user(text: str, split: str, voices: Voices, random: np.random.Generat
     return f"flite-{voice}", _flite(voice).speak(text, stretch=float(random.uniform(0.85, 1.2)))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _flite(voice: str) -> Flite:
     return Flite(voice)
 

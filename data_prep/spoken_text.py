@@ -13,7 +13,9 @@ _ORDINAL = re.compile(r"\b(\d+)(st|nd|rd|th)\b")
 _DECIMAL = re.compile(r"\b(\d+)\.(\d+)\b")
 _LONG_NUMBER = re.compile(r"\b\d[\d-]{4,}\b")
 _NUMBER = re.compile(r"\d+")
-_TYPOGRAPHY = str.maketrans({"’": "'", "‘": "'", "“": " ", "”": " ", "!": ".", ";": ",", ":": ",", "&": " and ", "%": " percent "})
+_TYPOGRAPHY = str.maketrans(
+    {"’": "'", "‘": "'", "“": " ", "”": " ", "!": ".", ";": ",", ":": ",", "&": " and ", "%": " percent "}
+)
 
 
 def spoken_text(text: str) -> str:

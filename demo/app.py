@@ -272,7 +272,7 @@ def _heard_and_seen(reply: SpokenReply) -> list[dict[str, Any]]:
         waveform = Waveform(reply.waveform, reply.sample_rate)
         pcm = (waveform.samples.clamp(-1, 1) * PCM16_FULL_SCALE).round().to(torch.int16).numpy()
         sound = gr.update(value=(reply.sample_rate, pcm), visible=True)
-        picture = gr.update(value=reply_picture(waveform, reply.agent_text or ""), visible=True)
+        picture = gr.update(value=reply_picture(waveform, _writable(reply.agent_text)), visible=True)
         seconds = waveform.seconds
     return [sound, picture, gr.update(value=stage_bar(reply.timings, seconds), visible=True)]
 

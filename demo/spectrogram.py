@@ -46,7 +46,7 @@ def reply_picture(waveform: Waveform, text: str) -> np.ndarray:
         extent=(0, waveform.seconds, 0, settings.num_mels),
         vmin=mel.max() - DYNAMIC_RANGE,
     )
-    axes.set_title("\n".join(lines), color=INK, fontsize=15, loc="left", pad=12)
+    axes.set_title("\n".join(lines), color=INK, fontsize=15, loc="left", pad=12, parse_math=False)
     axes.set_xlabel("seconds", color=FAINT)
     axes.set_yticks([_mel_band(1000 * khz, settings) for khz in KILOHERTZ], [f"{khz:g} kHz" for khz in KILOHERTZ])
     axes.tick_params(colors=FAINT, length=0)

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 
 import pytest
 import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure() -> None:
+    """absl (rouge-score imports it) closes the stderr that it was born with once logging is configured anew, as
+    every verb does; it must not be pytest's."""
+    with suppress(ModuleNotFoundError), redirect_stderr(sys.__stderr__):
+        import absl.logging  # noqa: F401
 
 
 @pytest.fixture(autouse=True)

@@ -447,14 +447,18 @@ def test_layouts_come_in_their_shares(corpus: UnitCorpus, template: DialogTempla
         DialogSequences(corpus, template, 512, layouts={"typed": 0.0})
 
 
-def test_what_cannot_be_learnt_is_counted(tmp_path: Path, template: DialogTemplate) -> None:
+def test_what_cannot_be_learnt_is_counted_and_told(
+    tmp_path: Path, template: DialogTemplate, caplog: pytest.LogCaptureFixture
+) -> None:
     utterances = [make_utterance(i) for i in range(8)]
     silent = UnitUtterance("e", "s", "user", "d0001", 2, "train", "hm.", np.empty(0, np.uint16))
     utterances[6] = silent
     source = DialogSequences(UnitCorpus(write_corpus(tmp_path / "c.parquet", utterances)), template, 512)
     assert len(source) == 3 and source.incomplete == 1
     source.row_length = min(len(each.input_ids) for each in all_sequences(source))
+    caplog.clear()
     assert len(all_sequences(source)) == 1 and source.left_out == 2
+    assert len(caplog.messages) == 1 and f"ids do not fit rows of {source.row_length}" in caplog.messages[0]
 
 
 def test_a_split_without_replies_is_an_error(corpus: UnitCorpus, template: DialogTemplate) -> None:

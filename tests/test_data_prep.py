@@ -69,7 +69,9 @@ def _dialog(name: str, *texts: str) -> str:
 @pytest.fixture
 def dialog_files(tmp_path: Path) -> tuple[str, str]:
     train, held_out = tmp_path / "train.jsonl", tmp_path / "held_out.jsonl"
-    lines = [_dialog(f"a{index}", "I want pizza.", "Which place?", "The red one.", "It is closed.") for index in range(4)]
+    lines = [
+        _dialog(f"a{index}", "I want pizza.", "Which place?", "The red one.", "It is closed.") for index in range(4)
+    ]
     lines.append(_dialog("b", "I want a zeppelin.", "Which place?", "The red pizza one.", "It is it."))
     train.write_text("".join(lines))
     held_out.write_text(_dialog("c", "I want pizza.", "Which one?", "I want red pizza.", "It is the red one."))
@@ -207,9 +209,19 @@ def test_the_held_out_set_is_of_whole_test_dialogs(tmp_path: Path) -> None:
             name = f"{dialog}-{turn}"
             soundfile.write(corpus / f"audio/{name}.flac", np.random.default_rng(turn).normal(0, 0.1, 16_000), 16_000)
             rows.append(
-                {"id": name, "audio": f"audio/{name}.flac", "speaker": "s", "role": ("user", "agent")[turn % 2],
-                 "dialog": dialog, "turn": turn, "split": split, "text": "hello.", "duration": 1.0, "sample_rate": 16_000}
-            )  # fmt: skip
+                {
+                    "id": name,
+                    "audio": f"audio/{name}.flac",
+                    "speaker": "s",
+                    "role": ("user", "agent")[turn % 2],
+                    "dialog": dialog,
+                    "turn": turn,
+                    "split": split,
+                    "text": "hello.",
+                    "duration": 1.0,
+                    "sample_rate": 16_000,
+                }
+            )
     (corpus / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert make_held_out(str(corpus), str(tmp_path / "out"), exchanges=3, seed=0) == 4
     written = read_speech_corpora([tmp_path / "out"])

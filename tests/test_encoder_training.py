@@ -42,11 +42,22 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         soundfile.write(folder / f"{index}.wav", sound, 16_000)
         phones = [[n, float(a), float(b)] for n, a, b in zip(names, times, times[1:], strict=False)]
         rows.append(
-            {"id": str(index), "audio": f"{index}.wav", "speaker": "tone", "role": "user", "dialog": str(index), "turn": 0,
-             "split": "dev" if index % 5 == 0 else "train", "text": "a b c", "duration": float(times[-1]),
-             "sample_rate": 16_000, "words": [["a", *times[[0, 3]]], ["b", *times[[3, 5]]], ["c", *times[[5, 8]]]],
-             "phones": phones, "pronunciation": [name for name in names if name != "pau"]}
-        )  # fmt: skip
+            {
+                "id": str(index),
+                "audio": f"{index}.wav",
+                "speaker": "tone",
+                "role": "user",
+                "dialog": str(index),
+                "turn": 0,
+                "split": "dev" if index % 5 == 0 else "train",
+                "text": "a b c",
+                "duration": float(times[-1]),
+                "sample_rate": 16_000,
+                "words": [["a", *times[[0, 3]]], ["b", *times[[3, 5]]], ["c", *times[[5, 8]]]],
+                "phones": phones,
+                "pronunciation": [name for name in names if name != "pau"],
+            }
+        )
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -77,7 +88,14 @@ def test_labels_lie_where_the_phones_are(corpus: Path) -> None:
 
 def test_encoder_to_unit_corpus(corpus: Path, tmp_path: Path) -> None:
     settings = LoopSettings(
-        steps=60, learning_rate=3e-3, warmup_steps=5, log_every=10, save_every=30, validate_every=30, ema_decay=0.9, threads=1
+        steps=60,
+        learning_rate=3e-3,
+        warmup_steps=5,
+        log_every=10,
+        save_every=30,
+        validate_every=30,
+        ema_decay=0.9,
+        threads=1,
     )
     figures = train(task(corpus), settings, tmp_path / "encoder")
     assert figures["frame_accuracy"] > 0.8
@@ -101,7 +119,9 @@ def test_encoder_to_unit_corpus(corpus: Path, tmp_path: Path) -> None:
 
     before = files[1].read_bytes()
     files[0].unlink()  # as if killed
-    assert extract_units([str(corpus)], str(tmp_path / "units"), str(tmp_path / "corpus"), shard_utterances=16) == report
+    assert (
+        extract_units([str(corpus)], str(tmp_path / "units"), str(tmp_path / "corpus"), shard_utterances=16) == report
+    )
     assert files[1].read_bytes() == before
 
     extractor.centroids = extractor.centroids + 1

@@ -259,6 +259,7 @@ class Finetune(TrainLanguageModel):
     agent_roles: list[str] = MISSING
     history_turns: int = MISSING
     layouts: dict[str, float] | None = None
+    noise: Any = None  # usdm.data.unit_noise.UnitNoise
 
 
 @dataclass
@@ -312,7 +313,7 @@ def register_schemas() -> None:
 
 def check_config(config: DictConfig) -> None:
     """Raises InputError that lists every mandatory key without a value, or all arguments that do not fit."""
-    if missing := sorted(OmegaConf.missing_keys(config)):
+    if missing := sorted(missing_keys(config)):
         keys = " ".join(f"{key}=..." for key in missing)
         raise InputError(f"no value is given for {', '.join(missing)}: add {keys}")
     if wrong := [problem for path, part in parts(config) for problem in misfits(path, part)]:
@@ -324,16 +325,30 @@ def arguments(config: DictConfig) -> dict[str, Any]:
     return {key: value for key, value in instantiate(config, _convert_="all").items() if key not in OUTSIDE}
 
 
+def missing_keys(config: DictConfig | ListConfig, path: str = "") -> Iterator[str]:
+    """Full keys of mandatory values that are not given. (OmegaConf's own gives up where another key refers to one.)"""
+    for key, full_key in _own_keys(config, path):
+        if OmegaConf.is_missing(config, key):
+            yield full_key
+        elif OmegaConf.is_config(config[key]):
+            yield from missing_keys(config[key], full_key)
+
+
 def parts(config: DictConfig | ListConfig, path: str = "") -> Iterator[tuple[str, DictConfig]]:
     """Every node with a `_target_`, and its full key; where it is written, not where it is referred to."""
     if isinstance(config, DictConfig) and "_target_" in config:
         yield path, config
+    for key, full_key in _own_keys(config, path):
+        if not OmegaConf.is_missing(config, key) and OmegaConf.is_config(config[key]):
+            yield from parts(config[key], full_key)
+
+
+def _own_keys(config: DictConfig | ListConfig, path: str) -> Iterator[tuple[Any, str]]:
+    """Keys and full keys of what is written in a node itself: what it refers to has a place of its own."""
     keys: list[Any] = list(config) if isinstance(config, DictConfig) else list(range(len(config)))
     for key in keys:
-        if OmegaConf.is_interpolation(config, key) or OmegaConf.is_missing(config, key):
-            continue
-        if isinstance(node := config[key], DictConfig | ListConfig):
-            yield from parts(node, f"{path}.{key}" if path else str(key))
+        if not OmegaConf.is_interpolation(config, key):
+            yield key, f"{path}.{key}" if path else str(key)
 
 
 def misfits(path: str, part: DictConfig) -> Iterator[str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from demo.app import launch
+from demo import launch
 from usdm.cli.model import load_model
 
 
 def run(config: DictConfig) -> None:
-    pipeline = load_model(config)
-    print(f"http://{config.host}:{config.port} (Ctrl-C ends it)", flush=True)
-    launch(pipeline, host=config.host, port=config.port, share=config.share)
+    app = launch(load_model(config), host=config.host, port=config.port, share=config.share, block=False)
+    print(f"{app.local_url} (Ctrl-C ends it)", flush=True)
+    app.block_thread()

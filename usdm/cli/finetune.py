@@ -25,6 +25,7 @@ def run(config: DictConfig) -> None:
         agent_roles=settings["agent_roles"],
         history_turns=config.history_turns,
         layouts=settings["layouts"],
+        noise=settings["noise"],
         unit_source=UnitSource.load(config.pretrained),
     )
     show_result(figures, config.output_dir)

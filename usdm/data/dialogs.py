@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from usdm.data.sequences import KIND_INDEX, TrainingSequence
 from usdm.data.unit_corpus import UnitCorpus
+from usdm.data.unit_noise import UnitNoise
 from usdm.interleave import keyed_generator
 from usdm.tokens import IGNORED, DialogTemplate, TurnContent
 from usdm.types import InputError, Role, Turn
@@ -54,6 +55,7 @@ class DialogSequences:
         agent_roles: whose turns are learnt as replies; with both roles each speaker is the agent in turn.
         history_turns: at most so many earlier turns, within the template's budget of ids; 0 makes single turns.
         layouts: names of turn layouts and their shares; None is the template's own.
+        noise: on the user's units, drawn anew each epoch; None leaves them as they were heard.
 
     Raises:
         InputError: corpus and vocabulary differ in the number of units, a layout is unknown or has no share,
@@ -71,10 +73,11 @@ class DialogSequences:
         agent_roles: Sequence[Role] = ("agent",),
         history_turns: int = 0,
         layouts: Mapping[str, float] | None = None,
+        noise: UnitNoise | None = None,
     ) -> None:
         corpus.check_num_units(template.vocabulary.num_units)
         self.template, self.row_length, self.seed = template, row_length, seed
-        self.history_turns = history_turns
+        self.history_turns, self.noise = history_turns, noise
         self.left_out = 0
         self._layouts, self._shares = _layouts(template, layouts)
         self.dialogs, self.incomplete = read_dialogs(corpus, split)
@@ -103,18 +106,24 @@ class DialogSequences:
     def sequences(self, epoch: int, block: list[int], rows_before: int) -> Iterator[TrainingSequence]:
         for index in block:
             sequence = self._sequence(self._examples[index], epoch)
-            if len(sequence.input_ids) <= self.row_length:
+            if (length := len(sequence.input_ids)) <= self.row_length:
                 yield sequence
-            else:
-                self.left_out += 1
+                continue
+            if not self.left_out:
+                name = self._reply(self._examples[index]).id
+                logger.warning("%s: %d ids do not fit rows of %d: left out, and others", name, length, self.row_length)
+            self.left_out += 1
+
+    def _reply(self, example: _Example) -> DialogTurn:
+        return self.dialogs[example.dialog][example.index]
 
     def _sequence(self, example: _Example, epoch: int) -> TrainingSequence:
         dialog = self.dialogs[example.dialog]
-        user, agent = dialog[example.index - 1], dialog[example.index]
+        user, agent = dialog[example.index - 1], self._reply(example)
         draw = keyed_generator(self.seed, epoch, agent.id).random() if len(self._layouts) > 1 else 0.0
         layout = self._layouts[int(np.searchsorted(self._shares, draw, side="right"))]
         content = TurnContent(
-            user_units=torch.from_numpy(user.units.astype(np.int64)),
+            user_units=torch.from_numpy(self._heard(user, epoch)),
             user_text=user.text,
             agent_text=agent.text,
             agent_units=torch.from_numpy(agent.units.astype(np.int64)),
@@ -122,6 +131,13 @@ class DialogSequences:
         built = self.template.training_example(content, self._history(dialog, example.index), layout)
         labels = built.labels.numpy().astype(np.int32)
         return TrainingSequence(built.input_ids.numpy().astype(np.int32), labels, self._kinds(labels))
+
+    def _heard(self, user: DialogTurn, epoch: int) -> NDArray[np.int64]:
+        units = user.units.astype(np.int64)
+        if self.noise is None:
+            return units
+        random = keyed_generator(self.seed, epoch, f"noise of {user.id}")
+        return self.noise.vary(units, self.template.vocabulary.num_units, random)
 
     def _history(self, dialog: Sequence[DialogTurn], index: int) -> list[Turn]:
         """What came before the user's turn, seen from the agent's side."""

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from usdm.audio import read_audio
 from usdm.data.speech_corpus import Utterance, read_speech_corpora
 from usdm.data.unit_corpus import UnitCorpus, UnitCorpusWriter, UnitSource, UnitUtterance
-from usdm.interleave import spoken_words
+from usdm.interleave import spoken_form, spoken_words
 from usdm.types import InputError
 from usdm.units import UnitExtractor
 
@@ -75,7 +75,9 @@ def extract_units(
     logger.info("%d of %d shards are there already", len(shards) - len(todo), len(shards))
     failed: list[str] = []
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for messages in tqdm(pool.imap_unordered(_extract_shard, todo), total=len(todo), unit="shard", desc="extract_units"):
+        for messages in tqdm(
+            pool.imap_unordered(_extract_shard, todo), total=len(todo), unit="shard", desc="extract_units"
+        ):
             failed += messages
     for message in failed:
         logger.warning("left out: %s", message)
@@ -136,7 +138,9 @@ def _extract_batch(extractor: UnitExtractor, batch: Sequence[Utterance], failed:
 
 
 def _row(utterance: Utterance, units: np.ndarray, unit_rate: int) -> UnitUtterance:
-    spoken = spoken_words(utterance.words, len(units), unit_rate) if utterance.words else None
+    spoken = None
+    if any(spoken_form(word.text) for word in utterance.words):
+        spoken = spoken_words(utterance.words, len(units), unit_rate)
     return UnitUtterance(
         id=utterance.id,
         speaker=utterance.speaker,

@@ -135,5 +135,6 @@ class PackedRows(IterableDataset[PackedRow]):
                         yield build_row(sequences, self.row_length, self.pad_id)
             if row_number == first:
                 raise InputError("the corpus leaves no sequence to train on: check its splits, words and text")
-            logger.info("epoch %d had %d rows of %d ids", epoch, row_number - first, self.row_length)
+            rows, left_out = row_number - first, self.source.left_out
+            logger.info("epoch %d: %d rows of %d ids; %d utterances left out", epoch, rows, self.row_length, left_out)
             epoch += 1

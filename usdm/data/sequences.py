@@ -39,6 +39,8 @@ class TrainingSequence(NamedTuple):
 class SequenceSource(Protocol):
     """Training sequences in an order that (seed, epoch) fixes, made a block at a time."""
 
+    left_out: int  # utterances that could not be used, since the epoch's start
+
     def blocks(self, epoch: int) -> Sequence[Any]:
         """What an epoch consists of, in order; a block is small enough to hold in memory."""
 

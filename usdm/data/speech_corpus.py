@@ -48,7 +48,9 @@ def read_speech_corpora(folders: Sequence[str | Path], split: str | None = None)
         if split is None or utterance.split == split
     ]
     if not utterances:
-        raise InputError(f"{', '.join(map(str, folders))}: no utterance with split {split!r}; check the manifest's splits.")
+        raise InputError(
+            f"{', '.join(map(str, folders))}: no utterance with split {split!r}; check the manifest's splits."
+        )
     return utterances
 
 

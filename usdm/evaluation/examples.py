@@ -59,7 +59,7 @@ def _spectrograms(panels: Mapping[str, Waveform]) -> Figure:
             extent=(0, sound.seconds, 0, settings.num_mels),
             vmin=mel.max() - DYNAMIC_RANGE,
         )
-        axis.set_title(shorten(title, TITLE_CHARACTERS), loc="left", fontsize=10)
+        axis.set_title(shorten(title, TITLE_CHARACTERS), loc="left", fontsize=10, parse_math=False)
         axis.set_ylabel("mel band")
     axes[-1].set_xlim(0, max(sound.seconds for sound in panels.values()))
     axes[-1].set_xlabel("seconds")

@@ -23,7 +23,7 @@ from usdm.types import Waveform
 
 logger = logging.getLogger(__name__)
 
-Synthesiser = Callable[[str], Waveform]
+Synthesiser = Callable[[str], Waveform]  # says ASCII text with at least one word
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,8 @@ def _run_item(
 def _synthesised(reply: str | None, recogniser: Recogniser, synthesiser: Synthesiser | None) -> str | None:
     if synthesiser is None or reply is None:
         return None
-    return recogniser(synthesiser(reply)) if scored_words(reply) else ""
+    text = reply.encode("ascii", "ignore").decode()  # English is what synthesiser and recogniser know
+    return recogniser(synthesiser(text)) if scored_words(text) else ""
 
 
 def _key(item: HeldOutItem, system: Sequence[Any]) -> str:

@@ -120,9 +120,11 @@ def evaluate_recordings(
     recogniser) and `<name of the folder>.json`. `limit` takes so many at even distances.
 
     Raises:
-        InputError: as `read_recordings`. A failing recording does not raise: see `TranscriptScore.failed`.
+        InputError: as `read_recordings`, or a limit below 1. A failing recording does not raise: see `TranscriptScore.failed`.
     """
     recordings, without_text = read_recordings(folder)
+    if limit is not None and limit < 1:
+        raise InputError(f"limit={limit}: at least one recording must be left; give 1 or more")
     if limit is not None and limit < len(recordings):
         recordings = [recordings[place * len(recordings) // limit] for place in range(limit)]
     output_dir, name = Path(output_dir), Path(folder).resolve().name

@@ -103,7 +103,7 @@ def summarise(
     return Scorecard(
         items=len(scored),
         failed=len(outcomes) - len(scored),
-        truncated=Counter(stage for o in scored for stage in o.truncated),
+        truncated=dict(Counter(stage for o in scored for stage in o.truncated)),
         transcript=word_error_rate([judged for _, judged in heard], seed),
         transcript_by_speaker=_by_speaker(heard, seed),
         user_recordings=word_error_rate(user, seed),

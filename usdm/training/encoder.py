@@ -166,7 +166,9 @@ class EncoderTask:
         waveforms = [read_audio(utterance.audio, SAMPLE_RATE).samples for utterance in utterances]
         units = max(len(waveform) for waveform in waveforms) // self.unit_samples + 1
         labels = torch.stack([self._frame_labels(utterance, units) for utterance in utterances])
-        phones = [torch.tensor([1 + self.phone_ids[p] for p in u.pronunciation if p in self.phone_ids]) for u in utterances]
+        phones = [
+            torch.tensor([1 + self.phone_ids[p] for p in u.pronunciation if p in self.phone_ids]) for u in utterances
+        ]
         return EncoderBatch(waveforms, labels, phones)
 
     def _frame_labels(self, utterance: Utterance, units: int) -> Tensor:

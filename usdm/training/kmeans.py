@@ -57,7 +57,9 @@ def fit_kmeans(
 
 
 @torch.inference_mode()
-def _features(extractor: UnitExtractor, utterances: Sequence[Utterance], batch: int = 8) -> Iterator[tuple[Utterance, Tensor]]:
+def _features(
+    extractor: UnitExtractor, utterances: Sequence[Utterance], batch: int = 8
+) -> Iterator[tuple[Utterance, Tensor]]:
     """Each utterance with its (U, D) features."""
     for start in range(0, len(utterances), batch):
         rows = utterances[start : start + batch]

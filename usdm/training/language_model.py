@@ -27,6 +27,7 @@ from usdm.data.packing import PackedRow, PackedRows
 from usdm.data.sequences import SequenceSource
 from usdm.data.speech_text import SEGMENT_UNITS, SpeechTextSequences
 from usdm.data.unit_corpus import UnitCorpus, UnitSource
+from usdm.data.unit_noise import UnitNoise
 from usdm.interleave import Pattern
 from usdm.lm import check_model
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
@@ -115,6 +116,7 @@ def finetune(
     agent_roles: Sequence[Role] = ("agent",),
     history_turns: int = 0,
     layouts: Mapping[str, float] | None = None,
+    noise: UnitNoise | None = None,
     unit_source: UnitSource | None = None,
     dtype: torch.dtype | None = None,
 ) -> dict[str, float]:
@@ -125,6 +127,7 @@ def finetune(
         agent_roles: whose turns are learnt as replies.
         history_turns: earlier turns before a turn, at most; the template has a budget of ids besides.
         layouts: turn layouts and their shares; None is the template's own alone.
+        noise: on the user's units in training; validation hears them as they are.
         unit_source: which units the model knows (`UnitSource.load(its folder)`), to be held against the corpora's.
     """
     corpus = UnitCorpus(corpora)
@@ -142,6 +145,7 @@ def finetune(
             agent_roles=agent_roles,
             history_turns=history_turns,
             layouts=layouts,
+            noise=noise if split == "train" else None,
         )
 
     data = {
@@ -149,6 +153,7 @@ def finetune(
         "agent_roles": list(agent_roles),
         "history_turns": history_turns,
         "layouts": None if layouts is None else dict(layouts),
+        "noise": None if noise is None else asdict(noise),
     }
     return _train(model, vocabulary, corpus, source, settings, Path(output_dir), dtype, template, data)
 

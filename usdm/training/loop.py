@@ -192,7 +192,9 @@ class _Run:
         # What decides the numbers must agree; how often to log or save may change.
         free = {"log_every", "validate_every", "save_every", "threads"}
         then, now = json.loads(state["settings"]), json.loads(json.dumps(dataclasses.asdict(self.settings)))
-        changed = {key: (then.get(key), value) for key, value in now.items() if key not in free and then.get(key) != value}
+        changed = {
+            key: (then.get(key), value) for key, value in now.items() if key not in free and then.get(key) != value
+        }
         if changed:
             raise InputError(
                 f"{path} was made with other settings {changed} (then, now): use another output_dir, "

@@ -102,7 +102,9 @@ def _training_lines(run: str, record: Mapping[str, Any]) -> list[str]:
 
 def _table(scorecard: Mapping[str, Any]) -> list[str]:
     rows = ["| figure | value |", "|---|---|"]
-    return rows + [f"| {name} | {_number(value)} |" for name, value in scorecard.items() if isinstance(value, int | float)]
+    return rows + [
+        f"| {name} | {_number(value)} |" for name, value in scorecard.items() if isinstance(value, int | float)
+    ]
 
 
 def _fact_lines(facts: Mapping[str, str]) -> list[str]:

@@ -71,7 +71,12 @@ def convert_encoder(checkpoint: str | Path, config: Wav2Vec2Config) -> Wav2Vec2M
 
 
 def convert_extractor(
-    checkpoint: str | Path, centroids: str | Path, output_dir: str | Path, *, config: Wav2Vec2Config, settings: UnitSettings
+    checkpoint: str | Path,
+    centroids: str | Path,
+    output_dir: str | Path,
+    *,
+    config: Wav2Vec2Config,
+    settings: UnitSettings,
 ) -> UnitExtractor:
     """Published files (`.pt` and `.npy`) to one folder that `UnitExtractor.from_pretrained` reads.
 

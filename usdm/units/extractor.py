@@ -117,7 +117,7 @@ class UnitExtractor(nn.Module):
         return cls(load_encoder(folder).to(dtype), load_file(folder / CENTROIDS_FILE)["centroids"], settings)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
-        """Write the encoder in transformers' layout, the centroids, and the settings; `dtype` is that of the encoder."""
+        """Write the encoder (in `dtype`, transformers' layout), the centroids, and the settings."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = Wav2Vec2Config.from_dict(self.encoder.config.to_dict() | {"dtype": str(dtype).removeprefix("torch.")})
@@ -178,7 +178,9 @@ def receptive_field(config: Wav2Vec2Config) -> int:
 def _check(encoder: Wav2Vec2Model, centroids: Tensor, settings: UnitSettings) -> None:
     layers = len(encoder.encoder.layers)
     if settings.layer >= layers:
-        raise InputError(f"Layer {settings.layer} (0-based) of an encoder with {layers} layers: choose one below {layers}.")
+        raise InputError(
+            f"Layer {settings.layer} (0-based) of an encoder with {layers} layers: choose one below {layers}."
+        )
     if centroids.shape != (settings.num_units, encoder.config.hidden_size):
         raise InputError(
             f"Centroids have shape {tuple(centroids.shape)}, but {settings.num_units} units of a "
