@@ -67,6 +67,16 @@ def build_app(pipeline: SpokenDialogPipeline) -> gr.Blocks:
                     max_lines=3,
                     elem_id="typed",
                 )
+                sound = gr.Audio(
+                    label="Reply",
+                    autoplay=True,
+                    interactive=False,
+                    visible=False,
+                    buttons=["download"],
+                    waveform_options=WAVEFORM,
+                    elem_id="reply",
+                )
+                times = gr.HTML(visible=False, elem_id="times")
                 with gr.Accordion("Advanced", open=False):
                     kind = gr.Radio(["speech", "text"], value="speech", label="Reply as")
                     temperature = gr.Slider(
@@ -98,19 +108,6 @@ def build_app(pipeline: SpokenDialogPipeline) -> gr.Blocks:
                     elem_id="conversation",
                 )
                 message = gr.HTML(visible=False, elem_id="message")
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=2, min_width=320):
-                sound = gr.Audio(
-                    label="Reply",
-                    autoplay=True,
-                    interactive=False,
-                    visible=False,
-                    buttons=["download"],
-                    waveform_options=WAVEFORM,
-                    elem_id="reply",
-                )
-                times = gr.HTML(visible=False, elem_id="times")
-            with gr.Column(scale=3, min_width=420):
                 picture = gr.Image(
                     show_label=False,
                     interactive=False,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
+import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -172,3 +174,21 @@ def test_an_experiment_chooses_every_stage_s_settings_and_a_part_can_still_be_sw
     assert (config.llm.tokenizer, config.llm.model.folder, config.interleave.pattern) == ("mistral", "mistral", "fixed")
     config = composed("train_decoder", "decoder=voicebox", "shared.num_units=60")
     assert (config.task.config.hidden_size, config.task.config.n_tokens) == (1024, 60)
+
+
+def readme_commands() -> list[list[str]]:
+    """Verb and settings of every `usdm` line in the README's code blocks; of a sweep, its first run."""
+    text = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
+    lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
+    commands = [line[1:] for line in lines if line[:1] == ["usdm"]]
+    return [[*(word.split(",")[0] for word in line if word != "-m")] if "-m" in line else line for line in commands]
+
+
+@pytest.mark.parametrize("command", readme_commands(), ids=" ".join)
+def test_the_readme_s_commands_compose(command: list[str]) -> None:
+    check_config(without_hydra(composed(*command)))
+
+
+def test_the_readme_names_every_verb() -> None:
+    assert {command[0] for command in readme_commands()} == set(SCHEMAS)

@@ -367,7 +367,10 @@ def misfits(path: str, part: DictConfig) -> Iterator[str]:
 def parameters(target: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
     """Names and annotations of a target's arguments, and whether it takes any other keyword."""
     signature = inspect.signature(target)
-    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    try:
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except NameError:  # a package's annotations that only a type checker can read
+        hints = {}
     named = {
         name: hints.get(name, Any)
         for name, parameter in signature.parameters.items()

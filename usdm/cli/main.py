@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 OWN_PACKAGES = ("usdm", "data_prep", "demo")
+FIRST_VERBS = ("respond", "demo", "evaluate")
 WORK_FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130  # what shells report for Ctrl-C
@@ -59,12 +60,15 @@ def verbs() -> dict[str, str]:
 
 
 def overview() -> str:
-    lines = [f"  {verb:<18} {summary}" for verb, summary in verbs().items()]
+    lines = {verb: f"  {verb:<18} {summary}" for verb, summary in verbs().items()}
     return "\n".join(
         [
             "usage: usdm VERB [key=value ...]",
             "",
-            *lines,
+            "To use a model:",
+            *(lines.pop(verb) for verb in FIRST_VERBS),
+            "To make one:",
+            *lines.values(),
             "",
             "usdm VERB --help       its settings, their values and the parts that can be swapped",
             "usdm VERB --cfg job    the configuration that it would run with",
@@ -168,7 +172,7 @@ def expected_error(error: BaseException) -> BaseException | None:
 def message(error: BaseException) -> str:
     """The error's text; Hydra's composition errors name the key in their cause, so that is shown too."""
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; check the path and that it may be used so"
+        return f"{error.filename}: {error.strerror}; check the path and its permissions"
     if isinstance(error, ModuleNotFoundError):
         return f"{error}; install it with what all verbs use: pip install 'usdm[train,evaluate,bigvgan]'"
     parts = [str(error)]

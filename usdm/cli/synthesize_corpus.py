@@ -1,4 +1,4 @@
-"""That text spoken by synthesisers: many user voices, one agent voice, with word and phone times."""
+"""Dialog text spoken by synthesisers: many user voices, one agent voice, with word and phone times."""
 
 from __future__ import annotations
 

@@ -120,7 +120,8 @@ def evaluate_recordings(
     recogniser) and `<name of the folder>.json`. `limit` takes so many at even distances.
 
     Raises:
-        InputError: as `read_recordings`, or a limit below 1. A failing recording does not raise: see `TranscriptScore.failed`.
+        InputError: as `read_recordings`, or a limit below 1. A failing recording does not raise: see
+            `TranscriptScore.failed`.
     """
     recordings, without_text = read_recordings(folder)
     if limit is not None and limit < 1:

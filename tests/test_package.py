@@ -1,0 +1,69 @@
+"""Finished parts to one folder with model cards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_models import build_random_bundle
+
+from usdm.chain import DecoderSampling, GenerationSettings, SpokenDialogPipeline
+from usdm.training.package import PARTS, package_model
+from usdm.types import InputError, Sampling
+
+GENERATION = GenerationSettings(
+    sampling={stage: Sampling(max_new_tokens=20) for stage in ("transcribe", "respond", "speak")},
+    decoder=DecoderSampling(steps=1, solver="euler", guidance=0.0, temperature=0.0),
+)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle")
+    build_random_bundle(folder)
+    run = folder / "run"
+    run.mkdir()
+    record = {"settings": {"steps": 12, "learning_rate": 0.001, "seed": 0}, "hours": 0.5, "validation": {"loss": 1.25}}
+    (run / "training.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_the_packaged_model_answers_as_its_parts_do(bundle: Path, tmp_path: Path) -> None:
+    scorecard = tmp_path / "scorecard.json"
+    scorecard.write_text(json.dumps({"transcript_wer": 0.125, "details": {}}))
+    packaged = package_model(
+        str(tmp_path / "model"),
+        parts={name: str(bundle / name) for name in PARTS},
+        runs={"encoder": str(bundle / "run")},
+        facts={"Data": "Made up.", "Limits": "Says nothing of sense."},
+        generation=GENERATION,
+        scorecard=str(scorecard),
+    )
+    assert packaged.bytes == sum(path.stat().st_size for path in (tmp_path / "model").rglob("*.safetensors"))
+    for name in PARTS:
+        state = load_file(tmp_path / "model" / name / "model.safetensors")
+        assert {value.dtype for value in state.values() if value.is_floating_point()} == {torch.float16}
+        assert sum(value.numel() for value in state.values()) == packaged.parameters[name]
+        assert "Made up." in (tmp_path / "model" / name / "README.md").read_text()
+    card = (tmp_path / "model/README.md").read_text()
+    assert "| transcript_wer | 0.125 |" in card
+    assert "- steps: 12" in card and "- loss: 1.25" in card
+
+    pipeline = SpokenDialogPipeline.from_pretrained(tmp_path / "model")
+    assert pipeline.settings == GENERATION
+    original = SpokenDialogPipeline.from_pretrained(bundle)
+    assert pipeline.parts.units.centroid_hash == original.parts.units.centroid_hash
+    reply = pipeline.respond(text="hello", seed=0)
+    assert reply.waveform is not None and torch.isfinite(reply.waveform).all()
+
+
+def test_what_is_missing_is_listed_and_nothing_is_written(bundle: Path, tmp_path: Path) -> None:
+    parts = {"units": str(bundle / "units"), "llm": str(tmp_path / "nowhere")}
+    with pytest.raises(InputError, match=r"parts\.decoder.*parts\.llm=.*nowhere.*runs\.encoder"):
+        package_model(
+            str(tmp_path / "model"), parts=parts, runs={"encoder": str(tmp_path)}, facts={}, generation=GENERATION
+        )
+    assert not (tmp_path / "model").exists()
