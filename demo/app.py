@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import html
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import gradio as gr
 import torch
 
 from demo.spectrogram import reply_picture
+from demo.stage_bar import stage_bar
 from usdm.audio import read_audio
 from usdm.chain import SpokenDialogPipeline
 from usdm.types import InputError, Sampling, SpokenReply, Turn, Waveform
@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 
 MAX_SECONDS = 30.0  # of a question or a reference voice
 MAX_UPLOAD = "50mb"
+FORGET = (600, 3600)  # seconds: every so often, sound older than so long is deleted; all of it when the page closes
 PCM16_FULL_SCALE = 32767
 STYLE = Path(__file__).with_name("page.css")
-STAGE_COLOURS = ("#6366f1", "#22c55e", "#f59e0b", "#ec4899", "#06b6d4", "#a855f7", "#84cc16")
 WAVEFORM = gr.WaveformOptions(waveform_color="#c7d2fe", waveform_progress_color="#6366f1")
 NOTHING = "…"  # shown where the model wrote no text
 PLACEHOLDER = "<center><h3>Say something</h3>Speak into the microphone, drop a recording, or type a question.</center>"
@@ -46,7 +46,7 @@ def theme() -> gr.themes.Base:
 
 def build_app(pipeline: SpokenDialogPipeline) -> gr.Blocks:
     """The page for one pipeline; `launch` serves it."""
-    with gr.Blocks(title="usdm", analytics_enabled=False, fill_width=True) as app:
+    with gr.Blocks(title="usdm", analytics_enabled=False, delete_cache=FORGET, fill_width=True) as app:
         history = gr.State(())  # of Turn
         gr.Markdown("# usdm\nSpoken dialog, in one model: it hears, thinks and speaks.", elem_id="heading")
         with gr.Row(equal_height=False):
@@ -272,25 +272,6 @@ def _heard_and_seen(reply: SpokenReply) -> list[dict[str, Any]]:
         picture = gr.update(value=reply_picture(waveform, _writable(reply.agent_text)), visible=True)
         seconds = waveform.seconds
     return [sound, picture, gr.update(value=stage_bar(reply.timings, seconds), visible=True)]
-
-
-def stage_bar(timings: Mapping[str, float], reply_seconds: float) -> str:
-    """HTML: how long each stage took, as a bar with a legend, and the whole beside the reply's own length."""
-    total = sum(timings.values())
-    coloured = [
-        (name, seconds, STAGE_COLOURS[place % len(STAGE_COLOURS)])
-        for place, (name, seconds) in enumerate(timings.items())
-    ]
-    bars = "".join(f'<div style="flex:{seconds:.4f};background:{colour}"></div>' for _, seconds, colour in coloured)
-    names = "".join(
-        f'<span><span class="dot" style="background:{colour}"></span>{html.escape(name)} {seconds:.2f} s</span>'
-        for name, seconds, colour in coloured
-    )
-    spoken = f" for a reply of {reply_seconds:.1f} s" if reply_seconds else ""
-    return (
-        f'<div class="stages">{bars}</div>'
-        f'<div class="stage-names">{names}<span class="total">{total:.2f} s{spoken}</span></div>'
-    )
 
 
 def _blank() -> list[Any]:

@@ -18,8 +18,8 @@ from gradio_client import Client, handle_file
 from tiny_models import build_random_bundle
 
 from demo import launch
-from demo.app import stage_bar
 from demo.spectrogram import reply_picture
+from demo.stage_bar import stage_bar
 from usdm.audio import read_audio, write_audio
 from usdm.chain import DecoderSampling, GenerationSettings, SpokenDialogPipeline
 from usdm.types import InputError, Sampling, Turn, Waveform
