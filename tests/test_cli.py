@@ -10,7 +10,7 @@ import types
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from usdm.cli import WorkFailed
 from usdm.cli.main import main, verbs
@@ -157,3 +157,10 @@ def test_a_stage_leaves_its_configuration_and_versions_beside_its_output(stage: 
 def test_several_runs_in_one_command(stage: list) -> None:
     assert main(["prepare_dialogs", "-m", *FILES, "seed=1,2"]) == 0
     assert [config.seed for config in stage] == [1, 2]
+
+
+@pytest.mark.parametrize("text", ["what's the price, then?", "a: b = c", "back\\slash (and more)", "'quoted'"])
+def test_what_people_say_needs_no_quoting(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["respond", f"text={text}", "--cfg", "job"]) == 0
+    shown = OmegaConf.create(capsys.readouterr().out)
+    assert shown.text == text.strip("'")

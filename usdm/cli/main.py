@@ -105,8 +105,17 @@ def run_with_hydra(verb: str, arguments: Sequence[str], debug: bool) -> None:
 
     register_schemas()
     entry = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=verb)(job)
-    with hydra_command_line([f"usdm {verb}", *arguments]):
+    with hydra_command_line([f"usdm {verb}", *map(quote_free_text, arguments)]):
         entry()
+
+
+def quote_free_text(argument: str) -> str:
+    """What people say has apostrophes and commas, which Hydra's grammar gives other meanings: `text=` is quoted."""
+    key, equals, value = argument.partition("=")
+    if key != "text" or not equals or value == "null" or value[:1] in ("'", '"'):
+        return argument
+    escaped = value.replace("'", "\\'")
+    return f"text='{escaped}'"
 
 
 @contextmanager
