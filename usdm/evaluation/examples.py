@@ -14,7 +14,7 @@ from usdm.chain import SpokenDialogPipeline
 from usdm.evaluation.held_out import HeldOutItem
 from usdm.types import Waveform
 
-TITLE_CHARACTERS = 110
+TITLE_CHARACTERS = 150
 DYNAMIC_RANGE = 9.0  # in natural-log magnitude below the loudest point, about 78 dB
 
 

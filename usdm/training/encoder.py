@@ -159,7 +159,7 @@ class EncoderTask:
                 batches.append([])
                 longest = utterance.duration
             batches[-1].append(utterance)
-        random.shuffle(batches)  # type: ignore[arg-type]
+        random.shuffle(batches)
         return batches
 
     def _read(self, utterances: Sequence[Utterance]) -> EncoderBatch:

@@ -1,35 +1,16 @@
-"""Configuration: where `conf/` lies, what each verb's primary yaml may hold, and the checks before any work.
-
-One dataclass a verb, first in the defaults list of `conf/<verb>.yaml`: a misspelt or mistyped key fails with
-its full name. Fields typed `Any` hold parts that can be swapped (a `_target_` and its arguments, from a group
-of `conf/`); `check_config` holds those against the target's signature.
+"""One dataclass a verb, first in the defaults list of `conf/<verb>.yaml`: a misspelt or mistyped key fails with its
+full name. Fields typed `Any` hold parts that can be swapped: a `_target_` and its arguments, from a group of `conf/`.
 """
 
 from __future__ import annotations
 
-import inspect
-import types
-import typing
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.utils import get_object, instantiate
-from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
-
-from usdm.types import InputError
-
-
-def config_folder() -> Path:
-    """`conf/`: beside the package in a source tree, inside it in an installed wheel."""
-    package = Path(__file__).resolve().parent
-    for folder in (package.parent / "conf", package / "conf"):
-        if (folder / "experiment").is_dir():
-            return folder
-    raise InputError(f"conf/ lies neither beside nor inside {package}: install usdm again")
+from hydra.utils import instantiate
+from omegaconf import MISSING, DictConfig
 
 
 @dataclass
@@ -311,89 +292,6 @@ def register_schemas() -> None:
         ConfigStore.instance().store(name=f"{verb}_schema", node=schema)
 
 
-def check_config(config: DictConfig) -> None:
-    """Raises InputError that lists every mandatory key without a value, or all arguments that do not fit."""
-    if missing := sorted(missing_keys(config)):
-        keys = " ".join(f"{key}=..." for key in missing)
-        raise InputError(f"no value is given for {', '.join(missing)}: add {keys}")
-    if wrong := [problem for path, part in parts(config) for problem in misfits(path, part)]:
-        raise InputError("\n".join(wrong))
-
-
 def arguments(config: DictConfig) -> dict[str, Any]:
     """A verb's own settings as the keyword arguments of the function that does its work, parts built."""
     return {key: value for key, value in instantiate(config, _convert_="all").items() if key not in OUTSIDE}
-
-
-def missing_keys(config: DictConfig | ListConfig, path: str = "") -> Iterator[str]:
-    """Full keys of mandatory values that are not given. (OmegaConf's own gives up where another key refers to one.)"""
-    for key, full_key in _own_keys(config, path):
-        if OmegaConf.is_missing(config, key):
-            yield full_key
-        elif OmegaConf.is_config(config[key]):
-            yield from missing_keys(config[key], full_key)
-
-
-def parts(config: DictConfig | ListConfig, path: str = "") -> Iterator[tuple[str, DictConfig]]:
-    """Every node with a `_target_`, and its full key; where it is written, not where it is referred to."""
-    if isinstance(config, DictConfig) and "_target_" in config:
-        yield path, config
-    for key, full_key in _own_keys(config, path):
-        if not OmegaConf.is_missing(config, key) and OmegaConf.is_config(config[key]):
-            yield from parts(config[key], full_key)
-
-
-def _own_keys(config: DictConfig | ListConfig, path: str) -> Iterator[tuple[Any, str]]:
-    """Keys and full keys of what is written in a node itself: what it refers to has a place of its own."""
-    keys: list[Any] = list(config) if isinstance(config, DictConfig) else list(range(len(config)))
-    for key in keys:
-        if not OmegaConf.is_interpolation(config, key):
-            yield key, f"{path}.{key}" if path else str(key)
-
-
-def misfits(path: str, part: DictConfig) -> Iterator[str]:
-    """Arguments of a part that its target does not take, or not with such a value."""
-    target = get_object(part["_target_"])
-    taken, anything = parameters(target)
-    for key in map(str, part):
-        if key.startswith("_") or (key not in taken and anything):
-            continue
-        if key not in taken:
-            yield f"{path}.{key}: {part['_target_']} has no such argument, only {', '.join(taken)}"
-        elif not fits(part[key], taken[key]):
-            yield f"{path}.{key}={part[key]!r}: {part['_target_']} takes {_readable(taken[key])} there"
-
-
-def parameters(target: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
-    """Names and annotations of a target's arguments, and whether it takes any other keyword."""
-    signature = inspect.signature(target)
-    try:
-        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except NameError:  # a package's annotations that only a type checker can read
-        hints = {}
-    named = {
-        name: hints.get(name, Any)
-        for name, parameter in signature.parameters.items()
-        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-    }
-    return named, any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value suits an annotation; what a configuration cannot know is let through."""
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(fits(value, option) for option in typing.get_args(hint))
-    if origin is Literal:
-        return value in typing.get_args(hint)
-    if hint in (None, type(None)):
-        return value is None
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint in (bool, int, str):
-        return type(value) is hint
-    return value is not None or hint is Any
-
-
-def _readable(hint: Any) -> str:
-    return hint.__name__ if inspect.isclass(hint) else str(hint).replace("typing.", "")

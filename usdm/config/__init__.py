@@ -1,0 +1,20 @@
+"""Configuration: where `conf/` lies, what each verb's primary yaml may hold, and the checks before any work."""
+
+from usdm.config.checks import check_config, fits, misfits, missing_keys, parameters, parts
+from usdm.config.folder import config_folder
+from usdm.config.schemas import OUTSIDE, SCHEMAS, ReplyKind, arguments, register_schemas
+
+__all__ = [
+    "OUTSIDE",
+    "SCHEMAS",
+    "ReplyKind",
+    "arguments",
+    "check_config",
+    "config_folder",
+    "fits",
+    "misfits",
+    "missing_keys",
+    "parameters",
+    "parts",
+    "register_schemas",
+]
