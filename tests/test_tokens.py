@@ -355,3 +355,11 @@ def test_settings_saved_and_loaded(tmp_path: Path) -> None:
 
 def test_normalised_text() -> None:
     assert normalise_text("  It's  9 o'Clock\n\tnow ") == "it's 9 o'clock now"
+
+
+def test_bytes_that_are_no_character_are_left_out() -> None:
+    vocabulary = SpeechTextVocabulary.from_tokenizer(extend_tokenizer(llama_tokenizer(), 10))
+    tokenizer = vocabulary.tokenizer
+    lone = tokenizer.convert_tokens_to_ids("<0xE2>")
+    text = vocabulary.encode_text("hello")
+    assert vocabulary.decode_text([*text, lone]) == "hello"

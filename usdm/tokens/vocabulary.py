@@ -120,9 +120,12 @@ class SpeechTextVocabulary:
         return ids
 
     def decode_text(self, ids: Sequence[int] | Tensor) -> str:
-        """Text of ids, special tokens as they are called, without space around it."""
+        """Text of ids, special tokens as they are called, without space around it.
+
+        Bytes that a model wrote but that are no character are left out: nothing could be done with them as text.
+        """
         text: str = self.tokenizer.backend_tokenizer.decode(list(map(int, ids)), skip_special_tokens=False)
-        return text.strip()
+        return text.replace("\ufffd", "").strip()
 
     def encode_units(self, units: Sequence[int] | Tensor) -> Tensor:
         """(U,) units -> (U,) int64 ids. Raises InputError for a unit outside [0, K)."""
