@@ -128,6 +128,7 @@ def test_other_chains(bundle: Path, folder: Path) -> None:
         (["text=hi", "sampling.spek.temperature=1"], "full_key: sampling.spek"),
         (["text=hi", "decoding.solver=guess"], "guess"),
         (["text=hi", "model.nam=x"], "full_key: model.nam"),
+        (["text=hi", "threads=0"], "threads=0: give 1 or more"),
     ],
 )
 def test_bad_input_is_one_message_and_leaves_nothing(

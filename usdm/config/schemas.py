@@ -35,6 +35,7 @@ class UseModel(Verb):
     model: Any = MISSING
     device: str = MISSING
     dtype: Precision | None = None
+    threads: int | None = None
 
 
 @dataclass

@@ -1,0 +1,98 @@
+"""The model that ships inside the package, as a newcomer meets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jiwer
+import pytest
+import soundfile
+import torch
+
+import usdm
+from usdm.audio import read_audio
+from usdm.chain import bundle_folder
+from usdm.cli.main import main
+from usdm.evaluation import PocketSphinxRecogniser, read_held_out, scored_words
+from usdm.types import Turn, Waveform
+
+ASSETS = Path(usdm.__file__).parent / "assets"
+SHIPPED_AT_MOST = 40e6  # bytes of weights
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> usdm.SpokenDialogPipeline:
+    return usdm.SpokenDialogPipeline.from_pretrained("tiny")
+
+
+@pytest.fixture(scope="module")
+def question() -> Waveform:
+    return read_audio(ASSETS / "question.wav")
+
+
+def words(text: str) -> str:
+    return " ".join(scored_words(text))
+
+
+def test_the_shipped_question_is_heard_and_answered(pipeline: usdm.SpokenDialogPipeline, question: Waveform) -> None:
+    reply = pipeline.respond(question.samples, question.sample_rate)
+    assert "restaurant" in (reply.user_text or "")
+    assert len((reply.agent_text or "").split()) >= 2
+    assert reply.truncated == ()
+    assert reply.waveform is not None and reply.agent_units is not None
+    seconds = len(reply.waveform) / reply.sample_rate
+    assert seconds == pytest.approx(len(reply.agent_units) / pipeline.parts.units.unit_rate, abs=0.05)
+    assert 0.5 < seconds < 8
+    said = PocketSphinxRecogniser()(Waveform(reply.waveform, reply.sample_rate))
+    assert jiwer.wer(words(reply.agent_text or ""), words(said)) <= 0.5
+    again = pipeline.respond(question.samples, question.sample_rate)
+    assert again.waveform is not None and torch.equal(again.waveform, reply.waveform)
+
+
+def test_held_out_users_are_understood_as_far_as_the_card_says(pipeline: usdm.SpokenDialogPipeline) -> None:
+    items = read_held_out(ASSETS / "held_out")[:30]
+    truth, heard = [], []
+    for item in items:
+        sound = read_audio(item.user.audio)
+        reply = pipeline.respond(sound.samples, sound.sample_rate, history=item.history, speak=False)
+        truth.append(words(item.user.text or ""))
+        heard.append(words(reply.user_text or ""))
+    assert jiwer.wer(truth, heard) <= 0.45
+
+
+def test_a_recording_survives_its_units(pipeline: usdm.SpokenDialogPipeline) -> None:
+    recogniser = PocketSphinxRecogniser()
+    truth, heard = [], []
+    for item in read_held_out(ASSETS / "held_out")[:8]:
+        sound = read_audio(item.agent.audio)
+        truth.append(words(item.agent.text or ""))
+        heard.append(words(recogniser(pipeline.resynthesize(sound.samples, sound.sample_rate))))
+    assert jiwer.wer(truth, heard) <= 0.4
+
+
+def test_typed_turns_and_history(pipeline: usdm.SpokenDialogPipeline) -> None:
+    history = [Turn("user", "i want to find a restaurant."), Turn("agent", "what city should i search in?")]
+    reply = pipeline.respond(text="san jose please.", history=history, speak=False)
+    assert reply.agent_text and reply.waveform is None and reply.user_units is None
+
+
+def test_the_command_answers_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["respond", f"input={ASSETS / 'question.wav'}", "output=reply.wav", "trace=reply.json"]) == 0
+    trace = json.loads((tmp_path / "reply.json").read_text())
+    samples, sample_rate = soundfile.read(tmp_path / "reply.wav")
+    assert sample_rate == trace["sample_rate"] == 22_050
+    assert abs(samples).max() > 0.01
+    assert set(trace["timings"]) == {"units", "transcribe", "respond", "speak", "decode", "vocode"}
+    assert trace["agent_text"] in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["reply.json", "reply.wav"]
+
+
+def test_the_weights_are_small_and_every_part_has_a_card() -> None:
+    folder = bundle_folder("tiny")
+    assert sum(path.stat().st_size for path in folder.rglob("*.safetensors")) <= SHIPPED_AT_MOST
+    for part in (".", "units", "llm", "decoder", "vocoder"):
+        assert "cc-by-sa-4.0" in (folder / part / "README.md").read_text()
