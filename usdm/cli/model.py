@@ -10,7 +10,6 @@ from transformers.utils.logging import disable_progress_bar
 from usdm.chain import SpokenDialogPipeline
 from usdm.types import InputError
 
-
 # Below this many parameters a token's arithmetic is shorter than threads take to meet, and if anything else runs
 # on the machine they wait for each other.
 SMALL_MODEL = 50_000_000
