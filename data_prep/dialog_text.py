@@ -11,12 +11,12 @@ import gzip
 import hashlib
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from data_prep.files import write_atomically
 from data_prep.small_talk import INTENTS
 from data_prep.spoken_text import spoken_text, spoken_words
 from usdm.types import InputError
@@ -115,8 +115,8 @@ def prepare_dialogs(
     report = DomainReport(len(vocabulary), dict(splits), dict(exchanges), dict(left_out), dict(services.most_common()))
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "dialogs.jsonl", "".join(json.dumps(dialog) + "\n" for dialog in dialogs))
-    _write(folder / "domain.json", json.dumps(asdict(report) | {"words": sorted(vocabulary)}, indent=1))
+    write_atomically(folder / "dialogs.jsonl", "".join(json.dumps(dialog) + "\n" for dialog in dialogs))
+    write_atomically(folder / "domain.json", json.dumps(asdict(report) | {"words": sorted(vocabulary)}, indent=1))
     logger.info("%s", report)
     return report
 
@@ -191,9 +191,3 @@ def _dialog(name: str, split: str, services: list[str], exchanges: list[Exchange
 def _draw(seed: int, name: str) -> float:
     """A number in [0, 1) that depends on the seed and the name alone."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") / 2**64
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from data_prep.files import write_atomically
 from usdm.types import InputError
 
 README = """# Held-out dialogs
@@ -55,6 +56,6 @@ def make_held_out(corpus: str, output_dir: str, *, exchanges: int, seed: int) ->
         soundfile.write(target / audio, samples, sample_rate, format="OGG", subtype="OPUS")
         kept_keys = ("id", "speaker", "role", "dialog", "turn", "split", "text", "duration", "sample_rate")
         lines.append(json.dumps({"audio": audio} | {key: row[key] for key in kept_keys}) + "\n")
-    (target / "manifest.jsonl").write_text("".join(lines))
+    write_atomically(target / "manifest.jsonl", "".join(lines))
     (target / "README.md").write_text(README.format(exchanges=len(chosen) // 2, dialogs=kept))
     return len(chosen) // 2

@@ -11,6 +11,7 @@ from pathlib import Path
 import soundfile
 
 from data_prep.augment import SAMPLE_RATE
+from data_prep.files import write_atomically
 from data_prep.flite import Flite
 from data_prep.spoken_text import spoken_text
 from usdm.audio import read_audio
@@ -84,7 +85,7 @@ def import_recordings(sources: Sequence[str], output_dir: str, *, max_seconds: f
                         "pronunciation": _pronunciation(flite, text) if text else None,
                     }
                 )
-    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_atomically(folder / "manifest.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     for message in failed:
         logger.warning("left out: %s", message)
     return ImportReport(len(rows), sum(row["text"] is None for row in rows), tuple(failed))

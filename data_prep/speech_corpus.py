@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from data_prep import espeak
 from data_prep.augment import SAMPLE_RATE, draw_variation, vary
+from data_prep.files import write_atomically
 from data_prep.flite import Flite, SpokenText
 from usdm.types import AlignedWord, InputError
 
@@ -71,7 +72,7 @@ def synthesize_corpus(dialogs_file: str, output_dir: str, *, voices: Voices, pro
         for _ in tqdm(pool.imap_unordered(_speak_part, todo), total=len(todo), unit="part", desc="synthesize_corpus"):
             pass
     manifest = "".join(part.rows.read_text() for part in parts)
-    _write_atomically(folder / "manifest.jsonl", manifest)
+    write_atomically(folder / "manifest.jsonl", manifest)
     return manifest.count("\n")
 
 
@@ -89,7 +90,7 @@ def _speak_part(part: _Part) -> None:
 
     torch.set_num_threads(1)
     rows = [row for dialog in part.dialogs for row in _speak_dialog(part, dialog)]
-    _write_atomically(part.rows, "".join(json.dumps(row) + "\n" for row in rows))
+    write_atomically(part.rows, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _speak_dialog(part: _Part, dialog: dict) -> list[dict]:
@@ -162,10 +163,4 @@ def _times(spans: Sequence[AlignedWord], speed: float) -> list[list]:
 def _write_sound(path: Path, sound: np.ndarray) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")  # two processes may say the same agent text
     soundfile.write(part, sound, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    os.replace(part, path)
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
     os.replace(part, path)
