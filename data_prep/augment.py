@@ -24,7 +24,7 @@ class Variation:
 
 def draw_variation(random: np.random.Generator) -> Variation:
     return Variation(
-        speed=float(random.uniform(0.9, 1.12)),
+        speed=float(random.uniform(0.84, 1.2)),
         reverberation=float(random.uniform(0.1, 0.45)) if random.random() < 0.3 else 0.0,
         signal_to_noise=float(random.uniform(12, 40)) if random.random() < 0.6 else float("inf"),
         noise_colour=float(random.uniform(0, 2)),

@@ -1,4 +1,4 @@
-"""Dialog text to a speech corpus with two roles: many user voices with variation, one clean agent voice."""
+"""Dialog text to a speech corpus with two roles: many user voices with variation, a few clean agent voices."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _DIALOGS_PER_PART = 100
 class Voices:
     """Who speaks. Flite voices are named as in `data_prep.flite.VOICES`."""
 
-    agent: str
+    agents: Sequence[str]  # one a dialog
     user: Sequence[str]
     espeak_share: float  # of user turns, spoken by a random eSpeak voice
     held_out: Sequence[str] = ()  # flite voices heard in split "test" only
@@ -96,17 +96,18 @@ def _speak_part(part: _Part) -> None:
 def _speak_dialog(part: _Part, dialog: dict) -> list[dict]:
     digest = hashlib.sha256(f"{part.seed}/{dialog['dialog']}".encode()).digest()
     random = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+    agent = part.voices.agents[random.integers(len(part.voices.agents))]
     rows = []
     for index, turn in enumerate(dialog["turns"]):
         name = f"{dialog['dialog']}-{index}"
         if turn["role"] == "agent":
-            audio = f"audio/agent-{part.voices.agent}-{hashlib.sha256(turn['text'].encode()).hexdigest()[:16]}.flac"
-            speaker, spoken, speed = f"flite-{part.voices.agent}", _flite(part.voices.agent).speak(turn["text"]), 1.0
+            audio = f"audio/agent-{agent}-{hashlib.sha256(turn['text'].encode()).hexdigest()[:16]}.flac"
+            speaker, spoken, speed = f"flite-{agent}", _flite(agent).speak(turn["text"]), 1.0
             sound = spoken.samples.astype(np.float32) / 32768
         else:
             audio = f"audio/{name}.flac"
-            speaker, spoken = _speak_user(turn["text"], dialog["split"], part.voices, random)
             variation = draw_variation(random)
+            speaker, spoken = _speak_user(turn["text"], dialog["split"], part.voices, variation.speed, random)
             speed, sound = variation.speed, vary(spoken.samples, spoken.sample_rate, variation, random)
         if not (part.folder / audio).exists():
             _write_sound(part.folder / audio, sound)
@@ -130,14 +131,17 @@ def _speak_dialog(part: _Part, dialog: dict) -> list[dict]:
     return rows
 
 
-def _speak_user(text: str, split: str, voices: Voices, random: np.random.Generator) -> tuple[str, SpokenText]:
+def _speak_user(
+    text: str, split: str, voices: Voices, speed: float, random: np.random.Generator
+) -> tuple[str, SpokenText]:
+    """Slower by `speed`, which the variation will make up for: it moves the voice, not the tempo."""
     if random.random() < voices.espeak_share:
         voice = espeak.VOICES[random.integers(len(espeak.VOICES))]
-        rate, pitch = int(random.integers(135, 190)), int(random.integers(30, 70))
+        rate, pitch = int(random.integers(135, 190) / speed), int(random.integers(30, 70))
         return f"espeak-{voice}", _espeak().speak(text, voice, words_per_minute=rate, pitch=pitch)
     names = list(voices.user) + (list(voices.held_out) if split == "test" else [])
     voice = names[random.integers(len(names))]
-    return f"flite-{voice}", _flite(voice).speak(text, stretch=float(random.uniform(0.85, 1.2)))
+    return f"flite-{voice}", _flite(voice).speak(text, stretch=float(random.uniform(0.85, 1.2)) * speed)
 
 
 @cache

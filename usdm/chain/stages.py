@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from usdm.lm import TokenStream, check_sampling
+from usdm.lm import Script, TokenStream, Write, check_sampling, finish, play
 from usdm.tokens import DialogTemplate, TurnContent
 from usdm.tokens.layout import STAGES
 from usdm.types import InputError, Sampling, Turn, Waveform
@@ -62,6 +62,10 @@ class LanguageModelChain:
 
     def answer(self, question: Question, sampling: Mapping[str, Sampling], speak: bool = True) -> Answer:
         """Raises InputError if the chain needs what the question lacks, or has no stage of that name."""
+        return finish(play(self.script(question, sampling, speak), TokenStream(self.model)))
+
+    def script(self, question: Question, sampling: Mapping[str, Sampling], speak: bool = True) -> Script[Answer]:
+        """The same for whoever plays it: a stream, a batch, a server. Raises as `answer` does, at its first step."""
         layout = self.template.layout(self._layout_for(question))
         if "respond" not in layout.stages and not speak:
             raise InputError(f"chain={layout.name} writes no text: it cannot reply in text alone")
@@ -69,16 +73,19 @@ class LanguageModelChain:
         content = TurnContent(user_units=question.units, user_text=question.text)
         timings: dict[str, float] = {}
         truncated: list[str] = []
-        stream = TokenStream(self.model)
         for place, stage in enumerate(stages):
             with timed(timings, stage):
                 if place == 0:
-                    stream.extend(self.template.prompt(stage, content, question.history, layout.name))
+                    ids = self.template.prompt(stage, content, question.history, layout.name)
                 else:
-                    stream.extend(self.template.following(stages[place - 1], layout.name))
-                allowed = self.template.allowed(stage, layout.name)
-                stop = self.template.stop_id(stage, layout.name)
-                generated = stream.generate(allowed, {stop}, sampling.get(stage, Sampling()))
+                    ids = self.template.following(stages[place - 1], layout.name)
+                generated = yield Write(
+                    stage,
+                    ids,
+                    self.template.allowed(stage, layout.name),
+                    {self.template.stop_id(stage, layout.name)},
+                    sampling.get(stage, Sampling()),
+                )
             content = self._with(content, layout.slot_of(stage), generated.ids)
             if not generated.stopped:
                 truncated.append(stage)

@@ -3,15 +3,21 @@
 from usdm.lm.generation import Generated, TokenStream
 from usdm.lm.model import build_model, check_model, extend_embeddings, load_model, max_positions, num_rows
 from usdm.lm.sampling import check_sampling
+from usdm.lm.script import Script, Write, Written, finish, play
 
 __all__ = [
     "Generated",
+    "Script",
     "TokenStream",
+    "Write",
+    "Written",
     "build_model",
     "check_model",
     "check_sampling",
     "extend_embeddings",
+    "finish",
     "load_model",
     "max_positions",
     "num_rows",
+    "play",
 ]

@@ -7,7 +7,7 @@ next one extends the same stream. Each stage has its own allowed ids, stop id an
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,27 +60,41 @@ class TokenStream:
         self._num_read = max(0, min(self._num_read, length - 1))
         self._cache.cut_back(self._num_read)
 
-    @torch.inference_mode()
-    def generate(self, allowed: Tensor, stop_ids: Collection[int], sampling: Sampling) -> Generated:
+    def write(self, allowed: Tensor, stop_ids: Collection[int], sampling: Sampling) -> Generator[int, None, Generated]:
         """Write on until a stop id, the sampling's token limit, or the model's last position.
 
-        allowed: (V,) bool, the stop ids included. What is written becomes part of the sequence; the stop id
-        does not (extend with it). Raises InputError if there is nothing to continue, or no room for one id.
+        Yields each id as soon as it is drawn, and returns them all. allowed: (V,) bool, the stop ids included.
+        What is written becomes part of the sequence; the stop id does not (extend with it). Raises InputError if
+        there is nothing to continue, or no room for one id.
         """
         if not self.ids:
             raise InputError("there is nothing to continue: extend the stream with a prompt first")
         self._check_room(1)
-        allowed_ids = torch.nonzero(allowed)[:, 0].to(self._read().device)
+        allowed_ids = torch.nonzero(allowed)[:, 0].to(self.model.device)
         id_of = allowed_ids.tolist()
         sampler = Sampler(sampling)
         written: list[int] = []
         for _ in range(min(sampling.max_new_tokens, self.max_length - len(self.ids))):
-            id_ = id_of[sampler.draw(self._read()[allowed_ids])]
+            id_ = id_of[self._draw(sampler, allowed_ids)]
             if id_ in stop_ids:
                 return Generated(written, stopped=True)
             written.append(id_)
             self.ids.append(id_)
+            yield id_
         return Generated(written, stopped=False)
+
+    def generate(self, allowed: Tensor, stop_ids: Collection[int], sampling: Sampling) -> Generated:
+        """`write` to its end."""
+        writing = self.write(allowed, stop_ids, sampling)
+        while True:
+            try:
+                next(writing)
+            except StopIteration as end:
+                return end.value
+
+    @torch.inference_mode()
+    def _draw(self, sampler: Sampler, allowed_ids: Tensor) -> int:
+        return sampler.draw(self._read()[allowed_ids])
 
     def _read(self) -> Tensor:
         """Let the model read what it has not yet: -> (V,) logits of the next id."""
