@@ -8,7 +8,9 @@ temperature 0 remains the fast and steady way to speak, and more steps at temper
 
 The masks are the published recipe (Voicebox, arXiv 2306.15687): everything is dropped with probability 0.2,
 so that guidance has an unconditional velocity; else all of the mel is masked with probability 0.3, or a
-stretch of 70-100 % of it, and what is left is context, as a reference voice is in generation.
+stretch of 70-100 % of it, and what is left is context, as a reference voice is in generation. Where many voices
+are learnt and one of them shall be the voice of replies without a reference, only that one's rows go without
+context: else such replies would be spoken in everybody's mean.
 """
 
 from __future__ import annotations
@@ -36,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 DROP_SHARE = 0.2  # of rows without units and context
 FULL_MASK_SHARE = 0.3  # of the other rows
-SHORTEST_MASK = 0.7  # of a row's frames
 LENGTH_TOLERANCE = 0.25  # seconds by which an utterance's units and sound may differ in length
 HEARD_UTTERANCES = 2  # of the validation set, left as sound and picture
 
@@ -63,6 +64,8 @@ class DecoderTask:
         roles: take utterances of these only.
         regression_steps: steps of regression alone, before flow matching begins.
         regression_share: of each later batch's rows.
+        shortest_mask: the masked stretch is this share of a row's frames, or more.
+        default_speaker: whose voice is learnt without context; None: everybody's.
         vocoder: folder; with it, validation leaves sound.
 
     Raises:
@@ -78,6 +81,8 @@ class DecoderTask:
         roles: Sequence[str] | None = None,
         regression_steps: int,
         regression_share: float = 0.25,
+        shortest_mask: float = 0.7,
+        default_speaker: str | None = None,
         batch_size: int = 8,
         crop_seconds: float = 3.0,
         validation_utterances: int = 8,
@@ -89,6 +94,8 @@ class DecoderTask:
         self.decoder = UnitDecoder(config).to(device)
         self.regression_steps = regression_steps
         self.regression_rows = round(regression_share * batch_size)
+        self.shortest_mask = shortest_mask
+        self.default_speaker = default_speaker
         self.batch_size = batch_size
         self.crop_frames = int(crop_seconds * self.decoder.mel.frame_rate)
         self.seed = seed
@@ -101,6 +108,12 @@ class DecoderTask:
         self.train_set = self._with_units(read_speech_corpora(corpora, "train"), roles)
         dev_set = self._with_units(read_speech_corpora(corpora, "dev"), roles)
         self.dev_set = dev_set[:: max(1, len(dev_set) // validation_utterances)][:validation_utterances]
+        speakers = {utterance.speaker for utterance in self.train_set}
+        if default_speaker is not None and default_speaker not in speakers:
+            raise InputError(
+                f"default_speaker={default_speaker!r} says nothing in these corpora: choose one of "
+                f"{', '.join(sorted(speakers)[:10])}"
+            )
         durations = np.array([utterance.duration for utterance in self.train_set])
         self._share = durations / durations.sum()  # every second is drawn equally often
         self._examples: dict[str, tuple[Tensor, Tensor]] = {}
@@ -117,7 +130,8 @@ class DecoderTask:
         context = torch.zeros(self.batch_size, 1, self.crop_frames)
         lengths = torch.zeros(self.batch_size, dtype=torch.int64)
         for row, index in enumerate(random.choice(len(self._share), self.batch_size, p=self._share)):
-            row_units, row_mel = self._example(self.train_set[int(index)])
+            utterance = self.train_set[int(index)]
+            row_units, row_mel = self._example(utterance)
             start = int(random.integers(max(0, len(row_units) - self.crop_frames) + 1))
             length = min(self.crop_frames, len(row_units) - start)
             lengths[row] = length
@@ -126,7 +140,7 @@ class DecoderTask:
                 units[row, :length] = self.decoder.num_units
             else:
                 units[row, :length] = row_units[start : start + length]
-                context[row, 0, :length] = _draw_context(length, random)
+                context[row, 0, :length] = self._context(utterance, length, random)
         return DecoderBatch(units, mel, lengths, context, regression).to(self.device)
 
     def losses(self, batch: DecoderBatch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -183,6 +197,17 @@ class DecoderTask:
             for way, mel in mels.items():
                 write_audio(folder / f"{name}_{way}.wav", self.vocoder(mel[None])[0], self.vocoder.sample_rate)
 
+    def _context(self, utterance: Utterance, length: int, random: np.random.Generator) -> Tensor:
+        """(length,), 0 where the mel is masked: everywhere, or in one stretch."""
+        context = torch.zeros(length)
+        if self.default_speaker in (None, utterance.speaker) and random.random() < FULL_MASK_SHARE:
+            return context
+        masked = round(random.uniform(self.shortest_mask, 1.0) * length)
+        start = int(random.integers(length - masked + 1))
+        context[:start] = 1
+        context[start + masked :] = 1
+        return context
+
     def _with_units(self, utterances: list[Utterance], roles: Sequence[str] | None) -> list[Utterance]:
         wanted = [utterance for utterance in utterances if roles is None or utterance.role in roles]
         known = [utterance for utterance in wanted if utterance.id in self.units]
@@ -231,15 +256,3 @@ def read_units(corpus: UnitCorpus, config: UnitDecoderConfig) -> dict[str, Tenso
     table = corpus.read(corpus.groups, ["id", "units"])
     units = (torch.from_numpy(row.astype(np.int64)) for row in table["units"].to_numpy(zero_copy_only=False))
     return dict(zip(table["id"].to_pylist(), units, strict=True))
-
-
-def _draw_context(length: int, random: np.random.Generator) -> Tensor:
-    """(length,), 0 where the mel is masked: everywhere, or in one stretch of 70-100 % of the frames."""
-    context = torch.zeros(length)
-    if random.random() < FULL_MASK_SHARE:
-        return context
-    masked = round(random.uniform(SHORTEST_MASK, 1.0) * length)
-    start = int(random.integers(length - masked + 1))
-    context[:start] = 1
-    context[start + masked :] = 1
-    return context
