@@ -34,8 +34,9 @@ from usdm.types import InputError
 GIVEN_BY_CODE = {
     "usdm.lm.build_model": {"vocabulary", "settings"},
     "usdm.cli.pretrain.extend_pretrained": {"vocabulary"},
-    "usdm.chain.SpokenDialogPipeline.from_pretrained": {"device", "dtype"},
-    "usdm.chain.SpokenDialogPipeline.from_parts": {"device", "dtype"},
+    "usdm.chain.SpokenDialogPipeline.from_pretrained": {"options"},
+    "usdm.chain.SpokenDialogPipeline.from_parts": {"options"},
+    "usdm.chain.random_parts.random_pipeline": {"options"},
 }
 
 # The function that does a stage's work, and takes its settings as keyword arguments.
@@ -85,7 +86,7 @@ def problems(config: DictConfig) -> list[str]:
             OmegaConf.update(config, key, "given")
     for path, part in parts(config):
         found += misfits(path, part)
-        if part["_target_"].startswith("transformers."):
+        if part["_target_"].startswith(("transformers.", "peft.")):
             continue  # a package's class has defaults for what it takes in plenty
         taken, _ = parameters(get_object(part["_target_"]))
         absent = set(taken) - set(part) - GIVEN_BY_CODE.get(part["_target_"], set()) - {"self"}

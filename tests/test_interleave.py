@@ -171,6 +171,8 @@ def test_ablations_leave_out_what_they_are_named_for(bounds: list[int], seed: in
     fixed = plan_spans(bounds, "fixed", keyed_generator(seed, 0, "u"))
     assert [span.modality for span in fixed] == ["units", "text"] * (len(bounds) - 1)
     assert {span.link for span in fixed[2::2]} <= {"continue"}
+    separate = plan_spans(bounds, "separate", keyed_generator(seed, 0, "u"))
+    assert [(span.first, span.last, span.link) for span in separate] == [(0, bounds[-1], "start")]
 
 
 def test_modality_and_correspondence_are_drawn_with_probability_one_half() -> None:

@@ -51,6 +51,7 @@ SETTINGS = LanguageModelSettings(
     validate_every=3,
     validation_rows=4,
     save_every=2,
+    report_to=(),
     threads=1,
 )
 
@@ -263,6 +264,32 @@ def test_accumulated_rows_give_the_loss_and_weights_of_one_batch(
         weights.append(model.get_input_embeddings().weight.detach().clone())
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     torch.testing.assert_close(weights[0], weights[1], atol=1e-4, rtol=0)
+
+
+def test_an_adapter_trains_few_weights_resumes_and_is_merged(
+    vocabulary: SpeechTextVocabulary, corpus: Path, tmp_path: Path
+) -> None:
+    peft = pytest.importorskip("peft")
+    adapter = peft.LoraConfig(
+        r=2, target_modules="all-linear", modules_to_save=["embed_tokens", "lm_head"], task_type="CAUSAL_LM"
+    )
+    untrained, figures, models = tiny_model(vocabulary).state_dict(), [], []
+    for name, parts in (("whole", (6,)), ("resumed", (4, 6))):
+        for steps in parts:  # the run of 4 steps leaves a checkpoint that the run of 6 goes on from
+            settings = dataclasses.replace(SETTINGS, steps=steps, schedule="constant", validate_every=None)
+            model = tiny_model(vocabulary)
+            (tmp_path / name / "settings.json").unlink(missing_ok=True)
+            figures.append(pretrain(model, vocabulary, [corpus], tmp_path / name, settings, adapter=adapter))
+        models.append(load_model(tmp_path / name / "model"))
+    assert figures[-1] == figures[0] != figures[1]
+    whole, resumed = (model.state_dict() for model in models)
+    assert whole.keys() == untrained.keys() == resumed.keys()
+    for name, value in whole.items():
+        torch.testing.assert_close(resumed[name], value, atol=1e-7, rtol=0)
+        changed = not torch.equal(value, untrained[name])
+        assert changed == ("norm" not in name), name
+    stored = sum(path.stat().st_size for path in (tmp_path / "whole" / "checkpoint-6").glob("adapter_*.safetensors"))
+    assert stored > 0 and not (tmp_path / "whole" / "checkpoint-6" / "model.safetensors").exists()
 
 
 def test_fine_tuning_learns_stores_half_precision_and_keeps_the_template(

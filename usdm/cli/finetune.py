@@ -27,5 +27,6 @@ def run(config: DictConfig) -> None:
         layouts=settings["layouts"],
         noise=settings["noise"],
         unit_source=UnitSource.load(config.pretrained),
+        adapter=settings["adapter"],
     )
     show_result(figures, config.output_dir)

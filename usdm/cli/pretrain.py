@@ -27,6 +27,9 @@ def run(config: DictConfig) -> None:
         instantiate(config.loop, _convert_="all"),
         pattern=config.interleave.pattern,
         segment_units=segment_units(config.segment_units),
+        order=instantiate(config.order, _convert_="all"),
+        mixture=instantiate(config.mixture, _convert_="all"),
+        adapter=instantiate(config.adapter, _convert_="all"),
     )
     show_result(figures, config.output_dir)
 

@@ -1,8 +1,11 @@
 """Speech corpora on disk: a folder with sound files and `manifest.jsonl`, one line an utterance.
 
-A line holds `id`, `audio` (relative path), `speaker`, `role`, `dialog`, `turn`, `split`, `text`, `duration` (s),
-`sample_rate` (Hz), and where they are known `words` and `phones` (each `[name, start_s, end_s]`) and
-`pronunciation` (phones without times).
+A line holds `id`, `audio` (path, from the folder or absolute), `speaker`, `role`, `dialog`, `turn`, `split`, `text`,
+`duration` (s), `sample_rate` (Hz), and where they are known `words` and `phones` (each `[name, start_s, end_s]`),
+`word_confidence` (one number a word) and `pronunciation` (phones without times).
+
+Of a long recording an utterance may be a part, `duration` from `start` (s) on, and of a telephone call one side,
+`channel` (from 0). Times of words and phones count from the utterance's own start.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from usdm.types import AlignedWord, InputError
+from usdm.audio import read_audio
+from usdm.types import AlignedWord, InputError, Waveform
 
 MANIFEST_FILE = "manifest.jsonl"
 
@@ -33,6 +37,20 @@ class Utterance:
     words: tuple[AlignedWord, ...]  # empty: times not known
     phones: tuple[AlignedWord, ...]  # empty: times not known
     pronunciation: tuple[str, ...]  # empty: not known
+    start: float | None = None  # seconds into the file; None: the file is the utterance
+    channel: int | None = None  # None: all, averaged
+    word_confidence: tuple[float, ...] = ()  # 0..1 a word; empty: not known
+
+    @property
+    def sound(self) -> tuple[Path, float | None, int | None]:
+        """Names the sound: several utterances may share one."""
+        return self.audio, self.start, self.channel
+
+    def read(self, sample_rate: int | None = None) -> Waveform:
+        """Its sound, at `sample_rate` (Hz) or its own. Raises InputError if it cannot be read."""
+        if self.start is None:
+            return read_audio(self.audio, sample_rate, channel=self.channel)
+        return read_audio(self.audio, sample_rate, start=self.start, seconds=self.duration, channel=self.channel)
 
 
 def read_speech_corpora(folders: Sequence[str | Path], split: str | None = None) -> list[Utterance]:
@@ -76,6 +94,9 @@ def _read_manifest(folder: Path) -> list[Utterance]:
                     words=_spans(row.get("words")),
                     phones=_spans(row.get("phones")),
                     pronunciation=tuple(row.get("pronunciation") or ()),
+                    start=None if row.get("start") is None else float(row["start"]),
+                    channel=row.get("channel"),
+                    word_confidence=tuple(row.get("word_confidence") or ()),
                 )
             )
         except (ValueError, KeyError, TypeError) as error:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from usdm.data.order import Order, Shuffled
 from usdm.data.sequences import KIND_INDEX, TrainingSequence, cut
 from usdm.data.unit_corpus import RowGroup, UnitCorpus
 from usdm.interleave import (
@@ -44,6 +45,7 @@ class SpeechTextSequences:
         split: "train", "dev" or "test".
         seed: fixes order, boundaries and modalities.
         pattern: the published scheme or an ablation.
+        order: of the corpus' rows, in each epoch.
         segment_units: about how many units a segment has; or a curriculum of (from this row on, segment
             units), the first from row 0, looked up at the start of each block of about 1,000 rows.
 
@@ -60,11 +62,12 @@ class SpeechTextSequences:
         split: str = "train",
         seed: int = 0,
         pattern: Pattern = "unified",
+        order: Order = Shuffled(),  # noqa: B008 (frozen)
         segment_units: int | Sequence[tuple[int, int]] = SEGMENT_UNITS,
     ) -> None:
         corpus.check_num_units(vocabulary.num_units)
         self.corpus, self.row_length, self.split = corpus, row_length, split
-        self.seed, self.pattern = seed, pattern
+        self.seed, self.pattern, self.order = seed, pattern, order
         self.curriculum = _curriculum(segment_units)
         self.left_out = 0
         self._unit_offset = vocabulary.layout.unit_offset
@@ -72,26 +75,25 @@ class SpeechTextSequences:
         self._pieces = WordPieces(vocabulary)
 
     def blocks(self, epoch: int) -> list[list[RowGroup]]:
-        """Groups of rows, shuffled, gathered to about 1,000 packed rows each."""
+        """Groups of rows in their order, gathered to about 1,000 packed rows each."""
         self.left_out = 0
-        groups = self.corpus.groups
-        order = keyed_generator(self.seed, epoch, "order of groups").permutation(len(groups)).tolist()
         blocks: list[list[RowGroup]] = [[]]
         units = 0
-        for index in order:
+        for group in self.order.groups(self.corpus, keyed_generator(self.seed, epoch, "order of groups")):
             if units >= _ROWS_PER_BLOCK * self.row_length:
                 blocks.append([])
                 units = 0
-            blocks[-1].append(groups[index])
-            units += groups[index].units
+            blocks[-1].append(group)
+            units += group.units
         return blocks
 
     def sequences(self, epoch: int, block: list[RowGroup], rows_before: int) -> Iterator[TrainingSequence]:
         segment_units = [units for first_row, units in self.curriculum if first_row <= rows_before][-1]
-        table = self.corpus.read(block, ["id", "units", "words", "word_ends"], self.split)
+        columns = dict.fromkeys(["id", "units", "words", "word_ends", *self.order.columns])
+        table = self.corpus.read(block, list(columns), self.split)
         utterances = _Utterances(table, self._pieces, self._unit_offset)
         name = f"order of {block[0].file}/{block[0].index}" if block else ""
-        for index in keyed_generator(self.seed, epoch, name).permutation(len(utterances)).tolist():
+        for index in self.order.rows(table, keyed_generator(self.seed, epoch, name)):
             if utterances.word_count[index] < MIN_WORDS:
                 self.left_out += 1
                 continue

@@ -18,9 +18,10 @@ Link = Literal["start", "same", "continue", "correspond"]
 
 # unified: the published scheme. The others are the paper's ablations. continuation: no correspondence.
 # correspondence: every segment in both modalities, the next one starting in the modality that was written last,
-# so that <|continue|> never occurs. fixed: units, the same as text, <|continue|>, units, and so on.
-Pattern = Literal["unified", "continuation", "correspondence", "fixed"]
-PATTERNS: tuple[Pattern, ...] = ("unified", "continuation", "correspondence", "fixed")
+# so that <|continue|> never occurs. fixed: units, the same as text, <|continue|>, units, and so on. separate: no
+# interleaving, the whole utterance in one modality.
+Pattern = Literal["unified", "continuation", "correspondence", "fixed", "separate"]
+PATTERNS: tuple[Pattern, ...] = ("unified", "continuation", "correspondence", "fixed", "separate")
 
 _OTHER: dict[Modality, Modality] = {"text": "units", "units": "text"}
 
@@ -63,6 +64,8 @@ def plan_spans(boundaries: Sequence[int], pattern: Pattern, generator: np.random
     """
     if pattern not in PATTERNS:
         raise InputError(f"pattern={pattern!r}: there are {', '.join(PATTERNS)}")
+    if pattern == "separate":
+        boundaries = [boundaries[0], boundaries[-1]]
     draws = generator.random((len(boundaries) - 1, 2)).tolist()
     spans: list[Span] = []
     for (first, last), (modality_draw, correspond_draw) in zip(pairwise(boundaries), draws, strict=True):

@@ -20,17 +20,22 @@ from typing import Any
 
 import torch
 import transformers
+from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel
 
 from usdm.data.dialogs import DialogSequences
+from usdm.data.mixture import MixedRows, MixtureMember, WeightedSource
+from usdm.data.order import Order, Shuffled
 from usdm.data.packing import PackedRow, PackedRows
 from usdm.data.sequences import SequenceSource
 from usdm.data.speech_text import SEGMENT_UNITS, SpeechTextSequences
+from usdm.data.text_corpus import TextSequences
 from usdm.data.unit_corpus import UnitCorpus, UnitSource
 from usdm.data.unit_noise import UnitNoise
 from usdm.interleave import Pattern
 from usdm.lm import check_model
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
+from usdm.training.adapters import adapter_record, finished_model, with_adapter
 from usdm.training.curves import draw_curves
 from usdm.training.lm_attention import use_packed_attention
 from usdm.training.lm_settings import LanguageModelSettings
@@ -64,6 +69,9 @@ def pretrain(
     *,
     pattern: Pattern = "unified",
     segment_units: int | Sequence[tuple[int, int]] = SEGMENT_UNITS,
+    order: Order = Shuffled(),  # noqa: B008 (frozen)
+    mixture: Sequence[MixtureMember] = (),
+    adapter: Any = None,
     dtype: torch.dtype | None = None,
 ) -> dict[str, float]:
     """Train on interleaved text and units (USDM, section 3.2).
@@ -77,6 +85,10 @@ def pretrain(
         pattern: the published interleaving, or an ablation.
         segment_units: units in a segment, about; or a curriculum of (from this step on, segment units).
             Validation takes the last of them.
+        order: in which the unit corpora are read.
+        mixture: further corpora, of units or of text, in set shares beside `corpora`.
+        adapter: a configuration of the package `peft` (LoRA and others): what is trained in place of all weights.
+            It is merged into the model that is saved.
         dtype: storage of the final weights, for example torch.float16; None keeps the training's.
 
     Returns:
@@ -89,20 +101,43 @@ def pretrain(
     corpus = UnitCorpus(corpora)
     curriculum = [(0, segment_units)] if isinstance(segment_units, int) else list(segment_units)
 
-    def source(split: str, rows_per_step: int) -> SequenceSource:
-        by_row = [(step * rows_per_step, units) for step, units in curriculum]
+    def speech_text(units: UnitCorpus, split: str, segments: int | Sequence[tuple[int, int]]) -> SequenceSource:
         return SpeechTextSequences(
-            corpus,
+            units,
             vocabulary,
             settings.row_length,
             split=split,
             seed=settings.seed,
             pattern=pattern,
-            segment_units=by_row if split == "train" else curriculum[-1][1],
+            order=order if split == "train" else Shuffled(),
+            segment_units=segments,
         )
 
-    data = {"pattern": pattern, "segment_units": curriculum}
-    return _train(model, vocabulary, corpus, source, settings, Path(output_dir), dtype, None, data)
+    def member(given: MixtureMember) -> WeightedSource:
+        if given.text is not None:
+            source: SequenceSource = TextSequences(given.text, vocabulary, settings.row_length, seed=settings.seed)
+        else:
+            units = UnitCorpus(list(given.units or ()))
+            corpus.source.check(units.source, str(corpus.files[0]), str(units.files[0]))
+            source = speech_text(units, "train", curriculum[-1][1])
+        return WeightedSource(source, given.weight, given.repeats)
+
+    def train_rows(rows_per_step: int, start_row: int) -> IterableDataset[PackedRow]:
+        by_row = [(step * rows_per_step, units) for step, units in curriculum]
+        main = speech_text(corpus, "train", by_row)
+        if not mixture:
+            return PackedRows(main, settings.row_length, vocabulary.pad_id, start_row)
+        sources = [WeightedSource(main, 1.0), *map(member, mixture)]
+        return MixedRows(sources, settings.row_length, vocabulary.pad_id, start_row)
+
+    dev = speech_text(corpus, "dev", curriculum[-1][1])
+    data = {
+        "pattern": pattern,
+        "segment_units": curriculum,
+        "order": [type(order).__name__, asdict(order)],  # type: ignore[call-overload]
+        "mixture": [asdict(given) for given in mixture],
+    }
+    return _train(model, vocabulary, corpus, train_rows, dev, settings, Path(output_dir), adapter, dtype, None, data)
 
 
 def finetune(
@@ -118,6 +153,7 @@ def finetune(
     layouts: Mapping[str, float] | None = None,
     noise: UnitNoise | None = None,
     unit_source: UnitSource | None = None,
+    adapter: Any = None,
     dtype: torch.dtype | None = None,
 ) -> dict[str, float]:
     """Train on spoken dialogs in the template (USDM, section 3.3); otherwise as `pretrain`.
@@ -135,7 +171,7 @@ def finetune(
         unit_source.check(corpus.source, "the pretrained model", str(corpus.files[0]))
     dialog_template = DialogTemplate(vocabulary, template)
 
-    def source(split: str, rows_per_step: int) -> SequenceSource:
+    def dialogs(split: str) -> SequenceSource:
         return DialogSequences(
             corpus,
             dialog_template,
@@ -148,6 +184,9 @@ def finetune(
             noise=noise if split == "train" else None,
         )
 
+    def train_rows(rows_per_step: int, start_row: int) -> IterableDataset[PackedRow]:
+        return PackedRows(dialogs("train"), settings.row_length, vocabulary.pad_id, start_row)
+
     data = {
         "template": asdict(template),
         "agent_roles": list(agent_roles),
@@ -155,41 +194,44 @@ def finetune(
         "layouts": None if layouts is None else dict(layouts),
         "noise": None if noise is None else asdict(noise),
     }
-    return _train(model, vocabulary, corpus, source, settings, Path(output_dir), dtype, template, data)
+    dev, folder = dialogs("dev"), Path(output_dir)
+    return _train(model, vocabulary, corpus, train_rows, dev, settings, folder, adapter, dtype, template, data)
 
 
 def _train(
     model: PreTrainedModel,
     vocabulary: SpeechTextVocabulary,
     corpus: UnitCorpus,
-    source: Callable[[str, int], SequenceSource],
+    train_rows: Callable[[int, int], IterableDataset[PackedRow]],
+    dev: SequenceSource,
     settings: LanguageModelSettings,
     folder: Path,
+    adapter: Any,
     dtype: torch.dtype | None,
     template: TemplateSettings | None,
     data: dict[str, Any],
 ) -> dict[str, float]:
-    """`source(split, rows a step)` gives what is read."""
+    """`train_rows(rows a step, from row)` gives what is read, `dev` what is validated on."""
     check_model(model, vocabulary)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint, start = newest_checkpoint(folder)
-    record = {"settings": asdict(settings), "data": data, "units": asdict(corpus.source)}
-    _check_resumable(record, folder, checkpoint)
     arguments = settings.arguments(folder)
+    data["adapter"] = adapter_record(adapter)
+    record = {"settings": asdict(settings), "data": data, "units": asdict(corpus.source)}
     rows_per_step = settings.rows * settings.accumulation * arguments.world_size
-    log = TrainingLog(folder, start, rows_per_step * settings.row_length)
-    rows = PackedRows(
-        source("train", rows_per_step), settings.row_length, vocabulary.pad_id, start_row=start * rows_per_step
-    )
-    validation_rows = _validation_rows(source("dev", rows_per_step), settings, vocabulary.pad_id)
-    if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+    checkpoint, start = newest_checkpoint(folder)
+    # The first process alone writes, and the others wait for it here.
+    with arguments.main_process_first(local=False, desc="what an earlier start left"):
+        leads = arguments.process_index == 0
+        _check_resumable(record, folder, checkpoint, leads)
+        log = TrainingLog(folder, start, rows_per_step * settings.row_length, leads)
+    rows = train_rows(rows_per_step, start * rows_per_step)
+    validation_rows = _validation_rows(dev, settings, vocabulary.pad_id)
     attention = model.config._attn_implementation
     if not settings.compile:
         use_packed_attention(model, settings.row_length)
-    trainer = SpeechTextTrainer(model, arguments, rows, validation_rows, log)
+    trainer = SpeechTextTrainer(with_adapter(model, adapter), arguments, rows, validation_rows, log)
     if start < settings.steps:
         if checkpoint is not None:
             logger.info("going on from step %d of %s", start, checkpoint)
@@ -200,9 +242,11 @@ def _train(
         trainer.evaluate()
     model.set_attn_implementation(attention)
     figures = log.validation
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # gathered from all processes
     if trainer.is_world_process_zero():
         training = _record(record, model, log, figures)
-        _save(model, vocabulary, corpus.source, template, dtype, training, folder)
+        finished = finished_model(model.config, weights, adapter, dtype)
+        _save(finished, vocabulary, corpus.source, template, training, folder)
         draw_curves(folder / LOG_FILE, folder / "curves.png")
     return figures
 
@@ -211,7 +255,7 @@ def _validation_rows(source: SequenceSource, settings: LanguageModelSettings, pa
     return list(islice(PackedRows(source, settings.row_length, pad_id, epochs=1), settings.validation_rows))
 
 
-def _check_resumable(record: dict[str, Any], folder: Path, checkpoint: Path | None) -> None:
+def _check_resumable(record: dict[str, Any], folder: Path, checkpoint: Path | None, write: bool) -> None:
     """Raises InputError if the checkpoint there was made with settings that would have given other weights."""
     path = folder / _SETTINGS_FILE
     now = json.loads(json.dumps(record))
@@ -228,7 +272,8 @@ def _check_resumable(record: dict[str, Any], folder: Path, checkpoint: Path | No
                 f"{checkpoint} was made with other settings {changed} (then, now): use another output_dir, or "
                 "delete the checkpoints to start again"
             )
-    path.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+    if write:
+        path.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
 
 
 def _record(
@@ -254,7 +299,6 @@ def _save(
     vocabulary: SpeechTextVocabulary,
     units: UnitSource,
     template: TemplateSettings | None,
-    dtype: torch.dtype | None,
     training: dict[str, Any],
     folder: Path,
 ) -> None:
@@ -262,9 +306,6 @@ def _save(
     final, part = folder / MODEL_FOLDER, folder / (MODEL_FOLDER + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
-    model.config.use_cache = True
-    if dtype is not None:
-        model.to(dtype=dtype)
     model.save_pretrained(part)
     vocabulary.save_pretrained(part)
     units.save(part)

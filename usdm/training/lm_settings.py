@@ -1,15 +1,29 @@
-"""How a speech-text language model is trained, whatever it is trained on."""
+"""How a speech-text language model is trained, whatever it is trained on.
+
+Under `torchrun` or `accelerate launch` every process trains on its share of each step's rows; `sharding` then says
+whether the processes hold whole copies of the weights or parts of them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import TrainingArguments
 
 from usdm.types import InputError
+
+# The published size needs one of these: 7 B parameters with their gradients and AdamW's moments are 112 GB.
+FSDP2 = {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "state_dict_type": "SHARDED_STATE_DICT"}
+ZERO3: dict[str, Any] = {
+    "zero_optimization": {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True},
+    "bf16": {"enabled": "auto"},
+    "gradient_clipping": "auto",
+    "gradient_accumulation_steps": "auto",
+    "train_micro_batch_size_per_gpu": "auto",
+}
 
 
 @dataclass(frozen=True)
@@ -30,12 +44,14 @@ class LanguageModelSettings:
     bf16: bool = False
     gradient_checkpointing: bool = False
     compile: bool = False  # torch.compile
+    sharding: Literal["none", "fsdp2", "zero3"] = "none"  # over processes; zero3 needs DeepSpeed
+    liger: bool = False  # fused kernels of the package liger-kernel, on a GPU
     log_every: int = 10
     validate_every: int | None = None  # None: only at the end
     validation_rows: int = 64  # at most so many rows of the split "dev"
     save_every: int = 500
     kept_checkpoints: int = 2
-    report_to: tuple[str, ...] = ()  # "tensorboard", "wandb", ...
+    report_to: tuple[str, ...] = ("tensorboard",)  # "wandb", ...
     workers: int = 0  # 1: rows are made in a process beside the training
     threads: int | None = None  # CPU threads; None: PyTorch's default
     seed: int = 0
@@ -68,6 +84,12 @@ class LanguageModelSettings:
             gradient_accumulation_steps=self.accumulation,
             bf16=self.bf16,
             torch_compile=self.compile,
+            use_liger_kernel=self.liger,
+            fsdp=self.sharding == "fsdp2",
+            fsdp_config=FSDP2 | {"activation_checkpointing": self.gradient_checkpointing},
+            deepspeed=ZERO3 if self.sharding == "zero3" else None,
+            # Under FSDP its own checkpointing does the same with less traffic.
+            activation_checkpointing=self.gradient_checkpointing and self.sharding != "fsdp2",
             logging_steps=self.log_every,
             logging_nan_inf_filter=False,
             eval_strategy="steps" if self.validate_every else "no",

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.data import IterableDataset
 from tqdm import tqdm
 from transformers import (
     PreTrainedModel,
@@ -26,7 +27,7 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 
 from usdm.data.collation import collate_rows
-from usdm.data.packing import PackedRow, PackedRows
+from usdm.data.packing import PackedRow
 from usdm.data.sequences import KINDS
 from usdm.tokens import IGNORED
 from usdm.types import InputError
@@ -43,7 +44,7 @@ class SpeechTextTrainer(Trainer):
         self,
         model: PreTrainedModel,
         arguments: TrainingArguments,
-        rows: PackedRows,
+        rows: IterableDataset[PackedRow],
         validation_rows: Sequence[PackedRow],
         log: TrainingLog,
     ) -> None:
@@ -98,10 +99,12 @@ class TrainingLog(TrainerCallback):
         folder: where the file is.
         start: step to go on from; what the file has of later steps is dropped, for they are run again.
         tokens_per_step: padding included.
+        writes: True in one process.
     """
 
-    def __init__(self, folder: Path, start: int, tokens_per_step: int) -> None:
+    def __init__(self, folder: Path, start: int, tokens_per_step: int, writes: bool = True) -> None:
         self.path = folder / LOG_FILE
+        self.writes = writes
         self.tokens_per_step = tokens_per_step
         self.seconds = self._keep_until(start)  # of training, over all starts
         self.clock = self.lap = time.monotonic()  # of this start; of what is logged next
@@ -111,7 +114,7 @@ class TrainingLog(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.clock = self.lap = time.monotonic()
-        quiet = not state.is_world_process_zero
+        quiet = not self.writes
         self.progress = tqdm(total=state.max_steps, initial=self.logged, unit="step", mininterval=5, disable=quiet)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **found: Any) -> None:
@@ -130,7 +133,7 @@ class TrainingLog(TrainerCallback):
             "tokens_per_second": round(tokens / (now - self.lap), 1),
             "seconds": round(self.elapsed(), 1),
         }
-        self._append(row, state)
+        self._append(row)
         self.progress.set_postfix(loss=f"{logs['loss']:.4g}", refresh=False)
         self.progress.update(state.global_step - self.progress.n)
         self.lap, self.logged = now, state.global_step
@@ -139,7 +142,7 @@ class TrainingLog(TrainerCallback):
         self.validation = {name.removeprefix("eval_"): value for name, value in found["metrics"].items()}
         self.validated = state.global_step
         losses = {f"validation/{name}": value for name, value in self.validation.items()}
-        self._append({"step": state.global_step, **losses}, state)
+        self._append({"step": state.global_step, **losses})
         self.lap = time.monotonic()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -152,8 +155,8 @@ class TrainingLog(TrainerCallback):
         """Seconds of training, over all starts."""
         return self.seconds + time.monotonic() - self.clock
 
-    def _append(self, row: Mapping[str, float], state: TrainerState) -> None:
-        if state.is_world_process_zero:
+    def _append(self, row: Mapping[str, float]) -> None:
+        if self.writes:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
@@ -164,9 +167,10 @@ class TrainingLog(TrainerCallback):
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
         rows = [json.loads(line) for line in lines if line.endswith("\n")]
         kept = [row for row in rows if row["step"] <= step]
-        part = self.path.with_name(LOG_FILE + ".part")
-        part.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        os.replace(part, self.path)
+        if self.writes:
+            part = self.path.with_name(LOG_FILE + ".part")
+            part.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            os.replace(part, self.path)
         return max((row["seconds"] for row in kept if "seconds" in row), default=0.0)
 
 

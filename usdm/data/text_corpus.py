@@ -1,0 +1,107 @@
+"""Text without speech, for a model that shall not forget how to write."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from usdm.data.sequences import KIND_INDEX, TrainingSequence, cut
+from usdm.interleave import keyed_generator
+from usdm.tokens import IGNORED, SpeechTextVocabulary
+from usdm.types import InputError
+
+logger = logging.getLogger(__name__)
+
+BLOCK_BYTES = 1 << 23  # read and shuffled at once
+SUFFIXES = (".txt", ".jsonl")
+
+
+class TextBlock(NamedTuple):
+    """The lines of a file that begin from byte `start` on and before `start` + BLOCK_BYTES."""
+
+    file: int
+    start: int
+
+
+class TextSequences:
+    """Documents, one a line: of a .txt file, or under "text" in a .jsonl file.
+
+    Longer documents are cut to rows. Speech tokens that a document spells out are left out of it. Empty lines are
+    left out and counted in `left_out`.
+
+    Args:
+        paths: files, or folders of them.
+        vocabulary: its text ids are used.
+        row_length: longest sequence.
+        seed: fixes the order.
+
+    Raises:
+        InputError: nothing there, or a line of a .jsonl file that is no JSON with a "text".
+    """
+
+    def __init__(
+        self, paths: Sequence[str | Path], vocabulary: SpeechTextVocabulary, row_length: int, *, seed: int = 0
+    ) -> None:
+        self.files = [file for path in paths for file in _text_files(Path(path))]
+        self.vocabulary, self.row_length, self.seed = vocabulary, row_length, seed
+        self.left_out = 0
+        self._is_text = vocabulary.text_mask.numpy()
+
+    def blocks(self, epoch: int) -> list[TextBlock]:
+        self.left_out = 0
+        sizes = [file.stat().st_size for file in self.files]
+        blocks = [TextBlock(i, start) for i, size in enumerate(sizes) for start in range(0, size, BLOCK_BYTES)]
+        order = keyed_generator(self.seed, epoch, "order of text").permutation(len(blocks)).tolist()
+        return [blocks[index] for index in order]
+
+    def sequences(self, epoch: int, block: TextBlock, rows_before: int) -> Iterator[TrainingSequence]:
+        documents = self._documents(block)
+        name = f"order of text {block.file}/{block.start}"
+        for index in keyed_generator(self.seed, epoch, name).permutation(len(documents)).tolist():
+            if documents[index]:
+                yield from cut(self._sequence(documents[index]), self.row_length)
+            else:
+                self.left_out += 1
+
+    def _documents(self, block: TextBlock) -> list[str]:
+        file = self.files[block.file]
+        lines: list[bytes] = []
+        with file.open("rb") as opened:
+            if block.start:
+                opened.seek(block.start - 1)
+                opened.readline()  # the line that began before the block, if only its end lies here
+            while opened.tell() < block.start + BLOCK_BYTES and (line := opened.readline()):
+                lines.append(line)
+        if file.suffix == ".txt":
+            return [line.decode("utf-8", errors="replace").strip() for line in lines]
+        return [_text_of(line, file) for line in lines]
+
+    def _sequence(self, document: str) -> TrainingSequence:
+        vocabulary = self.vocabulary
+        text = np.array(vocabulary.encode_text(document), np.int32)
+        end = vocabulary.tokenizer.eos_token_id
+        ends = [] if end is None else [end]
+        ids = np.concatenate([vocabulary.start_ids, text[self._is_text[text]], ends]).astype(np.int32)
+        labels = ids.copy()
+        labels[0] = IGNORED
+        return TrainingSequence(ids, labels, np.full(len(ids), KIND_INDEX["text"], np.int8))
+
+
+def _text_of(line: bytes, file: Path) -> str:
+    try:
+        text = json.loads(line)["text"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f'{file}: a line is no JSON with a "text" ({error!r}): {line[:80]!r}') from error
+    return str(text).strip()
+
+
+def _text_files(path: Path) -> list[Path]:
+    files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES) if path.is_dir() else [path]
+    if not files or not files[0].is_file() or files[0].suffix not in SUFFIXES:
+        raise InputError(f"{path}: no text there; give a file, or a folder of files, that end in {', '.join(SUFFIXES)}")
+    return files
