@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -100,3 +102,37 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
 def test_saving_out_of_step_with_logging_is_refused() -> None:
     with pytest.raises(InputError, match="save_every=5.*log_every=2"):
         replace(SETTINGS, save_every=5)
+
+
+class PointsTask(LineTask):
+    """Without chance in the loss: every batch is one point, or all points of `together` batches."""
+
+    def __init__(self, together: int = 1) -> None:
+        super().__init__()
+        self.line = nn.Sequential(nn.Linear(3, 1))
+        self.together = together
+
+    def batch(self, step: int) -> Tensor:
+        numbers = range(step * self.together, (step + 1) * self.together)
+        return torch.cat([torch.randn(1, 3, generator=torch.Generator().manual_seed(number)) for number in numbers])
+
+    def losses(self, batch: Tensor, generator: torch.Generator) -> Mapping[str, Tensor]:
+        return {"loss": (self.line(batch) - batch.sum(1, keepdim=True)).pow(2).mean()}
+
+
+def test_two_processes_train_what_one_does_with_both_batches(tmp_path: Path) -> None:
+    train(PointsTask(together=2), SETTINGS, tmp_path / "alone")
+    program = tmp_path / "program.py"
+    program.write_text(
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import test_training_loop as here\n"
+        f"here.train(here.PointsTask(), here.SETTINGS, {str(tmp_path / 'both')!r})\n"
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run([*launcher, str(program)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    alone, both = rows(tmp_path / "alone"), rows(tmp_path / "both")
+    assert [row["step"] for row in both] == [row["step"] for row in alone]
+    for ours, theirs in zip(both, alone, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)
+    assert json.loads((tmp_path / "both" / "training.json").read_text())["processes"] == 2

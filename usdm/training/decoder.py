@@ -30,6 +30,7 @@ from usdm.data.unit_corpus import UnitCorpus
 from usdm.decoder import UnitDecoder, UnitDecoderConfig, units_per_frame
 from usdm.decoder.decoder import scored_frames
 from usdm.decoder.flow_matching import masked_mean
+from usdm.training.loop import training_device
 from usdm.training.pictures import save_mel_picture
 from usdm.types import InputError
 from usdm.vocoder import load_vocoder
@@ -62,7 +63,7 @@ class DecoderTask:
         units: unit corpus, a Parquet file or a folder of them; utterances without units are left out.
         config: the decoder's size, K and unit rate.
         roles: take utterances of these only.
-        regression_steps: steps of regression alone, before flow matching begins.
+        regression_steps: batches of regression alone, before flow matching begins.
         regression_share: of each later batch's rows.
         shortest_mask: the masked stretch is this share of a row's frames, or more.
         default_speaker: whose voice is learnt without context; None: everybody's.
@@ -91,6 +92,7 @@ class DecoderTask:
         device: str = "cpu",
     ) -> None:
         torch.manual_seed(seed)
+        self.device = device = training_device(device)
         self.decoder = UnitDecoder(config).to(device)
         self.regression_steps = regression_steps
         self.regression_rows = round(regression_share * batch_size)
@@ -99,7 +101,6 @@ class DecoderTask:
         self.batch_size = batch_size
         self.crop_frames = int(crop_seconds * self.decoder.mel.frame_rate)
         self.seed = seed
-        self.device = device
         self.mel = MelSpectrogram(self.decoder.mel)
         self.vocoder = load_vocoder(vocoder) if vocoder is not None else None
         unit_corpus = UnitCorpus(units)

@@ -1,7 +1,8 @@
 """One training loop for the parts that are not language models: encoder, unit decoder, vocoder.
 
-A task gives batches as a pure function of the step, so a run that was killed and started again reads what it would
-have read, and its losses are those of an uninterrupted run.
+A task gives batches as a pure function of their number, so a run that was killed and started again reads what it
+would have read, and its losses are those of an uninterrupted run. Under `torchrun` or `accelerate launch` each step
+takes a batch for every process and the mean of their gradients; the first process writes.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import math
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -35,7 +38,7 @@ class TrainingTask(Protocol):
         """Optimised, averaged and stored in checkpoints."""
 
     def batch(self, step: int) -> Any:
-        """Data of one step: a pure function of the task's seed and the step."""
+        """Data of one step: a pure function of the task's seed and the step. Called beside the training, in order."""
 
     def losses(self, batch: Any, generator: torch.Generator) -> Mapping[str, Tensor]:
         """Scalars; "loss" is optimised, the others are logged."""
@@ -59,6 +62,7 @@ class LoopSettings:
     betas: tuple[float, float] = (0.9, 0.98)
     gradient_clip: float = 1.0
     ema_decay: float = 0.999
+    bf16: bool = False  # autocast
     log_every: int = 20
     validate_every: int = 500
     save_every: int = 200
@@ -100,9 +104,9 @@ def train(task: TrainingTask, settings: LoopSettings, output_dir: str | Path) ->
     run = _Run(task, settings, folder)
     start = run.resume()
     figures: Mapping[str, float] = {}
-    with tqdm(total=settings.steps, initial=start, desc=type(task).__name__, unit="step", mininterval=5) as progress:
-        for step in range(start, settings.steps):
-            run.step(step)
+    with run.progress(start) as progress, ThreadPoolExecutor(1) as reader:
+        for step, batch in run.batches(start, reader):
+            run.step(step, batch)
             progress.update()
             done = step + 1
             if done % settings.validate_every == 0 or done == settings.steps:
@@ -114,13 +118,20 @@ def train(task: TrainingTask, settings: LoopSettings, output_dir: str | Path) ->
     return dict(figures)
 
 
+def training_device(name: str) -> str:
+    """ "cuda" as this process' own GPU when several processes train on one machine."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if name == "cuda" else name
+
+
 class _Run:
     def __init__(self, task: TrainingTask, settings: LoopSettings, folder: Path) -> None:
         self.task, self.settings, self.folder = task, settings, folder
         self.parameters = nn.ModuleDict(task.modules())
-        trained = [parameter for parameter in self.parameters.parameters() if parameter.requires_grad]
+        on_cpu = next(self.parameters.parameters()).device.type == "cpu"
+        self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="bf16" if settings.bf16 else "no")
+        self.trained = [parameter for parameter in self.parameters.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            trained, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
+            self.trained, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
         )
         self.average = {name: value.detach().clone() for name, value in self.parameters.state_dict().items()}
         self.sums: dict[str, float] = {}
@@ -128,18 +139,35 @@ class _Run:
         self.seconds = 0.0  # of training, over all starts
         self.clock = time.monotonic()
 
-    def step(self, step: int) -> None:
+    def progress(self, start: int) -> tqdm[Any]:
+        name, quiet = type(self.task).__name__, not self.accelerator.is_main_process
+        return tqdm(total=self.settings.steps, initial=start, desc=name, unit="step", mininterval=5, disable=quiet)
+
+    def batches(self, start: int, reader: ThreadPoolExecutor) -> Iterator[tuple[int, Any]]:
+        """Each step's batch of this process, read while the step before it is trained on."""
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        coming: Future[Any] | None = None
+        for step in range(start, self.settings.steps):
+            batch = coming.result() if coming else self.task.batch(step * processes + rank)
+            if step + 1 < self.settings.steps:
+                coming = reader.submit(self.task.batch, (step + 1) * processes + rank)
+            yield step, batch
+
+    def step(self, step: int, batch: Any) -> None:
         learning_rate = self.settings.learning_rate_at(step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + step)
-        torch.manual_seed(self.settings.seed * 1_000_003 + step)  # dropout
+        seed = self.settings.seed * 1_000_003 + step + self.accelerator.process_index * 1_000_000_007
+        generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)  # dropout
         self.parameters.train()
-        losses = self.task.losses(self.task.batch(step), generator)
+        with self.accelerator.autocast():
+            losses = self.task.losses(batch, generator)
         if not torch.isfinite(losses["loss"]):
             raise InputError(f"The loss at step {step} is {losses['loss'].item()}: lower the learning rate.")
         self.optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
+        self._share_gradients()
         nn.utils.clip_grad_norm_(self.parameters.parameters(), self.settings.gradient_clip)
         self.optimizer.step()
         self._average(step)
@@ -148,6 +176,16 @@ class _Run:
         self.summed += 1
         if (step + 1) % self.settings.log_every == 0:
             self._log(step + 1, {"learning_rate": learning_rate})
+
+    def _share_gradients(self) -> None:
+        """The mean over processes, all parameters in one message."""
+        if self.accelerator.num_processes == 1:
+            return
+        gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in self.trained]
+        shared: Any = self.accelerator.reduce(torch.cat([each.flatten() for each in gradients]), "mean")
+        parts = shared.split([each.numel() for each in gradients])
+        for parameter, part in zip(self.trained, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
 
     @torch.no_grad()
     def _average(self, step: int) -> None:
@@ -160,6 +198,12 @@ class _Run:
                 self.average[name].copy_(value)
 
     def validate(self, done: int) -> dict[str, float]:
+        """In the first process; the others wait, and have no figures."""
+        figures = self._validate(done) if self.accelerator.is_main_process else {}
+        self.accelerator.wait_for_everyone()
+        return figures
+
+    def _validate(self, done: int) -> dict[str, float]:
         trained = {name: value.clone() for name, value in self.parameters.state_dict().items()}
         self.parameters.load_state_dict(self.average)
         self.parameters.eval()
@@ -172,6 +216,8 @@ class _Run:
         return figures
 
     def checkpoint(self, done: int) -> None:
+        if not self.accelerator.is_main_process:
+            return
         state = {
             "step": done,
             "seconds": self._elapsed(),
@@ -204,11 +250,15 @@ class _Run:
         self.average = state["average"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.seconds = state["seconds"]
-        self._drop_log_after(state["step"])
+        self.accelerator.wait_for_everyone()  # all have read the checkpoint before it is replaced
+        if self.accelerator.is_main_process:
+            self._drop_log_after(state["step"])
         logger.info("going on from step %d of %s", state["step"], path)
         return int(state["step"])
 
     def finish(self, figures: Mapping[str, float]) -> None:
+        if not self.accelerator.is_main_process:
+            return
         self.parameters.load_state_dict(self.average)
         self.parameters.eval()
         self.task.save(self.folder / "model")
@@ -217,6 +267,7 @@ class _Run:
             "settings": dataclasses.asdict(self.settings),
             "parameters": sum(parameter.numel() for parameter in self.parameters.parameters()),
             "hours": self._elapsed() / 3600,
+            "processes": self.accelerator.num_processes,
             "device": platform.processor() or platform.machine(),
             "versions": {"torch": torch.__version__, "python": platform.python_version()},
             "validation": dict(figures),
@@ -228,11 +279,15 @@ class _Run:
         return self.seconds + time.monotonic() - self.clock
 
     def _log(self, done: int, extra: Mapping[str, float]) -> None:
-        means = {name: value / self.summed for name, value in self.sums.items()}
+        sums = torch.tensor(list(self.sums.values()), dtype=torch.float64).to(self.accelerator.device)
+        shared: Any = self.accelerator.reduce(sums, "mean")
+        means = {name: value / self.summed for name, value in zip(self.sums, shared.tolist(), strict=True)}
         self._append({"step": done, **means, **extra, "seconds": round(self._elapsed(), 1)})
         self.sums, self.summed = {}, 0
 
     def _append(self, row: Mapping[str, float]) -> None:
+        if not self.accelerator.is_main_process:
+            return
         with (self.folder / "log.jsonl").open("a") as log:
             log.write(json.dumps(row) + "\n")
 

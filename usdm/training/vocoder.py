@@ -19,6 +19,7 @@ from torchaudio.functional import melscale_fbanks
 from usdm.audio import MelSpectrogram, write_audio
 from usdm.data.speech_corpus import Utterance, read_speech_corpora
 from usdm.training.corpus_audio import CorpusAudio
+from usdm.training.loop import training_device
 from usdm.training.pictures import save_mel_picture
 from usdm.types import InputError
 from usdm.vocoder import VocosSettings, VocosVocoder
@@ -101,11 +102,11 @@ class VocoderTask:
         device: str = "cpu",
     ) -> None:
         torch.manual_seed(seed)
+        self.device = device = training_device(device)
         self.vocoder = vocoder = VocosVocoder(settings).to(device)
         self.batch_size = batch_size
         self.crop_samples = crop_frames * vocoder.mel.hop_length
         self.seed = seed
-        self.device = device
         self.mel = MelSpectrogram(vocoder.mel).to(device)
         self.distances = nn.ModuleList(
             SpectralDistance(n_fft, bands, vocoder.sample_rate) for n_fft, bands in RESOLUTIONS
