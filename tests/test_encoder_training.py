@@ -122,6 +122,21 @@ def test_encoder_to_unit_corpus(corpus: Path, tmp_path: Path) -> None:
     assert (
         extract_units([str(corpus)], str(tmp_path / "units"), str(tmp_path / "corpus"), shard_utterances=16) == report
     )
+    jobs = [
+        extract_units(
+            [str(corpus)], str(tmp_path / "units"), str(tmp_path / "jobs"), shard_utterances=16, job=job, num_jobs=2
+        )
+        for job in (1, 0)
+    ]
+    assert sum(each.units for each in jobs) == report.units and all(each.utterances for each in jobs)
+    for shard in (tmp_path / "corpus").glob("*.parquet"):
+        assert (tmp_path / "jobs" / shard.name).read_bytes() == shard.read_bytes()
+    with pytest.raises(InputError, match="job=2 of num_jobs=2"):
+        extract_units([str(corpus)], str(tmp_path / "units"), str(tmp_path / "jobs"), job=2, num_jobs=2)
+    assert (
+        extract_units([str(corpus)], str(tmp_path / "units"), str(tmp_path / "jobs"), shard_utterances=16).units
+        == report.units
+    )
     assert files[1].read_bytes() == before
 
     extractor.centroids = extractor.centroids + 1

@@ -49,6 +49,8 @@ def extract_units(
     shard_utterances: int = 1000,
     batch_seconds: float = 60.0,
     processes: int = 1,
+    job: int = 0,
+    num_jobs: int = 1,
 ) -> ExtractionReport:
     """Write `output_dir/00000.parquet`, ...; shards that are there already are kept.
 
@@ -57,10 +59,14 @@ def extract_units(
         extractor: folder of a `UnitExtractor`.
         batch_seconds: sound that goes through the encoder at once; utterances of like length go together.
         processes: each with one CPU thread.
+        job: of `num_jobs` that share the work, on as many machines; each takes every `num_jobs`-th shard. The report
+            is of this job's own.
 
     Raises:
-        InputError: a manifest or the extractor is missing, or shards of another extractor lie in `output_dir`.
+        InputError: `job` is not one of `num_jobs`, a manifest or the extractor is missing, or shards of another extractor lie in `output_dir`.
     """
+    if not 0 <= job < num_jobs:
+        raise InputError(f"job={job} of num_jobs={num_jobs}: jobs are numbered from 0 to {num_jobs - 1}")
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     utterances = read_speech_corpora(corpora)
@@ -71,8 +77,9 @@ def extract_units(
         _Shard(folder / f"{number:05d}.parquet", extractor, utterances[start : start + shard_utterances], batch_seconds)
         for number, start in enumerate(range(0, len(utterances), shard_utterances))
     ]
-    todo = [shard for shard in shards if not shard.path.exists()]
-    logger.info("%d of %d shards are there already", len(shards) - len(todo), len(shards))
+    mine = shards[job::num_jobs]
+    todo = [shard for shard in mine if not shard.path.exists()]
+    logger.info("%d of %d shards are there already", len(mine) - len(todo), len(mine))
     failed: list[str] = []
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         for messages in tqdm(
@@ -82,7 +89,7 @@ def extract_units(
     for message in failed:
         logger.warning("left out: %s", message)
     rows = units = without_words = 0
-    for utterance in UnitCorpus(folder).utterances():
+    for utterance in UnitCorpus([shard.path for shard in mine]).utterances() if mine else ():
         rows += 1
         units += len(utterance.units)
         without_words += not utterance.words
