@@ -32,7 +32,7 @@ from usdm.decoder.decoder import scored_frames
 from usdm.decoder.flow_matching import masked_mean
 from usdm.training.loop import training_device
 from usdm.training.pictures import save_mel_picture
-from usdm.types import InputError
+from usdm.types import InputError, ReferenceVoice
 from usdm.vocoder import load_vocoder
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ DROP_SHARE = 0.2  # of rows without units and context
 FULL_MASK_SHARE = 0.3  # of the other rows
 LENGTH_TOLERANCE = 0.25  # seconds by which an utterance's units and sound may differ in length
 HEARD_UTTERANCES = 2  # of the validation set, left as sound and picture
+PROMPT_SHARE = 0.4  # of an utterance, as the reference voice for its rest
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,9 @@ class DecoderTask:
         self.units = read_units(unit_corpus, config)
         self.train_set = self._with_units(read_speech_corpora(corpora, "train"), roles)
         dev_set = self._with_units(read_speech_corpora(corpora, "dev"), roles)
-        self.dev_set = dev_set[:: max(1, len(dev_set) // validation_utterances)][:validation_utterances]
+        self.dev_set = _some(dev_set, validation_utterances)
+        by_default = [utterance for utterance in dev_set if default_speaker in (None, utterance.speaker)]
+        self.unprompted_dev_set = _some(by_default, validation_utterances)
         speakers = {utterance.speaker for utterance in self.train_set}
         if default_speaker is not None and default_speaker not in speakers:
             raise InputError(
@@ -160,12 +163,14 @@ class DecoderTask:
         return parts
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
-        """L1 log-mel distance: one step from zeros, and 8 steps from noise with guidance."""
+        """L1 log-mel distance: one step from zeros, and 8 steps from noise with guidance; and one step with the
+        beginning of the utterance as the reference voice for its rest.
+        """
         ways: dict[str, Mapping[str, float]] = {"one_step": {"steps": 1, "guidance": 0.0, "temperature": 0.0}}
         if step > self.regression_steps:
             ways["eight_steps"] = {"steps": 8, "guidance": 1.0, "temperature": 1.0}
         distances: dict[str, list[float]] = {name: [] for name in ways}
-        for index, utterance in enumerate(self.dev_set):
+        for index, utterance in enumerate(self.unprompted_dev_set):
             _, target = self._example(utterance)
             mels = {"recording": target.float()}
             for name, way in ways.items():
@@ -173,6 +178,7 @@ class DecoderTask:
                 distances[name].append((mels[name] - mels["recording"]).abs().mean().item())
             if index < HEARD_UTTERANCES:
                 self._leave(mels, folder, f"{step:07d}_{index}")
+        distances["prompted"] = [self._prompted_distance(utterance) for utterance in self.dev_set]
         return {f"mel_distance_{name}": float(np.mean(values)) for name, values in distances.items()}
 
     def save(self, folder: Path) -> None:
@@ -191,6 +197,17 @@ class DecoderTask:
             generator=torch.Generator().manual_seed(self.seed),
         )
         return mel.cpu()
+
+    def _prompted_distance(self, utterance: Utterance) -> float:
+        units, target = self.units[utterance.id], self._example(utterance)[1].float()
+        split = max(1, round(PROMPT_SHARE * len(units)))
+        start = len(units_per_frame(units[:split], self.decoder.unit_rate, self.decoder.mel))
+        reference = ReferenceVoice(units[:split], target[:, :start])
+        mel = self.decoder.generate(
+            units[split:], reference=reference, steps=1, solver="euler", guidance=0.0, temperature=0.0
+        ).cpu()
+        length = min(mel.shape[1], target.shape[1] - start)
+        return (mel[:, :length] - target[:, start : start + length]).abs().mean().item()
 
     def _leave(self, mels: Mapping[str, Tensor], folder: Path, name: str) -> None:
         save_mel_picture(folder / f"{name}.png", mels, self.decoder.mel)
@@ -257,3 +274,8 @@ def read_units(corpus: UnitCorpus, config: UnitDecoderConfig) -> dict[str, Tenso
     table = corpus.read(corpus.groups, ["id", "units"])
     units = (torch.from_numpy(row.astype(np.int64)) for row in table["units"].to_numpy(zero_copy_only=False))
     return dict(zip(table["id"].to_pylist(), units, strict=True))
+
+
+def _some(utterances: list[Utterance], count: int) -> list[Utterance]:
+    """At most `count` of them, evenly spread."""
+    return utterances[:: max(1, len(utterances) // count)][:count]

@@ -1,0 +1,81 @@
+"""The benchmark of training: a synthetic corpus, the two ways of making rows, and FLOPs counted by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_lm_training import SETTINGS, SOURCE, WORDS, tiny_model
+
+from usdm.data.unit_corpus import UnitCorpus
+from usdm.tokens import SpeechTextVocabulary, extend_tokenizer
+from usdm.training import lm_benchmark
+from usdm.training.data_benchmark import benchmark_data, write_synthetic_corpus
+from usdm.training.lm_benchmark import benchmark_training, flops_per_token
+from usdm.training.tokenizer import train_tokenizer
+from usdm.types import InputError
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> SpeechTextVocabulary:
+    tokenizer = train_tokenizer([" ".join(WORDS)] * 4, 330)
+    return SpeechTextVocabulary.from_tokenizer(extend_tokenizer(tokenizer, SOURCE.num_units))
+
+
+def test_a_synthetic_corpus_is_a_unit_corpus_of_its_size(tmp_path: Path) -> None:
+    write_synthetic_corpus(tmp_path / "a.parquet", 200_000, 50)
+    utterances = list(UnitCorpus(tmp_path / "a.parquet").utterances())
+    assert sum(len(each.units) for each in utterances) == pytest.approx(200_000, rel=0.05)
+    assert {each.split for each in utterances} == {"train", "dev"}
+    for each in utterances:
+        assert len(each.words) == len(each.word_ends) == 20 and each.word_ends[-1] == len(each.units)
+        assert (np.diff(each.word_ends, prepend=0) >= 1).all()
+
+
+def test_rows_are_made_by_both_ways(tmp_path: Path, vocabulary: SpeechTextVocabulary) -> None:
+    found = benchmark_data(vocabulary, tmp_path, corpus_units=[100_000, 300_000], row_length=2048, rows=40)
+    assert [(each.way, each.corpus_units) for each in found] == [
+        ("packed", 100_000),
+        ("text", 100_000),
+        ("packed", 300_000),
+    ]
+    for each in found:
+        assert 0.8 < each.fill <= 1 and each.tokens_per_second > 0 and each.peak_bytes > 1e7
+    assert found[2].fill > 0.97
+    assert [row["way"] for row in json.loads((tmp_path / "data_benchmark.json").read_text())] == [
+        "packed",
+        "text",
+        "packed",
+    ]
+
+
+def test_a_short_run_is_measured(
+    tmp_path: Path, vocabulary: SpeechTextVocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lm_benchmark, "CORPUS_UNITS", 50_000)
+    speed = benchmark_training(tiny_model(vocabulary), vocabulary, tmp_path, SETTINGS)
+    model = tiny_model(vocabulary)
+    assert speed.parameters == model.num_parameters()
+    assert speed.model_flops == pytest.approx(speed.tokens_per_second * flops_per_token(model, 96, adapter=False))
+    assert speed.utilisation > 0 and speed.device
+    record = json.loads((tmp_path / "training_benchmark.json").read_text())
+    assert record["utilisation"] == pytest.approx(speed.utilisation) and not (tmp_path / "run").exists()
+    with pytest.raises(InputError, match="steps=2"):
+        benchmark_training(model, vocabulary, tmp_path, lm_benchmark.replace(SETTINGS, steps=2))
+
+
+def test_flops_are_those_of_the_weights_that_multiply(vocabulary: SpeechTextVocabulary) -> None:
+    """Against torch's own count of a forward pass, of which forward and backward are three."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, length = tiny_model(vocabulary), 32
+    model.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, length, dtype=torch.int64), use_cache=False)
+    counted = 3 * counter.get_total_flops() / length
+    norms = sum(each.numel() for name, each in model.named_parameters() if "norm" in name)
+    assert flops_per_token(model, length, adapter=False) - 6 * norms == pytest.approx(counted, rel=0.02)
+    assert flops_per_token(model, length, adapter=True) == pytest.approx(counted * 2 / 3, rel=0.05)

@@ -1,0 +1,43 @@
+"""How fast training goes here: making the rows, and the language model's steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from usdm.tokens import SpeechTextVocabulary, extend_tokenizer, read_tokenizer
+from usdm.training.data_benchmark import benchmark_data
+from usdm.training.lm_benchmark import benchmark_training
+
+
+def run(config: DictConfig) -> None:
+    base = read_tokenizer(config.llm.tokenizer)
+    vocabulary = SpeechTextVocabulary.from_tokenizer(extend_tokenizer(base, config.shared.num_units))
+    folder = Path(config.output_dir)
+    for data in benchmark_data(
+        vocabulary,
+        folder / "data",
+        corpus_units=list(config.corpus_units),
+        row_length=config.data_row_length,
+        rows=config.data_rows,
+    ):
+        print(
+            f"rows made by way of {data.way:<6} from {data.corpus_units:>11,} units: "
+            f"{data.tokens_per_second:>10,.0f} tokens/s, {data.fill:.1%} full, memory {data.peak_bytes / 1e6:,.0f} MB"
+        )
+    torch.manual_seed(config.seed)
+    speed = benchmark_training(
+        instantiate(config.llm.model, vocabulary, _convert_="all"),
+        vocabulary,
+        folder,
+        instantiate(config.loop, _convert_="all"),
+        adapter=instantiate(config.adapter, _convert_="all"),
+    )
+    print(
+        f"training {speed.parameters / 1e6:,.1f} M parameters, rows of {speed.row_length}: "
+        f"{speed.tokens_per_second:,.0f} tokens/s, {speed.utilisation:.0%} of {speed.peak_flops / 1e12:.2f} TFLOPs "
+        f"({speed.device})"
+    )
