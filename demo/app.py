@@ -1,35 +1,28 @@
 """The page: speak or type on the left, and read, hear and see the answer on the right.
 
 A recording is answered as soon as it ends, a file as soon as it is uploaded, a typed question on Enter. The
-page is all served from here: no analytics, no remote fonts, nothing that leaves the machine.
+reply is heard while it is being made: its chunks go to a hidden box, and `player.js` plays what is in it. The page
+is all served from here: no analytics, no remote fonts, nothing that leaves the machine.
 """
 
 from __future__ import annotations
 
-import html
-import logging
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import torch
 
-from demo.spectrogram import reply_picture
-from demo.stage_bar import stage_bar
-from usdm.audio import read_audio
+from demo.answer import Asked, answer, blank, wording
 from usdm.chain import SpokenDialogPipeline
-from usdm.types import InputError, Sampling, SpokenReply, Turn, Waveform
+from usdm.types import InputError
 
-logger = logging.getLogger(__name__)
-
-MAX_SECONDS = 30.0  # of a question or a reference voice
 MAX_UPLOAD = "50mb"
 FORGET = (600, 3600)  # seconds: every so often, sound older than so long is deleted; all of it when the page closes
-PCM16_FULL_SCALE = 32767
 STYLE = Path(__file__).with_name("page.css")
+PLAYER = Path(__file__).with_name("player.js")
 WAVEFORM = gr.WaveformOptions(waveform_color="#c7d2fe", waveform_progress_color="#6366f1")
-NOTHING = "…"  # shown where the model wrote no text
+OWN_VOICE = "the model's own"
 PLACEHOLDER = "<center><h3>Say something</h3>Speak into the microphone, drop a recording, or type a question.</center>"
 
 
@@ -67,9 +60,9 @@ def build_app(pipeline: SpokenDialogPipeline) -> gr.Blocks:
                     max_lines=3,
                     elem_id="typed",
                 )
+                live = gr.Textbox(visible="hidden", elem_id="live")
                 sound = gr.Audio(
                     label="Reply",
-                    autoplay=True,
                     interactive=False,
                     visible=False,
                     buttons=["download"],
@@ -82,12 +75,19 @@ def build_app(pipeline: SpokenDialogPipeline) -> gr.Blocks:
                     temperature = gr.Slider(
                         0,
                         1.5,
-                        value=_wording(pipeline).temperature,
+                        value=wording(pipeline).temperature,
                         step=0.05,
                         label="Temperature of the wording",
                         info="0: always the likeliest reply",
                     )
                     seed = gr.Number(0, precision=0, minimum=0, label="Seed")
+                    voice = gr.Dropdown(
+                        [(OWN_VOICE, ""), *pipeline.voices],
+                        value="",
+                        label="Voice",
+                        visible=bool(pipeline.voices),
+                        elem_id="voice",
+                    )
                     reference = gr.Audio(
                         sources=["upload", "microphone"],
                         type="filepath",
@@ -117,14 +117,14 @@ def build_app(pipeline: SpokenDialogPipeline) -> gr.Blocks:
                     elem_id="picture",
                 )
 
-        settings = [history, kind, temperature, seed, reference]
-        shown = [history, conversation, message, sound, picture, times]
+        settings = [history, kind, temperature, seed, voice, reference]
+        shown = [history, conversation, message, sound, picture, times, live]
 
-        def speak(recording_path: str | None, *chosen: Any) -> list[Any]:
-            return _show(pipeline, recording_path, None, *chosen)
+        def speak(recording_path: str | None, *chosen: Any) -> Iterator[list[Any]]:
+            yield from answer(pipeline, Asked(recording_path, None, *chosen))
 
-        def write(text: str, *chosen: Any) -> list[Any]:
-            return _show(pipeline, None, text, *chosen)
+        def write(text: str, *chosen: Any) -> Iterator[list[Any]]:
+            yield from answer(pipeline, Asked(None, text, *chosen))
 
         recording.input(speak, [recording, *settings], shown, api_name="speak").then(
             lambda: None, None, recording, api_visibility="private"
@@ -132,8 +132,9 @@ def build_app(pipeline: SpokenDialogPipeline) -> gr.Blocks:
         typed.submit(write, [typed, *settings], shown, api_name="write").then(
             lambda: "", None, typed, api_visibility="private"
         )
+        live.change(None, live, None, js="text => usdmPlayer.hear(text)", api_visibility="private")
         for cleared in (clear.click, conversation.clear):
-            cleared(_blank, None, shown, api_visibility="private")
+            cleared(blank, None, shown, api_visibility="private")
     return app
 
 
@@ -159,6 +160,7 @@ def launch(
             prevent_thread_lock=not block,
             theme=theme(),
             css_paths=STYLE,
+            head=f"<script>{PLAYER.read_text(encoding='utf-8')}</script>",
             footer_links=[],
             run_history=False,
             ssr_mode=False,
@@ -168,113 +170,3 @@ def launch(
     except OSError as error:
         raise InputError(f"port={port}: cannot be served on {host} ({error}); choose another port") from error
     return app
-
-
-def _show(
-    pipeline: SpokenDialogPipeline,
-    recording_path: str | None,
-    text: str | None,
-    history: tuple[Turn, ...],
-    kind: str,
-    temperature: float,
-    seed: float | None,
-    reference_path: str | None,
-) -> list[Any]:
-    """New values of everything shown. What cannot be answered leaves the conversation as it was."""
-    try:
-        reply = _respond(pipeline, recording_path, text, history, kind, temperature, int(seed or 0), reference_path)
-    except InputError as error:
-        return _unchanged(history, _without_paths(error, recording_path, reference_path))
-    except Exception as error:  # ours to mend, not the visitor's: the page lives on
-        logger.exception("a question could not be answered")
-        return _unchanged(history, f"Something went wrong ({type(error).__name__}). The server's log has the details.")
-    history = (*history, Turn("user", _writable(reply.user_text)), Turn("agent", _writable(reply.agent_text)))
-    return [history, _bubbles(history), _notice(_warning(reply)), *_heard_and_seen(reply)]
-
-
-def _respond(
-    pipeline: SpokenDialogPipeline,
-    recording_path: str | None,
-    text: str | None,
-    history: tuple[Turn, ...],
-    kind: str,
-    temperature: float,
-    seed: int,
-    reference_path: str | None,
-) -> SpokenReply:
-    """Raises InputError for a question or a reference voice that cannot be worked with."""
-    if recording_path is None and not (text or "").strip():
-        raise InputError("there is no question: record one, upload one, or type one")
-    question = None if recording_path is None else read_audio(recording_path, max_seconds=MAX_SECONDS)
-    reference = None if reference_path is None else read_audio(reference_path, max_seconds=MAX_SECONDS)
-    sampling = {stage: replace(settings, seed=seed) for stage, settings in pipeline.settings.sampling.items()}
-    sampling["respond"] = replace(_wording(pipeline), temperature=temperature, seed=seed)
-    return pipeline.respond(
-        question.samples if question else None,
-        question.sample_rate if question else None,
-        text=None if question else text,
-        history=history,
-        reference=reference,
-        sampling=sampling,
-        speak=kind == "speech",
-        seed=seed,
-    )
-
-
-def _wording(pipeline: SpokenDialogPipeline) -> Sampling:
-    """How the model's own settings draw a reply's words."""
-    return pipeline.settings.sampling.get("respond", Sampling())
-
-
-def _writable(text: str | None) -> str:
-    """A turn's text without what stands for bytes that are no character, which no tokenizer takes back."""
-    return (text or "").replace("\ufffd", "")
-
-
-def _bubbles(history: tuple[Turn, ...]) -> list[dict[str, str]]:
-    speakers = {"user": "user", "agent": "assistant"}
-    return [{"role": speakers[turn.role], "content": turn.text.strip() or NOTHING} for turn in history]
-
-
-def _notice(message: str) -> dict[str, Any]:
-    """A line under the conversation; none for an empty message."""
-    return gr.update(value=f'<div class="notice">{html.escape(message)}</div>', visible=bool(message))
-
-
-def _unchanged(history: tuple[Turn, ...], message: str) -> list[Any]:
-    """A message under the conversation, and everything else as it is."""
-    return [history, gr.skip(), _notice(message), gr.skip(), gr.skip(), gr.skip()]
-
-
-def _without_paths(error: InputError, recording_path: str | None, reference_path: str | None) -> str:
-    """The message in the page's words: nobody knows the upload's temporary file."""
-    message = str(error)
-    for path, name in ((recording_path, "the recording"), (reference_path, "the reference voice")):
-        message = message.replace(path, name) if path else message
-    return message
-
-
-def _warning(reply: SpokenReply) -> str:
-    if not reply.truncated:
-        return ""
-    return f"Cut off at the token limit: {', '.join(reply.truncated)}."
-
-
-def _heard_and_seen(reply: SpokenReply) -> list[dict[str, Any]]:
-    """New values of the reply's sound, picture and stage times."""
-    if reply.waveform is None or reply.waveform.numel() == 0:
-        sound = picture = gr.update(value=None, visible=False)
-        seconds = 0.0
-    else:
-        waveform = Waveform(reply.waveform, reply.sample_rate)
-        pcm = (waveform.samples.clamp(-1, 1) * PCM16_FULL_SCALE).round().to(torch.int16).numpy()
-        sound = gr.update(value=(reply.sample_rate, pcm), visible=True)
-        picture = gr.update(value=reply_picture(waveform, _writable(reply.agent_text)), visible=True)
-        seconds = waveform.seconds
-    return [sound, picture, gr.update(value=stage_bar(reply.timings, seconds), visible=True)]
-
-
-def _blank() -> list[Any]:
-    """A conversation that has not begun."""
-    hidden = gr.update(value=None, visible=False)
-    return [(), [], _notice(""), hidden, hidden, hidden]

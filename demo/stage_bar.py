@@ -8,8 +8,11 @@ from collections.abc import Mapping
 STAGE_COLOURS = ("#6366f1", "#22c55e", "#f59e0b", "#ec4899", "#06b6d4", "#a855f7", "#84cc16")
 
 
-def stage_bar(timings: Mapping[str, float], reply_seconds: float) -> str:
-    """HTML: how long each stage took, as a bar with a legend, and the whole beside the reply's own length."""
+def stage_bar(timings: Mapping[str, float], reply_seconds: float, first_sound: float | None = None) -> str:
+    """HTML: how long each stage took, as a bar with a legend, and the whole beside the reply's own length.
+
+    `first_sound`: seconds until it was heard.
+    """
     total = sum(timings.values())
     coloured = [
         (name, seconds, STAGE_COLOURS[place % len(STAGE_COLOURS)])
@@ -21,7 +24,8 @@ def stage_bar(timings: Mapping[str, float], reply_seconds: float) -> str:
         for name, seconds, colour in coloured
     )
     spoken = f" for a reply of {reply_seconds:.1f} s" if reply_seconds else ""
+    heard = "" if first_sound is None else f", heard from {first_sound:.2f} s on"
     return (
         f'<div class="stages">{bars}</div>'
-        f'<div class="stage-names">{names}<span class="total">{total:.2f} s{spoken}</span></div>'
+        f'<div class="stage-names">{names}<span class="total">{total:.2f} s{spoken}{heard}</span></div>'
     )

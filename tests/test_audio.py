@@ -175,7 +175,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     def full_disk(*arguments: object, **settings: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(soundfile, "write", full_disk)
+    monkeypatch.setattr("os.chmod", full_disk)  # after the sound was written beside the old file
     with pytest.raises(InputError, match="No space left"):
         write_audio(path, torch.ones(100), 16_000)
     assert path.read_bytes() == before

@@ -45,6 +45,8 @@ STAGES = {
     "synthesize_corpus": "data_prep.speech_corpus.synthesize_corpus",
     "import_recordings": "data_prep.recordings.import_recordings",
     "make_held_out": "data_prep.held_out.make_held_out",
+    "import_corpus": "data_prep.corpora.import_corpus",
+    "align": "data_prep.alignment.align_corpus",
     "convert_units": "usdm.units.conversion.convert_extractor",
     "fit_kmeans": "usdm.training.kmeans.fit_kmeans",
     "extract_units": "usdm.data.extraction.extract_units",

@@ -188,6 +188,40 @@ def test_a_sequence_sounds_the_same_alone_and_in_a_batch(
         assert (mel - alone).abs().max() < 1e-4
 
 
+def test_rows_with_voices_and_seeds_of_their_own_sound_as_each_alone(decoder: UnitDecoder) -> None:
+    units = [torch.randint(12, (count,)) for count in (9, 4, 17)]
+    voices = [
+        ReferenceVoice(torch.randint(12, (6,)), torch.randn(80, 19) - 5),
+        None,
+        ReferenceVoice(torch.randint(12, (11,)), torch.randn(80, 40) - 5),
+    ]
+    seeds = [5, 5, 6]
+    together = decoder.generate_batch(units, references=voices, seeds=seeds, steps=4)
+    for row, voice, seed, mel in zip(units, voices, seeds, together, strict=True):
+        generator = torch.Generator().manual_seed(seed)
+        alone = decoder.generate(row, reference=voice, steps=4, generator=generator)
+        assert (mel - alone).abs().max() < 1e-4
+        other = decoder.generate(row, reference=voice, steps=4, generator=torch.Generator().manual_seed(seed + 10))
+        assert (mel - other).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("name", ["references", "seeds"])
+def test_one_for_each_row_is_needed(decoder: UnitDecoder, name: str) -> None:
+    with pytest.raises(InputError, match=f"1 {name} for 2 sequences"):
+        decoder.generate_batch([torch.tensor([3]), torch.tensor([4])], **{name: [None if name == "references" else 0]})
+
+
+def test_a_network_in_bfloat16_is_integrated_in_float32(decoder: UnitDecoder, tmp_path: Path) -> None:
+    decoder.save_pretrained(tmp_path)
+    short = UnitDecoder.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in short.parameters()} == {torch.bfloat16}
+    units = [torch.randint(12, (count,)) for count in (9, 17)]
+    exact, near = (d.generate_batch(units, steps=4, seeds=[1, 2]) for d in (decoder, short))
+    for one, other in zip(exact, near, strict=True):
+        assert other.dtype == torch.float32
+        assert 0 < (one - other).abs().mean() < 0.05
+
+
 def test_the_seed_decides(decoder: UnitDecoder) -> None:
     units = torch.randint(12, (9,))
     first, again, other = (
@@ -406,8 +440,9 @@ def test_training_lowers_both_losses(make_task: Callable[..., DecoderTask]) -> N
 def test_validation_leaves_pictures_and_sound(make_task: Callable[..., DecoderTask], tmp_path: Path) -> None:
     VocosVocoder(VocosSettings(dim=16, intermediate_dim=32, num_layers=1)).save_pretrained(tmp_path / "vocoder")
     task = make_task(vocoder=tmp_path / "vocoder")
-    assert set(task.validate(5, tmp_path)) == {"mel_distance_one_step"}
-    assert set(task.validate(11, tmp_path)) == {"mel_distance_one_step", "mel_distance_eight_steps"}
+    assert set(task.validate(5, tmp_path)) == {"mel_distance_one_step", "mel_distance_prompted"}
+    later = {"mel_distance_one_step", "mel_distance_eight_steps", "mel_distance_prompted"}
+    assert set(task.validate(11, tmp_path)) == later
     assert sorted(path.name for path in tmp_path.glob("0000011*")) == [
         "0000011_0.png",
         "0000011_0_eight_steps.wav",

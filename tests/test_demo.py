@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import math
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import gradio as gr
 import pytest
 import torch
 from gradio_client import Client, handle_file
 from tiny_models import build_random_bundle
 
-from demo import launch
+from demo import build_app, launch
+from demo.answer import Asked, answer
 from demo.spectrogram import reply_picture
 from demo.stage_bar import stage_bar
 from usdm.audio import read_audio, write_audio
-from usdm.chain import DecoderSampling, GenerationSettings, SpokenDialogPipeline
-from usdm.types import InputError, Sampling, Turn, Waveform
+from usdm.chain import DecoderSampling, GenerationSettings, SpokenChunk, SpokenDialogPipeline
+from usdm.chain.streaming import StreamEvent
+from usdm.types import InputError, Sampling, SpokenReply, Turn, Waveform
 
 if TYPE_CHECKING:
     from selenium.webdriver.remote.webdriver import WebDriver
@@ -84,9 +89,9 @@ def question(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ask(client: Client, path: Path | None, kind: str = "speech", reference: Path | None = None) -> dict:
     """What the page shows after a recording."""
     values = client.predict(
-        path and handle_file(path), kind, 0.0, 0, reference and handle_file(reference), api_name="/speak"
+        path and handle_file(path), kind, 0.0, 0, "", reference and handle_file(reference), api_name="/speak"
     )
-    return dict(zip(("conversation", "message", "sound", "picture", "times"), values, strict=True))
+    return dict(zip(("conversation", "message", "sound", "picture", "times", "live"), values, strict=True))
 
 
 def texts(answer: dict) -> list[str]:
@@ -104,8 +109,9 @@ def test_a_recording_gets_a_transcript_and_a_spoken_reply(
 ) -> None:
     answer = ask(Client(page, verbose=False), question)
     sound = read_audio(question)
-    expected = pipeline.respond(sound.samples, sound.sample_rate)
-    assert expected.user_text and expected.agent_text and expected.waveform is not None
+    *_, expected = pipeline.stream(sound.samples, sound.sample_rate)
+    assert isinstance(expected, SpokenReply) and expected.waveform is not None
+    assert expected.user_text and expected.agent_text
     assert [bubble["role"] for bubble in answer["conversation"]] == ["user", "assistant"]
     assert texts(answer) == [visible(expected.user_text), visible(expected.agent_text)]
     reply = read_audio(shown(answer["sound"]) or "")
@@ -177,22 +183,60 @@ def test_a_recording_that_cannot_be_answered_gets_a_message(
 def test_a_defect_becomes_a_message_too(
     page: str, question: Path, pipeline: SpokenDialogPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "respond", None)
+    monkeypatch.setattr(pipeline, "stream", None)
     answer = ask(Client(page, verbose=False), question)
     assert "Something went wrong (TypeError)" in (shown(answer["message"]) or "")
 
 
 def test_a_message_never_becomes_part_of_the_page(page: str) -> None:
     client = Client(page, verbose=False)
-    values = client.predict("<b>\u4f60</b>" * 400, "speech", 0.0, 0, None, api_name="/write")
+    values = client.predict("<b>\u4f60</b>" * 400, "speech", 0.0, 0, "", None, api_name="/write")
     message = shown(values[1])
     assert message and "<b>" not in message
-    assert "there is no question" in (shown(client.predict("  ", "speech", 0.0, 0, None, api_name="/write")[1]) or "")
+    assert "there is no question" in (
+        shown(client.predict("  ", "speech", 0.0, 0, "", None, api_name="/write")[1]) or ""
+    )
 
 
 def test_a_port_that_is_taken_is_named(page: str, pipeline: SpokenDialogPipeline, free_port: int) -> None:
     with pytest.raises(InputError, match=f"port={free_port}"):
         launch(pipeline, port=free_port, block=False)
+
+
+# Step by step
+
+
+def steps(pipeline: SpokenDialogPipeline, path: Path, voice: str = "") -> list[dict[str, Any]]:
+    names = ("history", "conversation", "message", "sound", "picture", "times", "live")
+    asked = Asked(str(path), None, (), "speech", 0.0, 0, voice, None)
+    return [dict(zip(names, values, strict=True)) for values in answer(pipeline, asked)]
+
+
+def test_the_page_follows_the_reply(pipeline: SpokenDialogPipeline, question: Path) -> None:
+    *before, last = steps(pipeline, question)
+    assert [len(step["conversation"]) for step in before] == [1, 2, *[2] * (len(before) - 2)]
+    assert last["conversation"] == before[1]["conversation"] and len(before) >= 4
+    lives = [step["live"] for step in before]
+    assert lives[:2] == ["", ""] and all(later.startswith(live) for live, later in zip(lives, lives[1:], strict=False))
+    name, *chunks = lives[-1].split("\n")
+    rate, whole = last["sound"]["value"]
+    assert name.split()[1] == str(rate) and len(chunks) == len(before) - 2
+    assert b"".join(map(base64.b64decode, chunks)) == whole.tobytes()
+    assert "heard from" in last["times"]["value"]
+
+
+def test_a_voice_is_offered_where_the_model_has_some(
+    pipeline: SpokenDialogPipeline, question: Path, tmp_path: Path
+) -> None:
+    def offered(pipeline: SpokenDialogPipeline) -> gr.Dropdown:
+        return next(block for block in build_app(pipeline).blocks.values() if getattr(block, "elem_id", "") == "voice")
+
+    write_audio(tmp_path / "slt.wav", 0.3 * torch.sin(torch.arange(12_000) / 9), 16_000)
+    voiced = SpokenDialogPipeline(pipeline.parts, pipeline.folders, SHORT, voices=tmp_path)
+    assert offered(pipeline).visible is False
+    assert offered(voiced).visible and offered(voiced).choices[1:] == [("slt", "slt")]
+    own, chosen = (steps(voiced, question, voice)[-1]["sound"]["value"][1] for voice in ("", "slt"))
+    assert own.shape == chosen.shape and (own != chosen).any()
 
 
 # What is drawn
@@ -280,3 +324,43 @@ def test_a_question_is_typed_and_a_file_uploaded_in_a_browser(page: str, browser
     urls = [r["params"]["request"]["url"] for r in requests if r["method"] == "Network.requestWillBeSent"]
     assert len(urls) > 10
     assert [url for url in urls if not url.startswith((page, "data:", "blob:"))] == []
+
+
+SPY = """
+const Context = AudioContext;
+window.AudioContext = class extends Context { constructor(options) { super(options); window.spied = this; } };
+"""
+
+
+def test_a_reply_is_heard_while_it_is_made(
+    page: str, pipeline: SpokenDialogPipeline, browser: WebDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first chunk plays, under the words, while the server still works on the rest."""
+    stream, rest = pipeline.stream, threading.Event()
+
+    def halting(*arguments: Any, **options: Any) -> Iterator[StreamEvent]:
+        for number, event in enumerate(stream(*arguments, **options)):
+            yield event
+            if number == 2:
+                assert isinstance(event, SpokenChunk) and rest.wait(WAIT)
+
+    def elements(css: str) -> list[WebElement]:
+        return browser.find_elements("css selector", css)
+
+    monkeypatch.setattr(pipeline, "stream", halting)
+    browser.get(page)
+    until(lambda: elements("#typed textarea"))
+    browser.execute_script(SPY)
+    elements("#typed textarea")[0].send_keys("hello there\n")
+    until(lambda: browser.execute_script("return usdmPlayer.chunks") == 1)
+    until(lambda: browser.execute_script("return spied.state == 'running' && spied.currentTime > 0"))
+    assert len(elements("#conversation [data-testid=bot]")) == 1
+    assert not elements("#reply audio")
+    rest.set()
+    until(lambda: elements("#reply audio"))
+    *_, reply = stream(text="hello there")
+    assert isinstance(reply, SpokenReply) and reply.waveform is not None
+    seconds = until(lambda: browser.execute_script("return usdmPlayer.chunks > 1 && usdmPlayer.seconds"))
+    assert seconds == pytest.approx(len(reply.waveform) / reply.sample_rate)
+    elements("#clear")[0].click()
+    until(lambda: browser.execute_script("return spied.state == 'closed'"))

@@ -6,38 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from lm_models import KINDS, SIZES, WRITTEN_OUT, random_ids, random_model, separate_generate
 from tiny_models import llama_tokenizer
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import PreTrainedModel
 
 from usdm.lm import TokenStream, build_model, check_model, extend_embeddings, load_model, num_rows
+from usdm.lm.head import AllowedIds
 from usdm.lm.sampling import Sampler, distribution
-from usdm.lm.single_token import is_supported
+from usdm.lm.weights import is_llama_like, is_on_cpu_in_float32
 from usdm.tokens import SpeechTextVocabulary, extend_tokenizer
 from usdm.types import InputError, Sampling
-
-SIZES = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 1024,
-    "initializer_range": 0.5,  # so that the likeliest token is not always the same
-}
-KINDS = {
-    "mistral": {"model_type": "mistral", "sliding_window": None},
-    "window": {"model_type": "mistral", "sliding_window": 8},
-    "llama": {"model_type": "llama", "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}},
-    "qwen2": {"model_type": "qwen2"},  # has biases
-    "qwen2_window": {  # only its upper layers have a window
-        "model_type": "qwen2",
-        "use_sliding_window": True,
-        "sliding_window": 8,
-        "max_window_layers": 1,
-    },
-    "gpt_neox": {"model_type": "gpt_neox"},  # a stranger
-}
-WRITTEN_OUT = {"mistral", "window", "llama", "qwen2"}  # kinds that do single tokens without `transformers`
 
 
 @pytest.fixture(scope="module")
@@ -48,51 +26,6 @@ def vocabulary() -> SpeechTextVocabulary:
 @pytest.fixture(scope="module", params=KINDS)
 def model(request: pytest.FixtureRequest, vocabulary: SpeechTextVocabulary) -> PreTrainedModel:
     return random_model(vocabulary, request.param)
-
-
-def random_model(vocabulary: SpeechTextVocabulary, kind: str) -> PreTrainedModel:
-    settings = SIZES | KINDS[kind]
-    if kind == "gpt_neox":
-        del settings["num_key_value_heads"]
-    with torch.random.fork_rng():
-        torch.manual_seed(2)
-        model = build_model(vocabulary, **settings)
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias"):
-                parameter.data.normal_()  # they begin as zeros, which would hide a forgotten one
-    return model
-
-
-def random_ids(seed: int, length: int, vocabulary: SpeechTextVocabulary) -> list[int]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(len(vocabulary), (length,), generator=generator).tolist()
-
-
-class Only(LogitsProcessor):
-    """The constraint as the published procedure has it: everything else is forbidden."""
-
-    def __init__(self, allowed: torch.Tensor) -> None:
-        self.forbidden = ~allowed
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        return scores.masked_fill(self.forbidden, -torch.inf)
-
-
-def separate_generate(
-    model: PreTrainedModel, prompt: list[int], allowed: torch.Tensor, stop: int, limit: int
-) -> list[int]:
-    """Ids that `generate` adds to the prompt, its stop id included if it came."""
-    inputs = torch.tensor([prompt])
-    output = model.generate(
-        inputs,
-        attention_mask=torch.ones_like(inputs),
-        logits_processor=LogitsProcessorList([Only(allowed)]),
-        do_sample=False,
-        max_new_tokens=limit,
-        eos_token_id=stop,
-        pad_token_id=0,
-    )
-    return output[0, len(prompt) :].tolist()
 
 
 def next_logits(model: PreTrainedModel, ids: list[int]) -> torch.Tensor:
@@ -131,7 +64,8 @@ def test_three_stages_equal_three_generate_calls(
 
 def test_kinds_written_out(model: PreTrainedModel, request: pytest.FixtureRequest) -> None:
     kind = request.node.callspec.params["model"]
-    assert is_supported(model) == (kind in WRITTEN_OUT)
+    assert is_llama_like(model) == (kind in WRITTEN_OUT)
+    assert is_on_cpu_in_float32(model)
 
 
 def test_generation_stops_and_says_so(vocabulary: SpeechTextVocabulary) -> None:
@@ -181,7 +115,10 @@ def test_cache_after_rollback_equals_a_fresh_prefill(model: PreTrainedModel, voc
             assert mine.length == theirs.length == len(stream.ids)
             for one, two in ((mine.keys, theirs.keys), (mine.values, theirs.values)):
                 torch.testing.assert_close(one[:, :, : mine.length], two[:, :, : mine.length], atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(stream._read(), next_logits(model, stream.ids), atol=1e-3, rtol=1e-3)
+        everything = AllowedIds.of(torch.ones(len(vocabulary), dtype=torch.bool), model.device)
+        with torch.inference_mode():
+            logits = stream._head(stream._read(), everything)[0].clone()
+        torch.testing.assert_close(logits, next_logits(model, stream.ids), atol=1e-3, rtol=1e-3)
     stream.rollback(3)
     first = stream.generate(vocabulary.unit_mask, [], Sampling(max_new_tokens=4))
     stream.rollback(3)

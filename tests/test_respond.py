@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def test_a_recording_is_answered(bundle: Path, folder: Path, capsys: pytest.Capt
     assert len(samples) > 0 and np.abs(samples).max() > 0
     assert len(trace["user_units"]) == 25 and all(0 <= unit < 20 for unit in trace["agent_units"])
     assert list(trace["timings"]) == ["units", "transcribe", "respond", "speak", "decode", "vocode"]
-    assert trace["seed"] == 3 and len(trace["model"]) == 16
+    assert trace["seed"] == 3 and len(trace["model"]) == 16 and trace["first_sound"] is None
     assert made(folder) == {"answer.wav", "answer.json"}  # no folder of Hydra's
 
 
@@ -93,6 +94,33 @@ def test_a_reference_voice_changes_the_sound_alone(bundle: Path, folder: Path) -
     assert (folder / "a.wav").read_bytes() != (folder / "b.wav").read_bytes()
 
 
+def test_a_streamed_reply_is_as_long_and_tells_its_first_sound(
+    bundle: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert respond(bundle, "text=how are you", "output=a.wav", "trace=a.json") == 0
+    assert "the first of it" not in capsys.readouterr().out
+    assert respond(bundle, "text=how are you", "output=b.wav", "trace=b.json", "stream=true") == 0
+    assert "the first of it after" in capsys.readouterr().out
+    a, b = (json.loads((folder / f"{name}.json").read_text()) for name in "ab")
+    assert a["agent_units"] == b["agent_units"] and b["first_sound"] > 0
+    assert soundfile.info("a.wav").frames == soundfile.info("b.wav").frames
+
+
+def test_a_voice_is_chosen_by_name(bundle: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    voiced = folder / "voiced"
+    shutil.copytree(bundle, voiced)
+    (voiced / "voices").mkdir()
+    shutil.copy("question.wav", voiced / "voices" / "slt.wav")
+    assert respond(voiced, "text=how are you", "output=a.wav", "voice=slt") == 0
+    assert respond(voiced, "text=how are you", "output=b.wav", "reference=question.wav") == 0
+    assert respond(voiced, "text=how are you", "output=c.wav") == 0
+    a, b, c = ((folder / f"{name}.wav").read_bytes() for name in "abc")
+    assert a == b != c
+    capsys.readouterr()
+    assert respond(voiced, "text=how are you", "voice=kal") == 2
+    assert "voice=kal: this model has slt" in capsys.readouterr().err
+
+
 def test_other_chains(bundle: Path, folder: Path) -> None:
     assert respond(bundle, "input=question.wav", "chain=units_text_units", "trace=a.json") == 0
     assert respond(bundle, "input=question.wav", "chain=units_to_units", "trace=b.json") == 0
@@ -113,6 +141,9 @@ def test_other_chains(bundle: Path, folder: Path) -> None:
         (["input=silence.wav"], "silence.wav: the recording is silent"),
         (["input=click.wav"], "click.wav: the recording lasts 0.010 s"),
         (["input=question.wav", "reference=absent.wav"], "absent.wav: no such file"),
+        (["text=hi", "reference=question.wav", "voice=slt"], "voice=slt: give one of them"),
+        (["text=hi", "voice=slt"], "voice=slt: this model has no named voices"),
+        (["text='  '"], "there are no words in it"),
         (["text=hi", "output=absent/reply.wav"], "absent/reply.wav: the folder absent does not exist"),
         (["text=hi", "output=/proc/reply.wav"], "/proc/reply.wav: cannot be written"),
         (["text=hi", "output=reply.mp3"], "reply.mp3: the file name must end in .wav"),

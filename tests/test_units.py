@@ -98,6 +98,8 @@ def test_padding_centres_the_frames() -> None:
         (UnitSettings(layer=1, num_units=21, unit_rate=50), 32, r"\(20, 32\).*\(21, 32\)"),
         (SETTINGS, 31, r"\(20, 31\).*\(20, 32\)"),
         (UnitSettings(layer=1, num_units=20, unit_rate=25), 32, "25 Hz.*50 Hz"),
+        (UnitSettings(layer=1, num_units=20, unit_rate=50, window=8.0, context=4.0), 32, "8.0 s.*4.0 s"),
+        (UnitSettings(layer=1, num_units=20, unit_rate=50, context=0.1), 32, "5 frames.*8"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_with_both_values(settings: UnitSettings, width: int, message: str) -> None:
@@ -113,15 +115,15 @@ def test_too_short_missing_and_unsafe_inputs_are_refused(extractor: UnitExtracto
     unsafe = tmp_path / "unsafe.pt"
     torch.save({"model": Path("anything")}, unsafe)  # an object, not a tensor
     with pytest.raises(InputError, match="more than tensors"):
-        convert_encoder(unsafe, Wav2Vec2Config(**SMALL))
+        convert_encoder(unsafe, Wav2Vec2Config(**SMALL), 1)
     truncated = tmp_path / "truncated.pt"
     truncated.write_bytes(unsafe.read_bytes()[:100])
     with pytest.raises(InputError, match="truncated"):
-        convert_encoder(truncated, Wav2Vec2Config(**SMALL))
+        convert_encoder(truncated, Wav2Vec2Config(**SMALL), 1)
     other = tmp_path / "other.pt"
     torch.save({"model": {"layer_norm.weight": torch.zeros(16)}}, other)
     with pytest.raises(InputError, match="does not fit"):
-        convert_encoder(other, Wav2Vec2Config(**SMALL))
+        convert_encoder(other, Wav2Vec2Config(**SMALL), 1)
 
 
 def test_kmeans_finds_separate_groups() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -13,9 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 from usdm.audio import MelSpectrogram
+from usdm.chain import bundle_folder
 from usdm.training.vocoder import SpectralDistance, VocoderTask
 from usdm.types import InputError
-from usdm.vocoder import BigVGANVocoder, VocosSettings, VocosVocoder, load_vocoder
+from usdm.vocoder import BigVGANVocoder, VocosSettings, VocosVocoder, load_vocoder, vocode_batch
+from usdm.vocoder.cuda_kernel import why_no_fused_activation
 
 TINY = VocosSettings(dim=16, intermediate_dim=32, num_layers=1)
 
@@ -24,6 +27,18 @@ TINY = VocosSettings(dim=16, intermediate_dim=32, num_layers=1)
 def test_every_frame_becomes_one_hop_of_sound(frames: int) -> None:
     sound = VocosVocoder(TINY)(torch.randn(2, 80, frames))
     assert sound.shape == (2, frames * 256)
+
+
+def test_a_batch_of_any_lengths_sounds_as_each_alone() -> None:
+    vocoder = load_vocoder(bundle_folder("tiny") / "vocoder")
+    mels = [torch.randn(80, length) - 5 for length in (46, 120, 0, 47, 90, 1, 46)]
+    sounds = vocode_batch(vocoder, mels)
+    assert [len(sound) for sound in sounds] == [mel.shape[1] * 256 for mel in mels]
+    for mel, sound in zip(mels, sounds, strict=True):
+        if mel.shape[1]:
+            with torch.no_grad():
+                assert (sound - vocoder(mel[None])[0]).abs().max() < 1e-4
+    assert vocode_batch(vocoder, []) == []
 
 
 def test_the_mel_of_what_is_heard_has_as_many_frames() -> None:
@@ -89,6 +104,34 @@ class TestBigVGAN:
             sound = vocoder(golden["mel"])
         assert sound.shape == (1, golden["mel"].shape[-1] * 256)
         assert (sound - golden["audio"][:, 0]).abs().max() < 1e-4
+
+    def test_a_kernel_that_cannot_be_had_is_told_or_done_without(
+        self, compat_dir: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        if torch.cuda.is_available():
+            pytest.skip("what happens without a CUDA device can only be seen without one")
+        with pytest.raises(InputError, match="finds no CUDA device.*nvcc"):
+            load_vocoder(compat_dir / "bigvgan", use_cuda_kernel=True)
+        with caplog.at_level(logging.INFO, logger="usdm"):
+            vocoder = load_vocoder(compat_dir / "bigvgan", use_cuda_kernel=None)
+        assert "works without its CUDA kernel" in caplog.text
+        assert vocoder(torch.randn(1, 80, 3)).shape == (1, 3 * 256)
+
+    def test_the_kernel_changes_nothing(self, compat_dir: Path) -> None:
+        if (reason := why_no_fused_activation()) is not None:
+            pytest.skip(f"the kernel cannot be compiled here: {reason}")
+        golden = load_file(compat_dir / "bigvgan" / "golden.safetensors")
+        vocoder = BigVGANVocoder.from_pretrained(compat_dir / "bigvgan", use_cuda_kernel=True).to("cuda")
+        with torch.no_grad():
+            sound = vocoder(golden["mel"].to("cuda"))
+        assert (sound.cpu() - golden["audio"][:, 0]).abs().max() < 1e-2
+
+    def test_a_batch_of_any_lengths_sounds_as_each_alone(self, compat_dir: Path) -> None:
+        vocoder = load_vocoder(compat_dir / "bigvgan")
+        mels = [torch.randn(80, 2 * vocoder.context_frames + more) - 5 for more in (12, 1)]
+        for mel, sound in zip(mels, vocode_batch(vocoder, mels), strict=True):
+            with torch.no_grad():
+                assert (sound - vocoder(mel[None])[0]).abs().max() < 1e-4
 
     def test_a_cut_off_file_is_refused(self, compat_dir: Path, tmp_path: Path) -> None:
         shutil.copy(compat_dir / "bigvgan" / "config.json", tmp_path)

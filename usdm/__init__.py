@@ -13,10 +13,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from usdm.chain import SpokenDialogPipeline
+    from usdm.chain import LoadOptions, SpokenChunk, SpokenDialogPipeline, SpokenText
     from usdm.types import SpokenReply
 
-__all__ = ["SpokenDialogPipeline", "SpokenReply", "__version__"]
+__all__ = ["LoadOptions", "SpokenChunk", "SpokenDialogPipeline", "SpokenReply", "SpokenText", "__version__"]
 
 try:
     __version__ = version("usdm")
@@ -24,7 +24,7 @@ except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "unknown"
 
 # Imported when first asked for: torch alone takes seconds, which `usdm --help` need not wait for.
-LAZY = {"SpokenDialogPipeline": "usdm.chain", "SpokenReply": "usdm.types"}
+LAZY = {name: "usdm.types" if name == "SpokenReply" else "usdm.chain" for name in __all__ if name[0] != "_"}
 
 
 def __getattr__(name: str) -> Any:

@@ -77,3 +77,4 @@ class SpokenReply:
     sample_rate: int  # Hz
     timings: Mapping[str, float] = field(default_factory=dict)  # seconds by stage
     truncated: tuple[str, ...] = ()  # stages that met their token limit before their stop id
+    first_sound: float | None = None  # seconds from the call to the first sound; None unless it was streamed

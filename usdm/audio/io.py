@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import tempfile
@@ -24,23 +25,34 @@ SILENCE_PEAK = -60.0  # dBFS; a recording that never rises above this is silence
 PCM16_FULL_SCALE = 32767
 
 
-def read_audio(path: str | Path, sample_rate: int | None = None, max_seconds: float | None = None) -> Waveform:
+def read_audio(
+    path: str | Path,
+    sample_rate: int | None = None,
+    max_seconds: float | None = None,
+    *,
+    start: float = 0.0,
+    seconds: float | None = None,
+    channel: int | None = None,
+) -> Waveform:
     """Read a sound file (whatever libsndfile opens: WAV, FLAC, Ogg Vorbis or Opus, MP3, ...) as mono float32.
 
-    Channels are averaged. With `sample_rate` (Hz) the sound is resampled to it, otherwise it keeps its own.
+    Channels are averaged, or one of them (`channel`, from 0) is taken. With `sample_rate` (Hz) the sound is
+    resampled to it, otherwise it keeps its own. Only `seconds` from `start` (s) on are read; None is all the rest.
 
     Raises InputError for a file that is missing, empty, unreadable, not finite, outside the supported sample
-    rates, or longer than `max_seconds`.
+    rates, or longer than `max_seconds`, and for a start or channel that it does not have.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; give the path of an existing sound file")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty (0 bytes); record or export it again")
-    channels, rate = _read_channels(path, max_seconds)
+    channels, rate = _read_channels(path, max_seconds, start, seconds)
     if len(channels) == 0:
         raise InputError(f"{path}: the file holds no samples; record or export it again")
-    samples = channels.mean(dim=1)  # (T,)
+    if channel is not None and not 0 <= channel < channels.shape[1]:
+        raise InputError(f"{path}: channel {channel} of {channels.shape[1]} (from 0); choose one that it has")
+    samples = channels.mean(dim=1) if channel is None else channels[:, channel]  # (T,)
     if not torch.isfinite(samples).all():
         raise InputError(f"{path}: the file has samples that are not finite (NaN, infinity); export it again")
     if (peak := samples.abs().max().item()) > 1.0:  # float files may exceed full scale
@@ -51,13 +63,19 @@ def read_audio(path: str | Path, sample_rate: int | None = None, max_seconds: fl
     return Waveform(samples, rate)
 
 
-def _read_channels(path: Path, max_seconds: float | None) -> tuple[Tensor, int]:
+def _read_channels(path: Path, max_seconds: float | None, start: float, seconds: float | None) -> tuple[Tensor, int]:
     """-> (T, channels) float32 and the sample rate in Hz."""
     try:
         with soundfile.SoundFile(path) as file:
             rate = file.samplerate
+            if first := round(start * rate):
+                if not 0 < first < file.frames:
+                    raise InputError(f"{path}: no sound at {start:g} s; it lasts {file.frames / rate:g} s")
+                file.seek(first)
+            wanted = [] if seconds is None else [round(seconds * rate)]
             # One frame past the limit tells an over-long file without reading all of it.
-            frames = -1 if max_seconds is None else int(max_seconds * rate) + 1
+            limit = [] if max_seconds is None else [int(max_seconds * rate) + 1]
+            frames = min(wanted + limit, default=-1)
             channels = torch.from_numpy(file.read(frames, dtype="float32", always_2d=True))
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise InputError(
@@ -74,15 +92,17 @@ def _read_channels(path: Path, max_seconds: float | None) -> tuple[Tensor, int]:
 
 
 def resample(samples: Tensor, from_hz: int, to_hz: int) -> Tensor:
-    """Windowed-sinc resampling: (..., T) at `from_hz` -> (..., ceil(T * to_hz / from_hz)) at `to_hz`.
-
-    The ratio is kept to terms of at most 1,000 (exact for every usual rate, within 1e-6 for odd ones such as
-    44,099 Hz), since the filter bank grows with the product of the two terms.
-    """
+    """Windowed-sinc resampling: (..., T) at `from_hz` -> (..., ceil(T * to_hz / from_hz)) at `to_hz`."""
     if from_hz == to_hz:
         return samples
-    ratio = Fraction(to_hz, from_hz).limit_denominator(1000)
+    ratio = resampling_ratio(from_hz, to_hz)
     return sinc_resample(samples, ratio.denominator, ratio.numerator)
+
+
+def resampling_ratio(from_hz: int, to_hz: int) -> Fraction:
+    """Samples after for samples before, in terms of at most 1,000: exact for every usual rate, within 1e-6 for odd
+    ones such as 44,099 Hz. The filter bank grows with the product of the two terms."""
+    return Fraction(to_hz, from_hz).limit_denominator(1000)
 
 
 def check_speech(waveform: Waveform) -> None:
@@ -128,11 +148,13 @@ def write_audio(path: str | Path, samples: Tensor, sample_rate: int) -> None:
         logger.warning("%s would clip at %.3g: scaled down to full scale", path, peak)
         samples = samples / peak
     pcm = (samples * PCM16_FULL_SCALE).round().to(torch.int16).numpy()
+    encoded = io.BytesIO()  # soundfile would not say that a disk is full
+    soundfile.write(encoded, pcm, sample_rate, format="WAV", subtype="PCM_16")
     part = None
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
             part = file.name
-            soundfile.write(file, pcm, sample_rate, format="WAV", subtype="PCM_16")
+            file.write(encoded.getbuffer())
         os.chmod(part, 0o644)  # temporary files are private; a result is not
         os.replace(part, path)
     except OSError as error:

@@ -1,8 +1,14 @@
 """From a question to a spoken reply: the stages in a row, and the pipeline around them."""
 
-from usdm.chain.parts import Parts, bundle_folder, embedded_models
-from usdm.chain.pipeline import DecoderSampling, GenerationSettings, SpokenDialogPipeline
-from usdm.chain.stages import Answer, Chain, LanguageModelChain, Question
+from usdm.chain.listening import Listener
+from usdm.chain.options import LoadOptions
+from usdm.chain.parts import Parts
+from usdm.chain.pipeline import SpokenDialogPipeline
+from usdm.chain.places import bundle_folder, bundle_places, embedded_models
+from usdm.chain.replies import ReplyOptions
+from usdm.chain.settings import DecoderSampling, GenerationSettings
+from usdm.chain.stages import Answer, Chain, LanguageModelChain, Question, SpokenText
+from usdm.chain.streaming import SpokenChunk
 
 __all__ = [
     "Answer",
@@ -10,9 +16,15 @@ __all__ = [
     "DecoderSampling",
     "GenerationSettings",
     "LanguageModelChain",
+    "Listener",
+    "LoadOptions",
     "Parts",
     "Question",
+    "ReplyOptions",
+    "SpokenChunk",
     "SpokenDialogPipeline",
+    "SpokenText",
     "bundle_folder",
+    "bundle_places",
     "embedded_models",
 ]

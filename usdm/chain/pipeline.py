@@ -2,64 +2,32 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+import time
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from usdm.audio import MelSpectrogram, resample
-from usdm.chain.parts import Parts, bundle_folder, find_parts, fingerprint, load_parts
-from usdm.chain.sound import Samples, speech
+from usdm.audio import MelSpectrogram, read_audio, resample
+from usdm.chain.listening import Listener
+from usdm.chain.options import LoadOptions
+from usdm.chain.parts import Parts, fingerprint, load_parts
+from usdm.chain.places import bundle_folder, bundle_places, find_parts
+from usdm.chain.replies import ReplyOptions, Request, units_to_sound, whole_reply
+from usdm.chain.settings import DecoderSampling, GenerationSettings
+from usdm.chain.sound import LengthLimit, Samples, speech
 from usdm.chain.stages import Chain, LanguageModelChain, Question, check_stages, timed
-from usdm.decoder.flow_matching import Solver
-from usdm.lm import max_positions
+from usdm.chain.streaming import StreamEvent, streamed_reply
+from usdm.chain.voices import VOICES_FOLDER, find_voices, voice_file
+from usdm.lm import TokenStream, max_positions
 from usdm.tokens.layout import STAGES
 from usdm.types import InputError, ReferenceVoice, Sampling, SpokenReply, Turn, Waveform
 
-GENERATION_FILE = "generation.json"
-
-
-@dataclass(frozen=True)
-class DecoderSampling:
-    """How mels are drawn from units; see `UnitDecoder.generate`. Defaults are the published ones."""
-
-    steps: int = 50
-    solver: Solver = "heun"
-    guidance: float = 1.0
-    temperature: float = 1.0
-
-
-@dataclass(frozen=True)
-class GenerationSettings:
-    """How a bundle wants to be used where a caller does not say: `generation.json` beside its parts."""
-
-    sampling: Mapping[str, Sampling] = field(default_factory=dict)  # by stage; greedy where there is none
-    decoder: DecoderSampling = DecoderSampling()
-
-    def __post_init__(self) -> None:
-        check_stages(self.sampling)
-
-    def save(self, folder: str | Path) -> None:
-        """Write `generation.json`."""
-        (Path(folder) / GENERATION_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, folder: str | Path) -> GenerationSettings:
-        """`generation.json` in `folder`, or the defaults where there is none. Raises InputError if it is wrong."""
-        path = Path(folder) / GENERATION_FILE
-        if not path.is_file():
-            return cls()
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            sampling = {stage: Sampling(**settings) for stage, settings in values["sampling"].items()}
-            return cls(sampling, DecoderSampling(**values["decoder"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: not settings of generation ({error}); save them again") from error
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class SpokenDialogPipeline:
@@ -70,28 +38,35 @@ class SpokenDialogPipeline:
         parts: Parts,
         folders: Mapping[str, Path],
         settings: GenerationSettings = GenerationSettings(),  # noqa: B008 (frozen)
+        voices: str | Path | None = None,
     ) -> None:
         """See `from_pretrained` and `from_parts`. `folders`: where each part was read from."""
         self.parts = parts
         self.folders = folders
         self.settings = settings
+        self._limit = LengthLimit(max_positions(parts.llm), parts.units.unit_rate)
+        self._voice_files = {} if voices is None else find_voices(voices)
+        self._known_voices: dict[str, ReferenceVoice] = {}
+        if settings.voice is not None:
+            voice_file(self._voice_files, settings.voice)
         self.mel = MelSpectrogram(parts.decoder.mel)
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+        cls,
+        name: str | Path,
+        options: LoadOptions = LoadOptions(),  # noqa: B008 (frozen)
     ) -> SpokenDialogPipeline:
         """An embedded model ("tiny"), or a folder that holds `units/`, `llm/`, `decoder/` and `vocoder/`.
 
-        `dtype` is the language model's; None keeps the stored one. Raises InputError if anything is missing,
-        damaged, or not made for the rest.
+        It may hold `voices/NAME.flac` too: voices to speak in. Raises InputError if anything is missing, damaged, or
+        not made for the rest.
         """
         folder = bundle_folder(name)
-        pipeline = cls.from_parts(
-            folder / "units", folder / "llm", folder / "decoder", folder / "vocoder", device=device, dtype=dtype
+        settings, voices = GenerationSettings.load(folder), folder / VOICES_FOLDER
+        return cls.from_parts(
+            **bundle_places(name), options=options, settings=settings, voices=voices if voices.is_dir() else None
         )
-        pipeline.settings = GenerationSettings.load(folder)
-        return pipeline
 
     @classmethod
     def from_parts(
@@ -101,13 +76,16 @@ class SpokenDialogPipeline:
         decoder: str | Path,
         vocoder: str | Path,
         *,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype | None = None,
+        options: LoadOptions = LoadOptions(),  # noqa: B008 (frozen)
         settings: GenerationSettings = GenerationSettings(),  # noqa: B008 (frozen)
+        voices: str | Path | None = None,
     ) -> SpokenDialogPipeline:
-        """Each part a local folder or a hub name. Raises InputError as `from_pretrained` does."""
+        """Each part a local folder or a hub name, `voices` a folder of recordings such as NAME.flac.
+
+        Raises InputError as `from_pretrained` does.
+        """
         folders = find_parts({"units": units, "llm": llm, "decoder": decoder, "vocoder": vocoder})
-        return cls(load_parts(folders, device, dtype), folders, settings)
+        return cls(load_parts(folders, options), folders, settings, voices)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -119,6 +97,11 @@ class SpokenDialogPipeline:
         """Hz of what it says."""
         return self.parts.vocoder.sample_rate
 
+    @property
+    def voices(self) -> list[str]:
+        """Names of the voices that it can speak in, apart from any reference recording."""
+        return sorted(self._voice_files)
+
     def respond(
         self,
         waveform: Samples | None = None,
@@ -126,56 +109,53 @@ class SpokenDialogPipeline:
         *,
         text: str | None = None,
         history: Sequence[Turn] = (),
-        reference: Waveform | ReferenceVoice | None = None,
-        sampling: Mapping[str, Sampling] | None = None,
-        decoder: DecoderSampling | None = None,
         chain: str | Chain | None = None,
-        speak: bool = True,
-        seed: int = 0,
+        **options: Unpack[ReplyOptions],
     ) -> SpokenReply:
         """Answer a recording, or a typed `text`.
 
         Args:
             waveform: (T,), (T, channels) or (channels, T), floats or integers, at `sample_rate` Hz.
             history: the turns before, oldest first; the latest that fit are used.
-            reference: a recording whose voice to speak in.
-            sampling: of single stages ("transcribe", "respond", "speak"), instead of the bundle's.
-            decoder: instead of the bundle's.
             chain: name of a layout ("multi_step", "units_text_units", "units_to_units"), a chain of another
                 kind, or None for the one that the model was trained on.
-            speak: False leaves the reply as text.
-            seed: of the decoder and of all stages that `sampling` does not set.
+            options: transcript, reply, reference, voice, sampling, decoder, speak, seed; see `ReplyOptions`.
 
         Raises:
             InputError: neither or both of recording and text, a recording that can hold no speech or is too
-                long, text that cannot be written, unknown settings.
+                long, text that is empty or cannot be written, unknown settings or an unknown voice.
         """
-        if (waveform is None) == (text is None):
-            raise InputError("give either a recording or a text")
-        drawn = {**self._sampling(seed), **(sampling or {})}
-        check_stages(drawn)
-        timings: dict[str, float] = {}
-        question = Question(text=text, history=tuple(history))
-        if waveform is not None:
-            heard = self._checked(speech(waveform, sample_rate))
-            with timed(timings, "units"):
-                question = replace(question, waveform=heard, units=self._units(heard))
-        voice = self._voice(reference, timings)
-        answer = self._chain(chain).answer(question, drawn, speak)
-        timings |= answer.timings
-        sound = None
-        if speak and answer.agent_units is not None and len(answer.agent_units):
-            sound = self._sound(answer.agent_units, voice, decoder, seed, timings)
-        return SpokenReply(
-            user_units=question.units,
-            user_text=answer.user_text,
-            agent_text=answer.agent_text,
-            agent_units=answer.agent_units,
-            waveform=sound,
-            sample_rate=self.sample_rate,
-            timings=timings,
-            truncated=answer.truncated,
-        )
+        start = time.perf_counter()
+        question = self._question(waveform, sample_rate, text, history)
+        return whole_reply(self.parts, self._request(question, self._chain(chain), start, **options))
+
+    def stream(
+        self,
+        waveform: Samples | None = None,
+        sample_rate: int | None = None,
+        *,
+        text: str | None = None,
+        history: Sequence[Turn] = (),
+        chain: str | Chain | None = None,
+        **options: Unpack[ReplyOptions],
+    ) -> Generator[StreamEvent, None, None]:
+        """`respond` as it happens: `SpokenText` when a text is known, `SpokenChunk` while the reply is still being
+        made, and the whole `SpokenReply` at last. Close the generator to stop early.
+
+        The sound is as long as that of `respond`, made chunk by chunk (see `usdm.decoder.StreamingDecoder`). Takes
+        and raises what `respond` does, the latter at the first step.
+        """
+        start = time.perf_counter()
+        question = self._question(waveform, sample_rate, text, history)
+        yield from streamed_reply(self.parts, self._request(question, self._chain(chain), start, **options))
+
+    def listen(self, sample_rate: int, *, history: Sequence[Turn] = (), chain: str | Chain | None = None) -> Listener:
+        """Hear a turn while it is spoken: `push` blocks of it, then `respond` or `stream`.
+
+        `history` and `chain` as for `respond`. Raises InputError for an impossible `sample_rate` (Hz).
+        """
+        own = self._chain(chain, TokenStream(self.parts.llm))
+        return Listener(self.parts, sample_rate, self._limit, tuple(history), own, self._request)
 
     def resynthesize(
         self,
@@ -183,65 +163,108 @@ class SpokenDialogPipeline:
         sample_rate: int,
         *,
         reference: Waveform | ReferenceVoice | None = None,
+        voice: str | None = None,
         decoder: DecoderSampling | None = None,
         seed: int = 0,
     ) -> Waveform:
         """A recording as its units sound: what units, decoder and vocoder lose. Raises as `respond` does."""
-        heard = self._checked(speech(waveform, sample_rate))
+        heard = speech(waveform, sample_rate, self._limit)
         timings: dict[str, float] = {}
-        voice = self._voice(reference, timings)
-        sound = self._sound(self._units(heard), voice, decoder, seed, timings)
+        speaker = self.speaker(reference, voice, timings)
+        sound = units_to_sound(self.parts, self._units(heard), speaker, decoder or self.settings.decoder, seed, timings)
         return Waveform(sound, self.sample_rate)
 
     def voice(self, reference: Waveform) -> ReferenceVoice:
         """A recording as the decoder takes it, to be used for many replies. Raises InputError as `respond` does."""
-        heard = self._checked(speech(reference.samples, reference.sample_rate))
+        heard = speech(reference.samples, reference.sample_rate, self._limit)
         samples = resample(heard.samples, heard.sample_rate, self.parts.decoder.mel.sample_rate)
         return ReferenceVoice(self._units(heard), self.mel(samples[None])[0])
 
-    def _checked(self, heard: Waveform) -> Waveform:
-        """Raises InputError for a recording with more units than the language model has positions."""
-        positions = max_positions(self.parts.llm)
-        if positions is not None and heard.seconds > (longest := positions / self.parts.units.unit_rate):
-            raise InputError(
-                f"the recording lasts {heard.seconds:.1f} s; this model holds {longest:.0f} s at most, so cut it"
-            )
-        return heard
+    def speaker(
+        self,
+        reference: Waveform | ReferenceVoice | None = None,
+        voice: str | None = None,
+        timings: dict[str, float] | None = None,
+    ) -> ReferenceVoice | None:
+        """The voice to speak in: a recording's, a named one's, or else the bundle's own choice (None: it has none).
+
+        The seconds that it takes to read one go into `timings`. Raises InputError as `respond` does.
+        """
+        if reference is not None and voice is not None:
+            raise InputError(f"voice={voice} and a reference recording: give one of them")
+        if isinstance(reference, ReferenceVoice):
+            return reference
+        spent = {} if timings is None else timings
+        if reference is not None:
+            with timed(spent, "voice"):
+                return self.voice(reference)
+        name = voice or self.settings.voice
+        if name is None:
+            return None
+        if name not in self._known_voices:
+            path = voice_file(self._voice_files, name)
+            with timed(spent, "voice"):
+                self._known_voices[name] = self.voice(read_audio(path))
+        return self._known_voices[name]
+
+    def _question(
+        self, waveform: Samples | None, sample_rate: int | None, text: str | None, history: Sequence[Turn]
+    ) -> Question:
+        if (waveform is None) == (text is None):
+            raise InputError("give either a recording or a text")
+        if waveform is not None:
+            heard = speech(waveform, sample_rate, self._limit)
+            return Question(waveform=heard, history=tuple(history))
+        return Question(text=text, history=tuple(history))
+
+    def _request(
+        self,
+        question: Question,
+        chain: Chain,
+        start: float,
+        *,
+        transcript: str | None = None,
+        reply: str | None = None,
+        reference: Waveform | ReferenceVoice | None = None,
+        voice: str | None = None,
+        sampling: Mapping[str, Sampling] | None = None,
+        decoder: DecoderSampling | None = None,
+        speak: bool = True,
+        seed: int = 0,
+    ) -> Request:
+        """Everything that the reply needs, checked; of a recording its units too."""
+        timings: dict[str, float] = {}
+        drawn = {**self._sampling(seed), **(sampling or {})}
+        check_stages(drawn)
+        question = _with_texts(question, transcript, reply)
+        speaker = self.speaker(reference, voice, timings)
+        if question.waveform is not None and question.units is None:
+            with timed(timings, "units"):
+                question = replace(question, units=self._units(question.waveform))
+        return Request(question, chain, drawn, speaker, decoder or self.settings.decoder, speak, seed, start, timings)
 
     def _sampling(self, seed: int) -> dict[str, Sampling]:
         """The bundle's settings of every stage, under another seed."""
         bundle = self.settings.sampling
         return {stage: replace(bundle.get(stage, Sampling()), seed=seed) for stage in STAGES}
 
-    def _voice(self, reference: Waveform | ReferenceVoice | None, timings: dict[str, float]) -> ReferenceVoice | None:
-        if not isinstance(reference, Waveform):
-            return reference
-        with timed(timings, "voice"):
-            return self.voice(reference)
-
     def _units(self, heard: Waveform) -> Tensor:
         extractor = self.parts.units
         (units,) = extractor([resample(heard.samples, heard.sample_rate, extractor.sample_rate)])
         return units
 
-    def _chain(self, chain: str | Chain | None) -> Chain:
+    def _chain(self, chain: str | Chain | None, stream: TokenStream | None = None) -> Chain:
+        """`stream` is for a chain of the model's own."""
         if chain is None or isinstance(chain, str):
-            return LanguageModelChain(self.parts.llm, self.parts.template, chain)
+            return LanguageModelChain(self.parts.llm, self.parts.template, chain, stream)
         return chain
 
-    @torch.inference_mode()
-    def _sound(
-        self,
-        units: Tensor,
-        voice: ReferenceVoice | None,
-        decoder: DecoderSampling | None,
-        seed: int,
-        timings: dict[str, float],
-    ) -> Tensor:
-        """(U,) units -> (T,) sound at `sample_rate`."""
-        settings: dict[str, Any] = asdict(decoder or self.settings.decoder)
-        generator = torch.Generator().manual_seed(seed)
-        with timed(timings, "decode"):
-            mel = self.parts.decoder.generate(units, reference=voice, generator=generator, **settings)
-        with timed(timings, "vocode"):
-            return self.parts.vocoder(mel[None])[0].float().cpu()
+
+def _with_texts(question: Question, transcript: str | None, reply: str | None) -> Question:
+    """The question and what is already settled of its turn. Raises InputError if that cannot be."""
+    if transcript is not None and question.waveform is None:
+        raise InputError(f"transcript={transcript!r} of a question that is typed: give the words as text alone")
+    for name, text in (("text", question.text), ("reply", reply)):
+        if text is not None and not text.strip():
+            raise InputError(f"{name}={text!r}: there are no words in it; give some")
+    return replace(question, text=question.text if transcript is None else transcript, reply=reply)

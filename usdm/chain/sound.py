@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,27 +19,58 @@ logger = logging.getLogger(__name__)
 Samples = Tensor | np.ndarray | Sequence[float]
 
 
-def speech(samples: Samples, sample_rate: int | None) -> Waveform:
+@dataclass(frozen=True)
+class LengthLimit:
+    """How much of a recording a language model has room for."""
+
+    positions: int | None  # of the language model, one for each unit; None is without end
+    unit_rate: int  # Hz
+
+    def check(self, seconds: float) -> None:
+        """Raises InputError for a recording that has more units than the model positions."""
+        if self.positions is not None and seconds > (longest := self.positions / self.unit_rate):
+            raise InputError(
+                f"the recording lasts {seconds:.1f} s; this model holds {longest:.0f} s at most "
+                f"({self.positions} positions, {self.unit_rate} units a second), so cut it"
+            )
+
+
+def speech(samples: Samples, sample_rate: int | None, limit: LengthLimit | None = None) -> Waveform:
     """Sound as microphones, decoders and files give it: (T,), (T, channels) or (channels, T), any real type.
 
     Integers are taken at their full scale, channels are averaged, floats beyond full scale are scaled down.
     Raises InputError for another shape or type, an impossible rate, and sound that can hold no speech: empty,
-    silent, too short, or with samples that are not finite.
+    silent, too short, or with samples that are not finite; beyond the limit before anything is made of it.
     """
+    rate = check_sample_rate(sample_rate)
+    given = _tensor(samples)
+    if limit is not None:
+        limit.check(max(given.shape, default=0) / rate)
+    mono = mono_samples(given)
+    if mono.numel() and (peak := mono.abs().max().item()) > 1.0:
+        logger.warning("the recording peaks at %.3g, above full scale: scaled down to 1", peak)
+        mono = mono / peak
+    waveform = Waveform(mono, rate)
+    check_speech(waveform)
+    return waveform
+
+
+def check_sample_rate(sample_rate: int | None) -> int:
+    """Hz. Raises InputError for a rate that no recording has."""
     if sample_rate is None or not LOWEST_SAMPLE_RATE <= sample_rate <= HIGHEST_SAMPLE_RATE:
         raise InputError(
             f"sample_rate={sample_rate}: give the recording's own rate in Hz, "
             f"{LOWEST_SAMPLE_RATE} to {HIGHEST_SAMPLE_RATE}"
         )
+    return int(sample_rate)
+
+
+def mono_samples(samples: Samples) -> Tensor:
+    """(T,) float32, full scale at 1. Raises InputError for what is no sound."""
     mono = _mean_of_channels(_full_scale(_tensor(samples)))
     if not torch.isfinite(mono).all():
         raise InputError("the recording has samples that are not finite (NaN, infinity); record it again")
-    if mono.numel() and (peak := mono.abs().max().item()) > 1.0:
-        logger.warning("the recording peaks at %.3g, above full scale: scaled down to 1", peak)
-        mono = mono / peak
-    waveform = Waveform(mono, int(sample_rate))
-    check_speech(waveform)
-    return waveform
+    return mono
 
 
 def _tensor(samples: Samples) -> Tensor:

@@ -8,28 +8,31 @@ behind the same protocol.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from usdm.lm import Script, TokenStream, Write, check_sampling, finish, play
+from usdm.lm import Script, TokenStream, Write, Written, check_sampling, finish, play
 from usdm.tokens import DialogTemplate, TurnContent
-from usdm.tokens.layout import STAGES
-from usdm.types import InputError, Sampling, Turn, Waveform
+from usdm.tokens.layout import STAGES, TurnLayout
+from usdm.types import InputError, Role, Sampling, Turn, Waveform
 
 
 @dataclass(frozen=True)
 class Question:
-    """The user's turn, heard (`waveform` and its `units`) or typed (`text`), after the turns before it."""
+    """The user's turn after the turns before it: heard (`waveform` and its `units`), typed (`text`), or heard with
+    its transcript known (all three). `reply` is what to answer, where that is settled too."""
 
     waveform: Waveform | None = None
     units: Tensor | None = None  # (U,) int64
     text: str | None = None
     history: tuple[Turn, ...] = ()
+    reply: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,14 @@ class Answer:
     truncated: tuple[str, ...] = ()  # stages that met their limit before their stop id
 
 
+@dataclass(frozen=True)
+class SpokenText:
+    """What one side says, as soon as all of it is known."""
+
+    role: Role
+    text: str
+
+
 class Chain(Protocol):
     """Answers questions."""
 
@@ -52,31 +63,81 @@ class Chain(Protocol):
 
 
 class LanguageModelChain:
-    """The stages of one layout, one after the other, over one sequence and one cache."""
+    """The stages of one layout, one after the other, over one sequence and one cache.
 
-    def __init__(self, model: PreTrainedModel, template: DialogTemplate, layout: str | None = None) -> None:
-        """`layout` None is the checkpoint's own. Raises InputError for an unknown one."""
+    What a question brings along (its transcript, its reply) is read instead of written.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        template: DialogTemplate,
+        layout: str | None = None,
+        stream: TokenStream | None = None,
+    ) -> None:
+        """`layout` None is the checkpoint's own. `stream` is what all answers go through, one at a time: each goes
+        back to where it departs from the one before; None gives each a new one. Raises InputError for an unknown
+        layout."""
         self.model = model
         self.template = template
         self.name = template.layout(layout).name
+        self.stream = stream
 
     def answer(self, question: Question, sampling: Mapping[str, Sampling], speak: bool = True) -> Answer:
-        """Raises InputError if the chain needs what the question lacks, or has no stage of that name."""
-        return finish(play(self.script(question, sampling, speak), TokenStream(self.model)))
+        """Raises InputError if the chain needs what the question lacks, has no place for what it brings, or has no
+        stage of that name."""
+        return finish(self.live(question, sampling, speak))
 
-    def script(self, question: Question, sampling: Mapping[str, Sampling], speak: bool = True) -> Script[Answer]:
-        """The same for whoever plays it: a stream, a batch, a server. Raises as `answer` does, at its first step."""
-        layout = self.template.layout(self._layout_for(question))
-        if "respond" not in layout.stages and not speak:
-            raise InputError(f"chain={layout.name} writes no text: it cannot reply in text alone")
-        stages = [stage for stage in layout.stages if speak or stage != "speak"]
-        content = TurnContent(user_units=question.units, user_text=question.text)
+    def live(
+        self, question: Question, sampling: Mapping[str, Sampling], speak: bool = True
+    ) -> Generator[SpokenText | int, None, Answer]:
+        """`answer`, step by step: yields each text when it is known and each unit of the reply when it is written.
+
+        Timings leave out what the caller does between two steps.
+        """
+        stream = self.stream or TokenStream(self.model)
+        read = self._go_back(stream, self._prompt(question, speak)) if stream.ids else 0
+        said: list[SpokenText] = []
+        away: dict[str, float] = defaultdict(float)
+        with closing(play(self.script(question, sampling, speak, read, said.append), stream)) as steps:
+            answer = yield from self._live(steps, said, away)
+        timings = {stage: seconds - away[stage] for stage, seconds in answer.timings.items()}
+        return replace(answer, timings=timings)
+
+    def read_ahead(self, question: Question) -> None:
+        """Read a question whose last units are still to come, so that `answer` has only those left to read.
+
+        The chain must have a stream of its own. Raises InputError as `answer` does.
+        """
+        assert self.stream is not None
+        ids, is_unit = self._prompt(question), self.template.vocabulary.unit_mask
+        while not is_unit[ids[-1]]:
+            ids.pop()
+        self.stream.extend(ids[self._go_back(self.stream, ids) :])
+
+    def script(
+        self,
+        question: Question,
+        sampling: Mapping[str, Sampling],
+        speak: bool = True,
+        read: int = 0,
+        tell: Callable[[SpokenText], None] = lambda text: None,
+    ) -> Script[Answer]:
+        """The same for whoever plays it: a stream, a batch, a server. Raises as `answer` does, at its first step.
+
+        `read`: ids at the beginning that the player's sequence already has. `tell` hears each text when it is known.
+        """
+        layout, content, stages = self._plan(question, speak)
+        if content.user_text is not None:
+            tell(SpokenText("user", content.user_text))
+        if content.agent_text is not None:
+            tell(SpokenText("agent", content.agent_text))
         timings: dict[str, float] = {}
         truncated: list[str] = []
         for place, stage in enumerate(stages):
             with timed(timings, stage):
                 if place == 0:
-                    ids = self.template.prompt(stage, content, question.history, layout.name)
+                    ids = self.template.prompt(stage, content, question.history, layout.name)[read:]
                 else:
                     ids = self.template.following(stages[place - 1], layout.name)
                 generated = yield Write(
@@ -86,13 +147,66 @@ class LanguageModelChain:
                     {self.template.stop_id(stage, layout.name)},
                     sampling.get(stage, Sampling()),
                 )
-            content = self._with(content, layout.slot_of(stage), generated.ids)
+            slot = layout.slot_of(stage)
+            content = self._with(content, slot, generated.ids)
+            if slot == "user_text":
+                tell(SpokenText("user", content.user_text or ""))
+            elif slot == "agent_text":
+                tell(SpokenText("agent", content.agent_text or ""))
             if not generated.stopped:
                 truncated.append(stage)
         return Answer(content.user_text, content.agent_text, content.agent_units, timings, tuple(truncated))
 
+    def _live(
+        self, steps: Generator[Written, None, Answer], said: list[SpokenText], away: dict[str, float]
+    ) -> Generator[SpokenText | int, None, Answer]:
+        """`away` collects the seconds spent outside by the stage that they fall into."""
+        offset = self.template.vocabulary.layout.unit_offset
+        while True:
+            try:
+                written = next(steps)
+            except StopIteration as end:
+                yield from said
+                answer: Answer = end.value
+                return answer
+            start = time.perf_counter()
+            yield from said
+            said.clear()
+            if written.stage == "speak":
+                yield written.id - offset
+            away[written.stage] += time.perf_counter() - start
+
+    def _plan(self, question: Question, speak: bool) -> tuple[TurnLayout, TurnContent, list[str]]:
+        """The layout that takes the question, what is given of the turn, and the stages that are left to write."""
+        layout = self.template.layout(self._layout_for(question))
+        content = TurnContent(user_units=question.units, user_text=question.text, agent_text=question.reply)
+        slots = {layout.slot_of(stage) for stage in layout.stages} | set(layout.given)
+        for slot in ("user_text", "agent_text"):
+            if getattr(content, slot) is not None and slot not in slots:
+                raise InputError(f"chain={layout.name} has no {slot}: leave it out, or take another chain")
+        left = [stage for stage in layout.stages if getattr(content, layout.slot_of(stage)) is None]
+        if left != list(layout.stages[len(layout.stages) - len(left) :]):
+            raise InputError("a given reply needs the words before it: give what the user says as well")
+        if not speak and "respond" not in layout.stages:
+            raise InputError(f"chain={layout.name} writes no text: it cannot reply in text alone")
+        return layout, content, [stage for stage in left if speak or stage != "speak"]
+
+    def _prompt(self, question: Question, speak: bool = True) -> list[int]:
+        """All ids before the first that is written; none if nothing is."""
+        layout, content, stages = self._plan(question, speak)
+        return self.template.prompt(stages[0], content, question.history, layout.name) if stages else []
+
+    def _go_back(self, stream: TokenStream, prompt: Sequence[int]) -> int:
+        """Let the stream forget what departs from the prompt: the number of ids that it still shares with it."""
+        pairs = zip(stream.ids, prompt, strict=False)
+        shared = next((place for place, (mine, theirs) in enumerate(pairs) if mine != theirs), None)
+        if shared is None:
+            shared = min(len(stream.ids), len(prompt))
+        stream.rollback(shared)
+        return shared
+
     def _layout_for(self, question: Question) -> str:
-        if question.text is None:
+        if question.text is None or question.units is not None:
             return self.name
         if "respond" not in self.template.layout(self.name).stages:
             raise InputError(f"chain={self.name} works on speech alone: give a recording instead of text")

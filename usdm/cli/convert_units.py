@@ -1,4 +1,4 @@
-"""The published unit extractor's files, converted once to a folder that loads without unpickling."""
+"""An encoder and its centroids, converted once to a folder that loads without unpickling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model that a verb was asked to use."""
+"""The model that a verb was asked to use, and how it is loaded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from transformers.utils.logging import disable_progress_bar
 
-from usdm.chain import SpokenDialogPipeline
+from usdm.chain import LoadOptions, SpokenDialogPipeline
+from usdm.config import Precision
 from usdm.types import InputError
 
 # Below this many parameters a token's arithmetic is shorter than threads take to meet, and if anything else runs
@@ -16,20 +17,33 @@ SMALL_MODEL = 50_000_000
 
 
 def load_model(config: DictConfig) -> SpokenDialogPipeline:
-    """`config.model` on `config.device`. Raises InputError if the device is not there or a part is missing."""
-    try:
-        torch.empty(0, device=config.device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device={config.device} cannot be used ({reason}): take device=cpu") from error
+    """`config.model`, loaded as the configuration says. Raises InputError if a device or a part is missing."""
+    if config.threads is not None and config.threads < 1:
+        raise InputError(f"threads={config.threads}: give 1 or more, or null")
+    options = load_options(config)
+    options.check()  # before anything is downloaded
     disable_progress_bar()  # loading takes a moment, and stderr is for what the user must know
-    dtype = None if config.dtype is None else getattr(torch, config.dtype.value)
-    pipeline: SpokenDialogPipeline = instantiate(config.model, _convert_="all")(device=config.device, dtype=dtype)
+    pipeline: SpokenDialogPipeline = instantiate(config.model, _convert_="all")(options=options)
     threads = config.threads
     if threads is None and pipeline.parts.llm.num_parameters() < SMALL_MODEL:
         threads = 1
     if threads is not None:
-        if threads < 1:
-            raise InputError(f"threads={threads}: give 1 or more, or null")
         torch.set_num_threads(threads)
     return pipeline
+
+
+def load_options(config: DictConfig) -> LoadOptions:
+    """The keys of `conf/loading`; whether they can be met here is not checked."""
+    return LoadOptions(
+        device=config.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        dtype=precision(config.dtype),
+        device_map=config.device_map,
+        quantization=config.quantization and config.quantization.value,
+        attention=config.attention,
+        decoder_dtype=precision(config.decoder_dtype),
+        vocoder_cuda_kernel=config.vocoder_cuda_kernel,
+    )
+
+
+def precision(name: Precision | None) -> torch.dtype | None:
+    return None if name is None else getattr(torch, name.value)

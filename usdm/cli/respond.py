@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +21,26 @@ from usdm.config import ReplyKind
 from usdm.tokens.layout import STAGES
 from usdm.types import InputError, Sampling, SpokenReply, Turn, Waveform
 
-LONGEST_RECORDING = 600.0  # seconds; the model's own limit is lower, this one keeps a whole day out of memory
+LONGEST_RECORDING = 600.0  # seconds; keeps a whole day out of memory before the model can tell its own limit
 
 
 def run(config: DictConfig) -> None:
     speak = config.reply is ReplyKind.speech
     check_outputs(config, speak)
+    if config.reference is not None and config.voice is not None:
+        raise InputError(f"reference={config.reference} and voice={config.voice}: give one of them")
     question = read_question(config)
     reference = read_speech(config.reference) if config.reference else None
     history = read_history(config.history)
     pipeline = load_model(config)
-    reply = pipeline.respond(
+    answer = partial(streamed, pipeline) if config.stream else pipeline.respond
+    reply = answer(
         question.samples if question else None,
         question.sample_rate if question else None,
         text=config.text,
         history=history,
         reference=reference,
+        voice=config.voice,
         sampling=sampling(pipeline, config),
         decoder=replace(pipeline.settings.decoder, **given(config.decoding)),
         chain=config.chain,
@@ -46,7 +51,8 @@ def run(config: DictConfig) -> None:
     if reply.waveform is not None:
         write_audio(config.output, reply.waveform, reply.sample_rate)
         seconds = reply.waveform.shape[-1] / reply.sample_rate
-        print(f"{config.output}: {seconds:.1f} s of speech, after {sum(reply.timings.values()):.1f} s of work")
+        first = "" if reply.first_sound is None else f", the first of it after {reply.first_sound:.2f} s"
+        print(f"{config.output}: {seconds:.1f} s of speech, after {sum(reply.timings.values()):.1f} s of work{first}")
     if config.trace is not None:
         write_trace(config, reply, history, pipeline.fingerprint)
     if speak and reply.waveform is None:
@@ -113,6 +119,13 @@ def given(settings: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in settings.items() if value is not None}
 
 
+def streamed(pipeline: SpokenDialogPipeline, *question: Any, **options: Any) -> SpokenReply:
+    """`pipeline.respond`, the sound made as a stream."""
+    *_, reply = pipeline.stream(*question, **options)
+    assert isinstance(reply, SpokenReply)  # a stream's last event
+    return reply
+
+
 def tell(reply: SpokenReply) -> None:
     if reply.user_text is not None:
         print(f"heard: {reply.user_text}")
@@ -131,6 +144,7 @@ def write_trace(config: DictConfig, reply: SpokenReply, history: list[Turn], mod
         "agent_units": None if reply.agent_units is None else reply.agent_units.tolist(),
         "sample_rate": reply.sample_rate,
         "timings": dict(reply.timings),
+        "first_sound": reply.first_sound,
         "truncated": list(reply.truncated),
         "model": model,
         "seed": config.seed,

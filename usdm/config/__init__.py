@@ -2,11 +2,12 @@
 
 from usdm.config.checks import check_config, fits, misfits, missing_keys, parameters, parts
 from usdm.config.folder import config_folder
-from usdm.config.schemas import OUTSIDE, SCHEMAS, ReplyKind, arguments, register_schemas
+from usdm.config.schemas import OUTSIDE, SCHEMAS, Precision, ReplyKind, arguments, register_schemas
 
 __all__ = [
     "OUTSIDE",
     "SCHEMAS",
+    "Precision",
     "ReplyKind",
     "arguments",
     "check_config",

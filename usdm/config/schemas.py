@@ -21,20 +21,32 @@ class Verb:
 
 
 class Precision(Enum):
-    """Of the language model's weights."""
+    """Of weights."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
 
 
+class Quantized(Enum):
+    """Of the language model's linear layers."""
+
+    int8 = "int8"
+    int4 = "int4"
+
+
 @dataclass
 class UseModel(Verb):
-    """What the verbs share that use a finished model."""
+    """What the verbs share that use a finished model; see `conf/loading` and `usdm.chain.LoadOptions`."""
 
     model: Any = MISSING
-    device: str = MISSING
+    device: str | None = None
     dtype: Precision | None = None
+    device_map: str | None = None
+    quantization: Quantized | None = None
+    attention: str | None = None
+    decoder_dtype: Precision | None = None
+    vocoder_cuda_kernel: bool = False
     threads: int | None = None
 
 
@@ -81,6 +93,24 @@ class Respond(UseModel):
     trace: str | None = None
     history: Any = None
     reference: str | None = None
+    voice: str | None = None
+    chain: str | None = None
+    stream: bool = MISSING
+    seed: int = MISSING
+    sampling: ChainSampling = field(default_factory=ChainSampling)
+    decoding: Decoding = field(default_factory=Decoding)
+
+
+@dataclass
+class Synthesize(UseModel):
+    requests: str = MISSING
+    output_dir: str = MISSING
+    shard: int = MISSING
+    num_shards: int = MISSING
+    capacity: int = MISSING
+    encode_batch: int | None = None
+    decode_batch: int | None = None
+    retry_errors: bool = MISSING
     chain: str | None = None
     seed: int = MISSING
     sampling: ChainSampling = field(default_factory=ChainSampling)
@@ -92,6 +122,13 @@ class Demo(UseModel):
     host: str = MISSING
     port: int = MISSING
     share: bool = MISSING
+
+
+@dataclass
+class Plan(UseModel):
+    context: int = MISSING
+    json: str | None = None
+    must_fit: bool = MISSING
 
 
 @dataclass
@@ -107,11 +144,39 @@ class Evaluate(UseModel):
 
 
 @dataclass
+class Benchmark(UseModel):
+    questions: str | None = None
+    output_dir: str = MISSING
+    limit: int | None = None
+    repeats: int = MISSING
+    warmup: int = MISSING
+    concurrency: list[int] = MISSING
+    rounds: int = MISSING
+    batch: int = MISSING
+    batch_published: int = MISSING
+    capacity: int | None = None
+    decoding_tokens: int = MISSING
+    decoding_context: int = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class CompareSampling(UseModel):
+    held_out: str | None = None
+    items: int | None = None
+    settings: list[Decoding] = MISSING
+    reference: str | None = None
+    similarity: bool = MISSING
+    output_dir: str = MISSING
+    seed: int = MISSING
+
+
+@dataclass
 class ConvertUnits(Verb):
     checkpoint: str = MISSING
     centroids: str = MISSING
     output_dir: str = MISSING
-    config: Any = MISSING
+    config: Any = MISSING  # None where the checkpoint has it
     settings: Any = MISSING
 
 
@@ -165,6 +230,35 @@ class ImportRecordings(Stage):
 
 
 @dataclass
+class ImportCorpus(Stage):
+    source: Any = MISSING
+    dev_share: float = MISSING
+    max_failed_share: float = MISSING
+    decode: bool = MISSING
+    threads: int = MISSING
+
+
+@dataclass
+class Align(Stage):
+    corpus: str = MISSING
+    aligner: Any = MISSING
+    shard_utterances: int = MISSING
+    max_failed_share: float = MISSING
+    processes: int = MISSING
+
+
+@dataclass
+class Inspect(Verb):
+    corpora: list[str] = MISSING
+    units: str | None = None
+    output_dir: str = MISSING
+    limit: int | None = None
+    outliers: int = MISSING
+    processes: int = MISSING
+    seed: int = MISSING
+
+
+@dataclass
 class MakeHeldOut(Stage):
     corpus: str = MISSING
     exchanges: int = MISSING
@@ -202,6 +296,8 @@ class ExtractUnits(Stage):
     shard_utterances: int = MISSING
     batch_seconds: float = MISSING
     processes: int = MISSING
+    job: int = MISSING
+    num_jobs: int = MISSING
 
 
 @dataclass
@@ -218,6 +314,7 @@ class TrainLanguageModel(Stage):
     """What pretraining and fine-tuning share."""
 
     corpora: list[str] = MISSING
+    adapter: Any = None  # a configuration of the package peft; null: all weights are trained
     loop: Any = MISSING
     seed: int = MISSING
 
@@ -231,7 +328,20 @@ class Interleave:
 class Pretrain(TrainLanguageModel):
     llm: Any = MISSING
     interleave: Interleave = MISSING
+    order: Any = MISSING  # usdm.data.order
+    mixture: list[Any] = MISSING  # usdm.data.mixture.MixtureMember
     segment_units: Any = MISSING  # a number, or a curriculum of pairs: from this step on, so many units
+
+
+@dataclass
+class BenchmarkTraining(Stage):
+    llm: Any = MISSING
+    adapter: Any = None
+    loop: Any = MISSING
+    corpus_units: list[int] = MISSING
+    data_row_length: int = MISSING
+    data_rows: int = MISSING
+    seed: int = MISSING
 
 
 @dataclass
@@ -268,12 +378,19 @@ OUTSIDE = ("debug", "shared")  # keys that the work itself never sees
 
 SCHEMAS: dict[str, type[Verb]] = {
     "respond": Respond,
+    "synthesize": Synthesize,
     "demo": Demo,
+    "plan": Plan,
     "evaluate": Evaluate,
+    "benchmark": Benchmark,
+    "compare_sampling": CompareSampling,
     "convert_units": ConvertUnits,
     "prepare_dialogs": PrepareDialogs,
     "synthesize_corpus": SynthesizeCorpus,
     "import_recordings": ImportRecordings,
+    "import_corpus": ImportCorpus,
+    "align": Align,
+    "inspect": Inspect,
     "make_held_out": MakeHeldOut,
     "train_encoder": TrainEncoder,
     "fit_kmeans": FitKmeans,
@@ -281,6 +398,7 @@ SCHEMAS: dict[str, type[Verb]] = {
     "train_tokenizer": TrainTokenizer,
     "pretrain": Pretrain,
     "finetune": Finetune,
+    "benchmark_training": BenchmarkTraining,
     "train_decoder": TrainDecoder,
     "train_vocoder": TrainVocoder,
     "package_model": PackageModel,

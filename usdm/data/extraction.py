@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from usdm.audio import read_audio
-from usdm.data.speech_corpus import Utterance, read_speech_corpora
+from usdm.data.speech_corpus import Sound, Utterance, read_speech_corpora
 from usdm.data.unit_corpus import UnitCorpus, UnitCorpusWriter, UnitSource, UnitUtterance
 from usdm.interleave import spoken_form, spoken_words
 from usdm.types import InputError
@@ -63,7 +62,8 @@ def extract_units(
             is of this job's own.
 
     Raises:
-        InputError: `job` is not one of `num_jobs`, a manifest or the extractor is missing, or shards of another extractor lie in `output_dir`.
+        InputError: `job` is not one of `num_jobs`, a manifest or the extractor is missing, or shards of another
+            extractor lie in `output_dir`.
     """
     if not 0 <= job < num_jobs:
         raise InputError(f"job={job} of num_jobs={num_jobs}: jobs are numbered from 0 to {num_jobs - 1}")
@@ -110,14 +110,14 @@ def _extractor(folder: str) -> UnitExtractor:
 def _extract_shard(shard: _Shard) -> list[str]:
     extractor = _extractor(shard.extractor)
     failed: list[str] = []
-    units: dict[Path, np.ndarray] = {}  # by recording: several turns may share one
-    unique = {utterance.audio: utterance for utterance in shard.utterances}
+    units: dict[Sound, np.ndarray] = {}  # several turns may share one
+    unique = {utterance.sound: utterance for utterance in shard.utterances}
     for batch in _batches(sorted(unique.values(), key=lambda utterance: utterance.duration), shard.batch_seconds):
         units.update(_extract_batch(extractor, batch, failed))
     with UnitCorpusWriter(shard.path, unit_source(extractor)) as writer:
         for utterance in shard.utterances:
-            if utterance.audio in units:
-                writer.write(_row(utterance, units[utterance.audio], extractor.unit_rate))
+            if utterance.sound in units:
+                writer.write(_row(utterance, units[utterance.sound], extractor.unit_rate))
     return failed
 
 
@@ -131,17 +131,17 @@ def _batches(utterances: Sequence[Utterance], seconds: float) -> list[list[Utter
     return batches
 
 
-def _extract_batch(extractor: UnitExtractor, batch: Sequence[Utterance], failed: list[str]) -> dict[Path, np.ndarray]:
+def _extract_batch(extractor: UnitExtractor, batch: Sequence[Utterance], failed: list[str]) -> dict[Sound, np.ndarray]:
     waveforms = {}
     for utterance in batch:
         try:
-            waveforms[utterance.audio] = read_audio(utterance.audio, extractor.sample_rate).samples
+            waveforms[utterance.sound] = utterance.read(extractor.sample_rate).samples
         except InputError as error:
             failed.append(str(error))
     if not waveforms:
         return {}
     extracted = extractor(list(waveforms.values()))
-    return {audio: row.numpy().astype(np.uint16) for audio, row in zip(waveforms, extracted, strict=True)}
+    return {sound: row.numpy().astype(np.uint16) for sound, row in zip(waveforms, extracted, strict=True)}
 
 
 def _row(utterance: Utterance, units: np.ndarray, unit_rate: int) -> UnitUtterance:

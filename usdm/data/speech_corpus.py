@@ -20,6 +20,8 @@ from usdm.types import AlignedWord, InputError, Waveform
 
 MANIFEST_FILE = "manifest.jsonl"
 
+Sound = tuple[Path, float | None, int | None]  # file, start, channel
+
 
 @dataclass(frozen=True)
 class Utterance:
@@ -42,7 +44,7 @@ class Utterance:
     word_confidence: tuple[float, ...] = ()  # 0..1 a word; empty: not known
 
     @property
-    def sound(self) -> tuple[Path, float | None, int | None]:
+    def sound(self) -> Sound:
         """Names the sound: several utterances may share one."""
         return self.audio, self.start, self.channel
 

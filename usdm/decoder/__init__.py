@@ -1,6 +1,14 @@
 """Units to mel spectrograms by conditional flow matching."""
 
 from usdm.decoder.decoder import UnitDecoder, UnitDecoderConfig
-from usdm.decoder.frames import units_per_frame
+from usdm.decoder.frames import frame_count, units_per_frame
+from usdm.decoder.streaming import StreamingDecoder, StreamingSettings
 
-__all__ = ["UnitDecoder", "UnitDecoderConfig", "units_per_frame"]
+__all__ = [
+    "StreamingDecoder",
+    "StreamingSettings",
+    "UnitDecoder",
+    "UnitDecoderConfig",
+    "frame_count",
+    "units_per_frame",
+]

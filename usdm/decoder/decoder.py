@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +13,10 @@ from torch.nn.utils.rnn import pad_sequence
 from usdm.audio import MelSettings
 from usdm.checkpoint import fill, read_config, read_weights, save_folder
 from usdm.decoder.estimator import VelocityEstimator
-from usdm.decoder.flow_matching import Solver, Velocity, integrate, masked_mean, path, velocity_error
+from usdm.decoder.flow_matching import Solver, Velocity, integrate, masked_mean, velocity_error
 from usdm.decoder.frames import units_per_frame
+from usdm.decoder.passage import KnownMel, Passage
+from usdm.decoder.sampling import check_sampling, draw_seed, seeded
 from usdm.types import InputError, ReferenceVoice
 
 
@@ -131,55 +132,72 @@ class UnitDecoder(nn.Module):
             generator=generator,
         )[0]
 
-    @torch.no_grad()
     def generate_batch(
         self,
         units: Sequence[Tensor],
         *,
         reference: ReferenceVoice | None = None,
+        references: Sequence[ReferenceVoice | None] | None = None,
         steps: int = 50,
         solver: Solver = "heun",
         guidance: float = 1.0,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
+        seeds: Sequence[int] | None = None,
     ) -> list[Tensor]:
         """Sequences (U,) int64 of any lengths -> (n_feats, M) log-mels, not normalised.
 
+        A sequence sounds the same alone and in a batch.
+
         Args:
-            reference: a recording whose voice to speak in; all sequences share it.
+            reference: a recording whose voice to speak in, for all sequences.
+            references: one for each sequence instead, or None where there is none.
             steps: evaluations of the estimator (each of twice the batch under guidance).
             guidance: how far to go beyond the conditional velocity, away from the unconditional one.
             temperature: scale of the initial noise. 0 follows the one path that starts from zeros.
-            generator: source of the noise. Its next seed is every sequence's own, so that a sequence sounds
-                the same alone and in a batch.
+            generator: source of the noise. Its next seed is every sequence's own.
+            seeds: one for each sequence instead: [5] is the same as a generator with the manual seed 5.
 
         Raises:
-            InputError: no units, units outside 0..K-1, or settings out of range.
+            InputError: a sequence without units, units outside 0..K-1, settings out of range, or
+                references or seeds that are not as many as the sequences.
         """
         if not units:
             return []
-        _check_sampling(steps, solver, temperature)
-        for row in [*units, *([reference.units] if reference else [])]:
-            self._check_units(row)
-        prompt_units, prompt_mel = self._prompt(reference)
-        prompt = len(prompt_units)
-        rows = [torch.cat([prompt_units, self._frames(row)]) for row in units]
-        lengths = torch.tensor([len(row) for row in rows], device=self.device)
-        frames = pad_sequence(rows, batch_first=True)  # (B, M)
-        context = nn.functional.pad(prompt_mel, (0, frames.shape[1] - prompt)).expand(len(rows), -1, -1)
+        if references is None:
+            references = [reference] * len(units)
+        own_seeds = [draw_seed(generator)] * len(units) if seeds is None else [seeded(seed) for seed in seeds]
+        for name, given in (("references", references), ("seeds", own_seeds)):
+            if len(given) != len(units):
+                raise InputError(f"{len(given)} {name} for {len(units)} sequences of units: give one for each")
+        passages = []
+        for row, voice, seed in zip(units, references, own_seeds, strict=True):
+            self.check_units(row)
+            prompt_units, prompt_mel = self.prompt(voice)
+            frames = torch.cat([prompt_units, units_per_frame(row.cpu(), self.unit_rate, self.mel)])
+            noise = torch.randn(len(frames), self.config.n_feats, generator=torch.Generator().manual_seed(seed))
+            passages.append(Passage(frames, prompt_mel, noise, torch.Generator().manual_seed(seed + 1)))
+        filled = self.infill(passages, steps=steps, solver=solver, guidance=guidance, temperature=temperature)
+        return [self.denormalise(mel) for mel in filled]
 
-        seed = int(torch.randint(2**62, (), generator=generator))
-        noise = temperature * self._noise(seed, lengths.tolist())
-        prompt_random = torch.Generator().manual_seed(seed + 1)
-
-        def keep_prompt(state: Tensor, time: float) -> Tensor:
-            fresh = temperature * torch.randn(prompt_mel.shape, generator=prompt_random).to(state)
-            known = path(fresh, prompt_mel, time, self.config.sigma_min).expand(len(state), -1, -1)
-            return torch.cat([known, state[..., prompt:]], dim=-1)
-
+    @torch.no_grad()
+    def infill(
+        self, passages: Sequence[Passage], *, steps: int, solver: Solver, guidance: float, temperature: float
+    ) -> list[Tensor]:
+        """(n_feats, M - P) normalised log-mel of each passage's unknown frames. Arguments as for `generate_batch`."""
+        check_sampling(steps, solver, temperature)
+        if not any(passage.frames for passage in passages):  # units may be shorter than a frame
+            return [passage.known for passage in passages]
+        lengths = torch.tensor([passage.frames for passage in passages], device=self.device)
+        frames = pad_sequence([passage.units for passage in passages], batch_first=True).to(self.device)  # (B, M)
+        noise = pad_sequence([passage.noise for passage in passages], batch_first=True).transpose(1, 2).to(self.device)
+        known = KnownMel(passages, temperature, self.config.sigma_min)
+        context = nn.functional.pad(known.mel, (0, frames.shape[1] - known.mel.shape[-1]))
         velocity = self.guided_velocity(frames, context, lengths, guidance)
-        mels = self.denormalise(integrate(velocity, noise.to(context), steps, solver, keep_prompt if prompt else None))
-        return [mel[:, prompt:length] for mel, length in zip(mels, lengths.tolist(), strict=True)]
+        mels = integrate(velocity, temperature * noise, steps, solver, known.constrain)
+        return [
+            mel[:, start : passage.frames] for mel, start, passage in zip(mels, known.lengths, passages, strict=True)
+        ]
 
     def guided_velocity(self, frames: Tensor, context: Tensor, lengths: Tensor, guidance: float) -> Velocity:
         """v + guidance (v - v without units and context), as a function of state and time alone.
@@ -188,44 +206,40 @@ class UnitDecoder(nn.Module):
         given, `lengths` (B,) frames.
         """
         if guidance == 0:
-            return lambda state, time: self.estimator(frames, state, context, time, lengths)
+            bias = self.estimator.attention_bias(lengths, frames.shape[1])
+            return lambda state, time: self.estimator(frames, state, context, time, lengths, bias)
         both_frames = torch.cat([frames, torch.full_like(frames, self.num_units)])
         both_contexts = torch.cat([context, torch.zeros_like(context)])
         both_lengths = lengths.repeat(2)
+        both_biases = self.estimator.attention_bias(both_lengths, frames.shape[1])
 
         def velocity(state: Tensor, time: Tensor) -> Tensor:
-            both = self.estimator(both_frames, state.repeat(2, 1, 1), both_contexts, time.repeat(2), both_lengths)
+            states, times = state.repeat(2, 1, 1), time.repeat(2)
+            both = self.estimator(both_frames, states, both_contexts, times, both_lengths, both_biases)
             conditional, unconditional = both.chunk(2)
             return conditional + guidance * (conditional - unconditional)
 
         return velocity
 
-    def _frames(self, units: Tensor) -> Tensor:
-        return units_per_frame(units.to(self.device), self.unit_rate, self.mel)
+    def prompt(self, reference: ReferenceVoice | None) -> tuple[Tensor, Tensor]:
+        """Units per frame (P,) and normalised mel (n_feats, P) of the reference; P is 0 without one.
 
-    def _prompt(self, reference: ReferenceVoice | None) -> tuple[Tensor, Tensor]:
-        """Units per frame (P,) and normalised mel (1, n_feats, P) of the reference; P is 0 without one."""
+        Raises InputError for units or a mel of another kind than the decoder's.
+        """
         if reference is None:
-            nothing = torch.zeros(1, self.config.n_feats, 0, device=self.device)
-            return torch.zeros(0, dtype=torch.int64, device=self.device), nothing
+            return torch.zeros(0, dtype=torch.int64), torch.zeros(self.config.n_feats, 0, device=self.device)
+        self.check_units(reference.units)
         if reference.mel.shape[0] != self.config.n_feats:
             raise InputError(
                 f"the reference voice's mel has {reference.mel.shape[0]} bands, this decoder "
                 f"{self.config.n_feats}: make it with the decoder's `mel` settings"
             )
-        units = self._frames(reference.units)
+        units = units_per_frame(reference.units.cpu(), self.unit_rate, self.mel)
         length = min(len(units), reference.mel.shape[-1])
-        return units[:length], self.normalise(reference.mel[None, :, :length].to(self.device).float())
+        return units[:length], self.normalise(reference.mel[:, :length].to(self.device, torch.float32))
 
-    def _noise(self, seed: int, lengths: Sequence[int]) -> Tensor:
-        """(B, n_feats, M) standard normal. Each row has a generator of its own with the one seed."""
-        rows = [
-            torch.randn(length, self.config.n_feats, generator=torch.Generator().manual_seed(seed))
-            for length in lengths
-        ]
-        return pad_sequence(rows, batch_first=True).transpose(1, 2)
-
-    def _check_units(self, units: Tensor) -> None:
+    def check_units(self, units: Tensor) -> None:
+        """Raises InputError for what is no sequence of this decoder's units."""
         if units.dim() != 1 or len(units) == 0:
             raise InputError(f"units of shape {tuple(units.shape)}: a sequence (U,) of at least one is needed")
         if (lowest := int(units.min())) < 0 or int(units.max()) >= self.num_units:
@@ -239,8 +253,11 @@ class UnitDecoder(nn.Module):
         return self.estimator.proj_out.weight.device
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> UnitDecoder:
+    def from_pretrained(cls, folder: str | Path, dtype: torch.dtype | None = None) -> UnitDecoder:
         """Read the published layout or what `save_pretrained` wrote.
+
+        `dtype` is that of the network, None is float32; noise and integration are float32 in any case, and
+        bfloat16 is meant for CUDA devices.
 
         Raises:
             InputError: a file is missing, damaged, or contradicts the configuration.
@@ -259,7 +276,7 @@ class UnitDecoder(nn.Module):
             )
         decoder = cls(config)
         fill(decoder, weights, folder)
-        return decoder.eval()
+        return decoder.to(dtype).eval()
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """`dtype` torch.float16 halves the file; loading converts back."""
@@ -270,12 +287,3 @@ def scored_frames(lengths: Tensor, context: Tensor) -> Tensor:
     """1 where there is a mel to predict: (B,) lengths and (B, 1, M) context -> (B, 1, M)."""
     inside = torch.arange(context.shape[-1], device=lengths.device) < lengths[:, None]
     return inside[:, None].float() * (1 - context)
-
-
-def _check_sampling(steps: int, solver: str, temperature: float) -> None:
-    if steps < 1:
-        raise InputError(f"steps={steps}: the decoder needs at least 1")
-    if solver not in get_args(Solver):
-        raise InputError(f"solver={solver!r}: choose one of {', '.join(get_args(Solver))}")
-    if temperature < 0:
-        raise InputError(f"temperature={temperature}: it scales the noise and must not be negative")

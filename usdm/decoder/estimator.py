@@ -147,8 +147,10 @@ class VelocityEstimator(nn.Module):
         self.proj_out = nn.Conv1d(hidden_size, num_mels, kernel_size=1)
         self.register_buffer("bias", torch.zeros(num_heads, 0, 0), persistent=False)
 
-    def forward(self, units: Tensor, noisy: Tensor, context: Tensor, time: Tensor, lengths: Tensor) -> Tensor:
-        """Velocity (B, num_mels, M), 0 beyond each length.
+    def forward(
+        self, units: Tensor, noisy: Tensor, context: Tensor, time: Tensor, lengths: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        """Velocity (B, num_mels, M) in the precision of `noisy`, 0 beyond each length.
 
         Args:
             units: (B, M) int64, per frame.
@@ -156,19 +158,35 @@ class VelocityEstimator(nn.Module):
             context: (B, num_mels, M), the mel where it is given, else 0.
             time: (B,) in [0, 1].
             lengths: (B,) frames.
+            bias: what `attention_bias` gives for these lengths, for callers that come back with the same ones.
         """
+        if bias is None:
+            bias = self.attention_bias(lengths, units.shape[1])
         embedded = self.embed(units).transpose(1, 2) * math.sqrt(self.embed.embedding_dim)
-        frames = self.proj_in(torch.cat([embedded, noisy, context], dim=1)).transpose(1, 2)
-        hidden = torch.cat([self._embed_time(time)[:, None], frames], dim=1)  # (B, L, H)
-
-        positions = torch.arange(hidden.shape[1], device=lengths.device)
-        inside = positions <= lengths[:, None]  # (B, L); the time comes first
-        bias = self._attention_bias(hidden, inside)
-        inside = inside[..., None].to(hidden.dtype)
+        given = torch.cat([embedded, noisy.to(embedded), context.to(embedded)], dim=1)
+        frames = self.proj_in(given).transpose(1, 2)
+        hidden = torch.cat([self._embed_time(time)[:, None].to(frames), frames], dim=1)  # (B, L, H)
+        inside = _inside(lengths, units.shape[1])[..., None].to(hidden.dtype)
 
         hidden = self._embed_positions(hidden * inside, inside)
         hidden = self._run_layers(hidden, bias)
-        return self.proj_out((hidden * inside)[:, 1:].transpose(1, 2)) * inside[:, 1:].transpose(1, 2)
+        velocity = self.proj_out((hidden * inside)[:, 1:].transpose(1, 2)) * inside[:, 1:].transpose(1, 2)
+        return velocity.to(noisy.dtype)
+
+    def attention_bias(self, lengths: Tensor, frames: int) -> Tensor:
+        """ALiBi, and no attention to padding: (1, heads, L, L), or (B, heads, L, L) if any row is padded.
+
+        `lengths` (B,) of rows padded to `frames`, in frames.
+        """
+        dtype = self.proj_in.weight.dtype
+        if self.bias.shape[-1] <= frames or self.bias.dtype != dtype:
+            with torch.inference_mode(False):  # the buffer must serve training as well
+                self.bias = symmetric_alibi(self.num_heads, frames + 1).to(lengths.device, dtype)
+        bias = self.bias[None, :, : frames + 1, : frames + 1]
+        inside = _inside(lengths, frames)
+        if inside.all():
+            return bias
+        return bias.masked_fill(~inside[:, None, None, :], float("-inf"))
 
     def _embed_time(self, time: Tensor) -> Tensor:
         """(B,) -> (B, H)."""
@@ -176,7 +194,7 @@ class VelocityEstimator(nn.Module):
         steps = torch.arange(half, device=time.device, dtype=torch.float32)
         frequencies = torch.exp(steps * (-math.log(LONGEST_PERIOD) / (half - 1)))
         angles = TIME_SCALE * time[:, None] * frequencies
-        return torch.cat([angles.sin(), angles.cos()], dim=-1).to(time.dtype)
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
     def _embed_positions(self, hidden: Tensor, inside: Tensor) -> Tensor:
         """(B, L, H), (B, L, 1) -> (B, L, H)."""
@@ -198,16 +216,10 @@ class VelocityEstimator(nn.Module):
             hidden = layer(hidden, bias)
         return hidden
 
-    def _attention_bias(self, hidden: Tensor, inside: Tensor) -> Tensor:
-        """ALiBi, and no attention to padding: (1, heads, L, L), or (B, heads, L, L) if any row is padded."""
-        length = hidden.shape[1]
-        if self.bias.shape[-1] < length or self.bias.dtype != hidden.dtype:
-            with torch.inference_mode(False):  # the buffer must serve training as well
-                self.bias = symmetric_alibi(self.num_heads, length).to(hidden)
-        bias = self.bias[None, :, :length, :length]
-        if inside.all():
-            return bias
-        return bias.masked_fill(~inside[:, None, None, :], float("-inf"))
+
+def _inside(lengths: Tensor, frames: int) -> Tensor:
+    """(B, L): which positions are a row's own; the time comes first."""
+    return torch.arange(frames + 1, device=lengths.device) <= lengths[:, None]
 
 
 def symmetric_alibi(num_heads: int, length: int) -> Tensor:

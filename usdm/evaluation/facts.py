@@ -21,7 +21,7 @@ METRICS = {
 def surroundings() -> dict[str, Any]:
     return {
         "metrics": METRICS,
-        "versions": {package: _version(package) for package in PACKAGES},
+        "versions": {package: installed_version(package) for package in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
@@ -29,7 +29,7 @@ def surroundings() -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:  # a source tree that was never installed

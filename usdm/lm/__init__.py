@@ -1,11 +1,13 @@
 """The speech-text language model and constrained generation with it."""
 
+from usdm.lm.batch import ContinuousBatch
 from usdm.lm.generation import Generated, TokenStream
 from usdm.lm.model import build_model, check_model, extend_embeddings, load_model, max_positions, num_rows
 from usdm.lm.sampling import check_sampling
 from usdm.lm.script import Script, Write, Written, finish, play
 
 __all__ = [
+    "ContinuousBatch",
     "Generated",
     "Script",
     "TokenStream",

@@ -9,15 +9,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
+from typing import Any
+from weakref import finalize
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from usdm.lm.cache import GrowingCache
+from usdm.lm.cuda_graph import borrowed, give_back
+from usdm.lm.head import AllowedIds, OutputHead, pick_allowed
 from usdm.lm.model import max_positions
 from usdm.lm.sampling import Sampler
-from usdm.lm.single_token import SingleTokenForward, is_supported
+from usdm.lm.single_token import SingleTokenForward
+from usdm.lm.slots import Read
+from usdm.lm.weights import is_llama_like, is_on_cpu_in_float32, is_on_one_gpu
 from usdm.types import InputError, Sampling
 
 
@@ -37,15 +43,21 @@ class TokenStream:
         self.ids: list[int] = []
         self.max_length = max_positions(model) or sys.maxsize
         self._cache = GrowingCache(model.config.get_text_config().num_hidden_layers)
-        self._single = SingleTokenForward(model, self._cache) if is_supported(model) else None
+        self._llama_like = is_llama_like(model)
+        self._head = OutputHead(model) if self._llama_like else pick_allowed
+        on_cpu = self._llama_like and is_on_cpu_in_float32(model)
+        self._single = SingleTokenForward(model, self._cache) if on_cpu else None
+        self._graphs = borrowed(model) if self._llama_like and is_on_one_gpu(model) else None
+        if self._graphs is not None:
+            finalize(self, give_back, model, self._graphs)
         self._num_read = 0  # ids in the cache
-        self._logits: Tensor | None = None  # (V,) of the id after the last one read
+        self._state: Tensor | None = None  # (1, hidden) after the last one read; (1, V) logits of a stranger
 
     @torch.inference_mode()
     def extend(self, ids: Sequence[int]) -> None:
         """Append ids and read them. Raises InputError if the sequence outgrows the model's positions."""
         if ids:
-            self._check_room(len(ids))
+            check_room(len(self.ids) + len(ids), self.max_length)
             self.ids.extend(ids)
             self._read()
 
@@ -69,13 +81,12 @@ class TokenStream:
         """
         if not self.ids:
             raise InputError("there is nothing to continue: extend the stream with a prompt first")
-        self._check_room(1)
-        allowed_ids = torch.nonzero(allowed)[:, 0].to(self.model.device)
-        id_of = allowed_ids.tolist()
+        check_room(len(self.ids) + 1, self.max_length)
+        allowed_ids = AllowedIds.of(allowed, self.model.device)
         sampler = Sampler(sampling)
         written: list[int] = []
         for _ in range(min(sampling.max_new_tokens, self.max_length - len(self.ids))):
-            id_ = id_of[self._draw(sampler, allowed_ids)]
+            id_ = allowed_ids.ids[self._draw(sampler, allowed_ids)]
             if id_ in stop_ids:
                 return Generated(written, stopped=True)
             written.append(id_)
@@ -93,25 +104,34 @@ class TokenStream:
                 return end.value
 
     @torch.inference_mode()
-    def _draw(self, sampler: Sampler, allowed_ids: Tensor) -> int:
-        return sampler.draw(self._read()[allowed_ids])
+    def _draw(self, sampler: Sampler, allowed: AllowedIds) -> int:
+        return sampler.draw(self._head(self._read(), allowed)[0])
 
     def _read(self) -> Tensor:
-        """Let the model read what it has not yet: -> (V,) logits of the next id."""
+        """Let the model read what it has not yet: -> (1, hidden) state, or (1, V) logits, after the last id."""
         new = self.ids[self._num_read :]
-        if len(new) == 1 and self._single is not None and self._num_read:
-            self._logits = self._single(new[0], self._num_read)
+        if new and self._graphs is not None:
+            self._state = self._graphs([Read(0, self._num_read, new)])
+        elif len(new) == 1 and self._single is not None and self._num_read:
+            self._state = self._single(new[0], self._num_read)
         elif new:
-            input_ids = torch.tensor([new], device=self.model.device)
-            output = self.model(input_ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
-            self._logits = output.logits[0, -1]
+            self._state = self._forward(torch.tensor([new], device=self.model.device))
         self._num_read = len(self.ids)
-        assert self._logits is not None  # something was read before, or just now
-        return self._logits
+        assert self._state is not None  # something was read before, or just now
+        return self._state
 
-    def _check_room(self, count: int) -> None:
-        if (length := len(self.ids) + count) > self.max_length:
-            raise InputError(
-                f"the sequence would be {length} ids long, the model has {self.max_length} positions: give a "
-                "shorter recording or less history"
-            )
+    def _forward(self, input_ids: Tensor) -> Tensor:
+        if self._llama_like:
+            backbone: Any = self.model.base_model
+            return backbone(input_ids, past_key_values=self._cache, use_cache=True).last_hidden_state[:, -1]
+        output = self.model(input_ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        return output.logits[:, -1]
+
+
+def check_room(length: int, max_length: int) -> None:
+    """Raises InputError if a sequence of that length outgrows the model's positions."""
+    if length > max_length:
+        raise InputError(
+            f"the sequence would be {length} ids long, the model has {max_length} positions: give a "
+            "shorter recording or less history"
+        )

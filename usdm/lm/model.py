@@ -11,6 +11,13 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from usdm.checkpoint import read_config
+from usdm.lm.quantization import (
+    Quantization,
+    bitsandbytes_config,
+    check_quantization,
+    floats_in_single_precision,
+    quantize_to_int8,
+)
 from usdm.tokens import SpeechTextVocabulary
 from usdm.types import InputError
 
@@ -49,20 +56,27 @@ def load_model(
     *,
     attention: str | None = None,
     device_map: str | dict[str, Any] | None = None,
-    **options: Any,
+    quantization: Quantization | None = None,
 ) -> PreTrainedModel:
     """The model in `folder`, ready to generate.
 
     `dtype` None keeps the stored precision, except that float16 becomes float32 on a CPU, which computes it
     slowly and coarsely. `attention` is an implementation's name ("eager", "sdpa", "flash_attention_2", ...);
-    `device_map` spreads a model over devices instead of `device`; other options (a quantization
-    configuration, say) go to `from_pretrained`. Raises InputError if files are missing, damaged, or do not
-    fit each other.
+    `device_map` spreads a model over devices instead of `device`. `quantization` keeps the weights of all layers
+    but the head in 8 or 4 bits: on GPUs by package bitsandbytes, on a CPU in 8 bits by `Int8Linear`. Raises
+    InputError if files are missing, damaged, or do not fit each other, or if that quantization cannot be had.
     """
     stored = read_config(folder)
     half = "float16" in (stored.get("dtype"), stored.get("torch_dtype"))
-    if dtype is None and half and torch.device(device).type == "cpu" and device_map is None:
+    on_cpu = torch.device(device).type == "cpu" and device_map in (None, "cpu")
+    if dtype is None and half and on_cpu:
         dtype = torch.float32
+    options: dict[str, Any] = {}
+    if quantization is not None:
+        check_quantization(quantization, on_cpu)
+        if not on_cpu:
+            options["quantization_config"] = bitsandbytes_config(quantization, dtype or torch.bfloat16)
+            device_map = device_map or {"": str(device)}  # they are quantized on their way there
     load: Any = AutoModelForCausalLM.from_pretrained
     try:
         model, report = load(
@@ -79,6 +93,10 @@ def load_model(
         raise InputError(
             f"{folder}: weights and config.json differ in {', '.join(wrong[:5])}: download the model again"
         )
+    if quantization is not None and on_cpu:
+        quantize_to_int8(model)
+        if dtype is None:
+            floats_in_single_precision(model)
     placed: PreTrainedModel = model if device_map is not None else model.to(device)
     return placed.eval()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -34,10 +36,22 @@ class Sampler:
         self._drawn.add(index)
         return index
 
+    @property
+    def is_argmax(self) -> bool:
+        """Whether it takes the likeliest token, whatever came before."""
+        return self.sampling.temperature == 0.0 and self.sampling.repetition_penalty == 1.0
+
     def _penalised(self, logits: Tensor) -> Tensor:
         drawn = torch.tensor(sorted(self._drawn), device=logits.device)
         scores, penalty = logits[drawn], self.sampling.repetition_penalty
         return logits.index_copy(0, drawn, torch.where(scores > 0, scores / penalty, scores * penalty))
+
+
+def draw_all(samplers: Sequence[Sampler], logits: Tensor) -> list[int]:
+    """(R, A) logits -> what each of R samplers draws from its row."""
+    if all(sampler.is_argmax for sampler in samplers):
+        return logits.argmax(dim=1).tolist()
+    return [sampler.draw(row) for sampler, row in zip(samplers, logits.cpu(), strict=True)]
 
 
 def distribution(logits: Tensor, sampling: Sampling) -> Tensor:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from usdm.audio import read_audio
 from usdm.data.speech_corpus import Utterance
 
 PCM16_FULL_SCALE = 32767
@@ -31,6 +30,6 @@ class CorpusAudio:
     def samples(self, index: int) -> Tensor:
         """(T,) float32 at `sample_rate`. Raises InputError if the file cannot be read."""
         if index not in self._pcm:
-            samples = read_audio(self.utterances[index].audio, self.sample_rate).samples
+            samples = self.utterances[index].read(self.sample_rate).samples
             self._pcm[index] = (samples.clamp(-1, 1) * PCM16_FULL_SCALE).round().to(torch.int16)
         return self._pcm[index].float() / PCM16_FULL_SCALE

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from usdm.audio import MelSpectrogram, read_audio, write_audio
+from usdm.audio import MelSpectrogram, write_audio
 from usdm.data.speech_corpus import Utterance, read_speech_corpora
 from usdm.data.unit_corpus import UnitCorpus
 from usdm.decoder import UnitDecoder, UnitDecoderConfig, units_per_frame
@@ -241,7 +241,7 @@ class DecoderTask:
     def _example(self, utterance: Utterance) -> tuple[Tensor, Tensor]:
         """Units per frame (M,) and log-mel (n_feats, M), read once and kept: 50 MB an hour."""
         if utterance.id not in self._examples:
-            samples = read_audio(utterance.audio, self.decoder.mel.sample_rate).samples
+            samples = utterance.read(self.decoder.mel.sample_rate).samples
             frames = units_per_frame(self.units[utterance.id], self.decoder.unit_rate, self.decoder.mel)
             with torch.no_grad():
                 mel = self.mel(samples[None])[0]

@@ -7,17 +7,18 @@ differences matter, and CTC above it lets recordings without phone times teach a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-from usdm.audio import read_audio
 from usdm.data.speech_corpus import Utterance, read_speech_corpora
 from usdm.types import InputError
 from usdm.units.extractor import keep_layers, pad_normalised
@@ -131,10 +132,16 @@ class EncoderTask:
         return {"frame_accuracy": right / max(1, known), "phone_error_rate": errors / max(1, phones)}
 
     def save(self, folder: Path) -> None:
-        """The encoder up to its unit layer in transformers' layout; k-means comes next."""
+        """The encoder up to its unit layer in transformers' layout, for k-means; its phone head, for `usdm align`."""
         encoder = Wav2Vec2Model(self.model.encoder.config)
         encoder.load_state_dict(self.model.encoder.state_dict())
         keep_layers(encoder, self.layer + 1).save_pretrained(folder)
+        head = self.model.frame_head
+        save_file(
+            {"weight": head.weight.detach().contiguous(), "bias": head.bias.detach()}, folder / "phones.safetensors"
+        )
+        settings = {"phones": list(self.phone_ids), "labels_per_unit": self.labels_per_unit, "padding": self.padding}
+        (folder / "phones.json").write_text(json.dumps(settings, indent=1) + "\n")
 
     def _open_epoch_of(self, step: int) -> None:
         """Batches depend on (seed, epoch) alone, so any step can be opened first."""
@@ -163,7 +170,7 @@ class EncoderTask:
         return batches
 
     def _read(self, utterances: Sequence[Utterance]) -> EncoderBatch:
-        waveforms = [read_audio(utterance.audio, SAMPLE_RATE).samples for utterance in utterances]
+        waveforms = [utterance.read(SAMPLE_RATE).samples for utterance in utterances]
         units = max(len(waveform) for waveform in waveforms) // self.unit_samples + 1
         labels = torch.stack([self._frame_labels(utterance, units) for utterance in utterances])
         phones = [
@@ -193,7 +200,7 @@ class EncoderTask:
 
 def _labelled(utterances: Sequence[Utterance]) -> list[Utterance]:
     """One utterance for each recording that says what its phones are; several turns may share a recording."""
-    once = list({utterance.audio: utterance for utterance in utterances if utterance.pronunciation}.values())
+    once = list({utterance.sound: utterance for utterance in utterances if utterance.pronunciation}.values())
     if not once:
         raise InputError("No utterance of the corpora has a pronunciation: the encoder has nothing to learn from.")
     return once

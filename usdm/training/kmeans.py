@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from usdm.audio import read_audio
 from usdm.data.speech_corpus import Utterance, read_speech_corpora
 from usdm.units.extractor import UnitExtractor, UnitSettings, load_encoder, nearest_centroid
 from usdm.units.kmeans import UnitQuality, fit_centroids, unit_quality
@@ -36,7 +35,7 @@ def fit_kmeans(
     model = load_encoder(encoder)
     placeholder = torch.zeros(settings.num_units, model.config.hidden_size)
     extractor = UnitExtractor(model, placeholder, settings)
-    once = {utterance.audio: utterance for utterance in read_speech_corpora(corpora, "train")}
+    once = {utterance.sound: utterance for utterance in read_speech_corpora(corpora, "train")}
     order = np.random.default_rng(seed).permutation(len(once))
     utterances = [list(once.values())[index] for index in order]
 
@@ -63,7 +62,7 @@ def _features(
     """Each utterance with its (U, D) features."""
     for start in range(0, len(utterances), batch):
         rows = utterances[start : start + batch]
-        waveforms = [read_audio(row.audio, extractor.sample_rate).samples for row in rows]
+        waveforms = [row.read(extractor.sample_rate).samples for row in rows]
         features, lengths = extractor.features(waveforms)
         for row, feature, length in zip(rows, features, lengths, strict=True):
             yield row, feature[:length]

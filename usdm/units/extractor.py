@@ -1,37 +1,57 @@
 """The unit extractor: waveform -> encoder layer -> nearest centroid (USDM section 3.1; design section 3).
 
-One class serves the published tokenizer (XLS-R 1B, layer 34, 10,000 centroids, 50 Hz) and the embedded one.
+One class serves the published tokenizer (XLS-R 1B, layer 34, 10,000 centroids, 50 Hz), every other SSL encoder in
+transformers' classes (HuBERT, WavLM, data2vec) and the embedded one.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Sequence
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import Wav2Vec2Config, Wav2Vec2Model
+from transformers import PreTrainedModel
 
-from usdm.checkpoint import fill, read_config, read_weights
+from usdm.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from usdm.types import InputError
+from usdm.units.centroids import centroid_hash, nearest_centroid, read_centroids
+from usdm.units.encoder import (
+    batches_unequal,
+    channel_statistics,
+    check_kind,
+    encode,
+    frame_count,
+    frame_stride,
+    keep_layers,
+    load_encoder,
+    receptive_field,
+)
+from usdm.units.sliding import check_context, encode_long
 
 SETTINGS_FILE, CENTROIDS_FILE = "units.json", "centroids.safetensors"
 
 
 @dataclass(frozen=True)
 class UnitSettings:
-    """Where in the encoder the units come from."""
+    """Where in the encoder the units come from, and how a waveform is given to it."""
 
     layer: int  # 0-based; its output before any final norm
     num_units: int  # K
     unit_rate: int  # Hz
     sample_rate: int = 16_000  # Hz
     padding: int = 0  # samples of silence on each side, so that frames are centred
+    normalize: bool = True  # the whole waveform to mean 0 and variance 1, as the encoder was trained
+    window: float = 30.0  # seconds; longer waveforms are encoded in overlapping windows of this size ...
+    context: float = 5.0  # ... in which each layer attends to so many seconds on both sides
 
 
 class UnitExtractor(nn.Module):
@@ -42,10 +62,10 @@ class UnitExtractor(nn.Module):
         centroids: (K, D).
 
     Raises:
-        InputError: layer, K, width or rate do not fit together; both values are named.
+        InputError: layer, K, width, rate or windows do not fit together; both values are named.
     """
 
-    def __init__(self, encoder: Wav2Vec2Model, centroids: Tensor, settings: UnitSettings) -> None:
+    def __init__(self, encoder: PreTrainedModel, centroids: Tensor, settings: UnitSettings) -> None:
         super().__init__()
         _check(encoder, centroids, settings)
         self.settings = settings
@@ -71,115 +91,145 @@ class UnitExtractor(nn.Module):
     @property
     def centroid_hash(self) -> str:
         """Names these very centroids: unit corpora and language models are bound to it."""
-        return hashlib.sha256(self.centroids.cpu().numpy().tobytes()).hexdigest()[:16]
+        return centroid_hash(self.centroids)
 
     @torch.inference_mode()
     def forward(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
-        """Units of each waveform: (T,) float32 at `sample_rate` -> (U,) int64.
+        """Units of each waveform, of any length: (T,) float32 at `sample_rate` -> (U,) int64.
 
         A waveform's units do not depend on the others in the batch.
         """
-        features, lengths = self.features(waveforms)
-        units = nearest_centroid(features, self.centroids)
-        return [row[:length].cpu() for row, length in zip(units, lengths, strict=True)]
+        units: list[list[Tensor]] = [[] for _ in waveforms]
+        for row, features in self._encoded(waveforms):
+            units[row].append(nearest_centroid(features, self.centroids).cpu())
+        return [torch.cat(parts) for parts in units]
 
+    @torch.inference_mode()
     def features(self, waveforms: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
         """(B, U, D) at the chosen layer, and the true number of units of each row."""
-        device = self.centroids.device
-        shortest = min(waveform.shape[-1] for waveform in waveforms)
-        if shortest + 2 * self.settings.padding < receptive_field(self.encoder.config):
+        features: list[list[Tensor]] = [[] for _ in waveforms]
+        for row, part in self._encoded(waveforms):
+            features[row].append(part)
+        rows = [torch.cat(parts) for parts in features]
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True), [len(row) for row in rows]
+
+    def _encoded(self, waveforms: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
+        """Row and (U, D) features, in the order of time within each row; a long row comes in several parts."""
+        prepared = [self.prepared(waveform) for waveform in waveforms]
+        statistics = [channel_statistics(self.encoder, waveform) for waveform in prepared]
+        frames = [frame_count(self.encoder.config, len(waveform)) for waveform in prepared]
+        size, context = _window_frames(self.settings)
+        for rows in self._batches(frames, size):
+            hidden = encode(self.encoder, [prepared[row] for row in rows], [statistics[row] for row in rows])
+            yield from ((row, features[: frames[row]]) for row, features in zip(rows, hidden, strict=True))
+        for row, count in enumerate(frames):
+            if count > size:
+                hidden = encode_long(self.encoder, prepared[row], statistics[row], size, context)
+                yield from ((row, features) for features in hidden.split(size))
+
+    def _batches(self, frames: Sequence[int], size: int) -> list[list[int]]:
+        """Rows of at most `size` frames; together, if padding does not change what the encoder gives for them."""
+        rows = [row for row, count in enumerate(frames) if count <= size]
+        if batches_unequal(self.encoder.config):
+            return [rows] if rows else []
+        return [[row] for row in rows]
+
+    def prepared(self, waveform: Tensor) -> Tensor:
+        """A whole waveform (T,) as the encoder wants it: (padding + T + padding,) float32."""
+        if waveform.dim() != 1:
+            raise InputError(f"A waveform of shape {tuple(waveform.shape)} is not mono: give samples of shape (T,).")
+        if len(waveform) + 2 * self.settings.padding < receptive_field(self.encoder.config):
             raise InputError(
-                f"A waveform of {shortest} samples ({shortest / self.sample_rate:.3f} s) is shorter than one unit "
-                f"(1/{self.unit_rate} s): leave it out or pad it."
+                f"A waveform of {len(waveform)} samples ({len(waveform) / self.sample_rate:.3f} s) is shorter than one "
+                f"unit (1/{self.unit_rate} s): leave it out or pad it."
             )
-        batch, samples = pad_normalised(waveforms, self.settings.padding)
-        mask = torch.arange(batch.shape[1])[None] < samples[:, None]
-        lengths = self.encoder._get_feat_extract_output_lengths(samples).tolist()
-        dtype = next(self.encoder.parameters()).dtype
-        even = bool(mask.all())
-        hidden = self.encoder(
-            batch.to(device, dtype), attention_mask=None if even else mask.to(device).long()
-        ).last_hidden_state
-        return hidden.float(), lengths
+        if self.settings.normalize:
+            return normalised(waveform, self.settings.padding)
+        return functional.pad(waveform.float(), (self.settings.padding, self.settings.padding))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> UnitExtractor:
         """Read what `save_pretrained` wrote.
 
         Raises:
-            InputError: a file is missing, or its contents do not fit together.
+            InputError: a file is missing or damaged, or their contents do not fit together.
         """
         folder = Path(folder)
-        for name in (SETTINGS_FILE, CENTROIDS_FILE, "config.json"):
+        for name in (SETTINGS_FILE, CENTROIDS_FILE, CONFIG_FILE):
             if not (folder / name).is_file():
                 raise InputError(f"{folder} is no unit extractor: {name} is missing. Give a folder that has it.")
-        settings = UnitSettings(**json.loads((folder / SETTINGS_FILE).read_text()))
-        return cls(load_encoder(folder).to(dtype), load_file(folder / CENTROIDS_FILE)["centroids"], settings)
+        settings, stored_hash = _read_settings(folder / SETTINGS_FILE)
+        centroids = read_centroids(folder / CENTROIDS_FILE)
+        if stored_hash not in (None, centroid_hash(centroids)):
+            raise InputError(
+                f"{folder / CENTROIDS_FILE} has hash {centroid_hash(centroids)}, but {SETTINGS_FILE} beside it was "
+                f"written for {stored_hash}: the files are not of one extractor, make or copy the folder again."
+            )
+        return cls(load_encoder(folder).to(dtype), centroids, settings)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
-        """Write the encoder (in `dtype`, transformers' layout), the centroids, and the settings."""
+        """Write the encoder (in `dtype`, transformers' layout), the centroids, and the settings.
+
+        `units.json` comes last: a folder that has it is complete.
+
+        Raises:
+            InputError: the folder cannot be written, or the disk is full; nothing half-written stays.
+        """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        config = Wav2Vec2Config.from_dict(self.encoder.config.to_dict() | {"dtype": str(dtype).removeprefix("torch.")})
-        config.save_pretrained(folder)
+        part = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            part = Path(tempfile.mkdtemp(dir=folder, prefix=".part-"))
+            self._write(part, dtype)
+            (folder / SETTINGS_FILE).unlink(missing_ok=True)
+            for name in (CONFIG_FILE, WEIGHTS_FILE, CENTROIDS_FILE, SETTINGS_FILE):
+                (part / name).chmod(0o644)  # safetensors makes private files; a result is not
+                os.replace(part / name, folder / name)
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"{folder}: the unit extractor cannot be written ({error}); choose another place."
+            ) from error
+        finally:
+            if part is not None:
+                shutil.rmtree(part, ignore_errors=True)
+
+    def _write(self, folder: Path, dtype: torch.dtype) -> None:
+        values = self.encoder.config.to_dict() | {"dtype": str(dtype).removeprefix("torch.")}
+        type(self.encoder.config).from_dict(values).save_pretrained(folder)
         state = {name: value.to(dtype).contiguous() for name, value in self.encoder.state_dict().items()}
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         save_file({"centroids": self.centroids.contiguous()}, folder / CENTROIDS_FILE)
-        (folder / SETTINGS_FILE).write_text(json.dumps(asdict(self.settings), indent=1) + "\n")
+        settings = asdict(self.settings) | {"centroid_hash": self.centroid_hash}
+        (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + "\n")
 
 
-def load_encoder(folder: str | Path) -> Wav2Vec2Model:
-    """An encoder that lost its upper layers through `keep_layers`, float32.
-
-    Raises:
-        InputError: a file is missing, damaged, or does not fit the config.
-    """
-    config = Wav2Vec2Config.from_dict(read_config(folder))
-    encoder = keep_layers(Wav2Vec2Model(config), config.num_hidden_layers)
-    fill(encoder, read_weights(folder), folder)
-    return encoder
-
-
-def keep_layers(encoder: Wav2Vec2Model, count: int) -> Wav2Vec2Model:
-    """Drop the transformer layers above `count` and the final norm, so that the output is the last kept layer's."""
-    encoder.encoder.layers = encoder.encoder.layers[:count]
-    encoder.encoder.layer_norm = nn.Identity()
-    encoder.config.num_hidden_layers = count
-    # Masking is for training.
-    encoder.config.mask_time_prob = encoder.config.mask_feature_prob = 0.0
-    if hasattr(encoder, "masked_spec_embed"):
-        del encoder.masked_spec_embed
-    return encoder
-
-
-def nearest_centroid(features: Tensor, centroids: Tensor) -> Tensor:
-    """Index of the nearest centroid in squared Euclidean distance: (..., D) and (K, D) -> (...) int64."""
-    return (centroids.pow(2).sum(1) - 2 * features @ centroids.T).argmin(-1)
+def normalised(waveform: Tensor, padding: int) -> Tensor:
+    """Layer-normalise a whole waveform (T,) and add silence around it: (padding + T + padding,) float32."""
+    return functional.pad(functional.layer_norm(waveform.float(), waveform.shape), (padding, padding))
 
 
 def pad_normalised(waveforms: Sequence[Tensor], padding: int) -> tuple[Tensor, Tensor]:
-    """Layer-normalise each whole waveform, add silence around it: (B, T) float32 and (B,) int64 lengths in samples."""
-    normalised = [
-        functional.pad(functional.layer_norm(waveform.float(), waveform.shape), (padding, padding))
-        for waveform in waveforms
-    ]
-    lengths = torch.tensor([waveform.shape[-1] for waveform in normalised])
-    return nn.utils.rnn.pad_sequence(normalised, batch_first=True), lengths
+    """`normalised` waveforms as a batch: (B, T) float32 and (B,) int64 lengths in samples."""
+    rows = [normalised(waveform, padding) for waveform in waveforms]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
 
 
-def receptive_field(config: Wav2Vec2Config) -> int:
-    """Samples that one frame of the convolutions sees."""
-    samples = 1
-    for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
-        samples = (samples - 1) * stride + kernel
-    return samples
+def _read_settings(path: Path) -> tuple[UnitSettings, str | None]:
+    """The settings and the hash of the centroids that they were written for."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        stored_hash = values.pop("centroid_hash", None)
+        return UnitSettings(**values), stored_hash
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} does not hold a unit extractor's settings: {error}") from error
 
 
-def _check(encoder: Wav2Vec2Model, centroids: Tensor, settings: UnitSettings) -> None:
+def _check(encoder: PreTrainedModel, centroids: Tensor, settings: UnitSettings) -> None:
+    check_kind(encoder.config.model_type, type(encoder).__name__)
     layers = len(encoder.encoder.layers)
-    if settings.layer >= layers:
+    if not 0 <= settings.layer < layers:
         raise InputError(
-            f"Layer {settings.layer} (0-based) of an encoder with {layers} layers: choose one below {layers}."
+            f"Layer {settings.layer} (0-based) of an encoder with {layers} layers: choose one from 0 to {layers - 1}."
         )
     if centroids.shape != (settings.num_units, encoder.config.hidden_size):
         raise InputError(
@@ -187,16 +237,20 @@ def _check(encoder: Wav2Vec2Model, centroids: Tensor, settings: UnitSettings) ->
             f"{encoder.config.hidden_size}-wide encoder need {(settings.num_units, encoder.config.hidden_size)}: "
             "take the centroids that were fitted on this encoder."
         )
-    stride = 1
-    for factor in encoder.config.conv_stride:
-        stride *= factor
+    stride = frame_stride(encoder.config)
     if settings.sample_rate != settings.unit_rate * stride:
         raise InputError(
             f"unit_rate is {settings.unit_rate} Hz, but the encoder makes one frame in {stride} samples at "
             f"{settings.sample_rate} Hz ({settings.sample_rate / stride:g} Hz): set unit_rate to that."
         )
-    if encoder.config.feat_extract_norm != "layer":
+    if not 0 <= 2 * settings.context < settings.window:
         raise InputError(
-            f"The encoder's feat_extract_norm is '{encoder.config.feat_extract_norm}', which mixes padding into short "
-            "rows of a batch: only encoders with 'layer' are supported."
+            f"window is {settings.window} s and context {settings.context} s on both sides: the window must be longer "
+            "than twice the context."
         )
+    check_context(encoder, _window_frames(settings)[1])
+
+
+def _window_frames(settings: UnitSettings) -> tuple[int, int]:
+    """`window` and `context` in frames."""
+    return round(settings.window * settings.unit_rate), round(settings.context * settings.unit_rate)

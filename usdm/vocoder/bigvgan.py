@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,22 +16,33 @@ from torch.nn.utils import remove_weight_norm
 from usdm.audio import MelSettings
 from usdm.checkpoint import read_config
 from usdm.types import InputError
+from usdm.vocoder.cuda_kernel import why_no_fused_activation
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "bigvgan_generator.pt"
+ACTIVATION_REACH = 6  # samples to each side: the filters of twice the rate, up and down again
 
 
 class BigVGANVocoder(nn.Module):
     """(B, num_mels, M) log-mel -> (B, M * hop_length) sound."""
 
-    def __init__(self, generator: nn.Module, mel: MelSettings) -> None:
+    def __init__(self, generator: nn.Module, mel: MelSettings, context_frames: int) -> None:
+        """`context_frames` to each side, beyond which no frame changes a sample."""
         super().__init__()
         self.generator = generator
         self.mel = mel
+        self.context_frames = context_frames
 
     @property
     def sample_rate(self) -> int:
         """Hz."""
         return self.mel.sample_rate
+
+    @property
+    def lookahead_frames(self) -> int:
+        """On the right, beyond which no change is heard."""
+        return min(10, self.context_frames)
 
     def forward(self, mel: Tensor) -> Tensor:
         """(B, num_mels, M) log-mel, not normalised -> (B, M * hop_length)."""
@@ -35,11 +50,12 @@ class BigVGANVocoder(nn.Module):
         return sound[:, 0]
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, use_cuda_kernel: bool = False) -> BigVGANVocoder:
+    def from_pretrained(cls, folder: str | Path, use_cuda_kernel: bool | None = False) -> BigVGANVocoder:
         """Read `config.json` and `bigvgan_generator.pt` as published.
 
-        `use_cuda_kernel` compiles BigVGAN's fused activation on first use (CUDA, inference only). Raises
-        InputError if a file is missing or damaged, ImportError without the package `bigvgan`.
+        `use_cuda_kernel`: the fused activation, for inference on a CUDA device alone; None takes it if it can be
+        compiled here, and logs why not. Raises InputError if a file is missing or damaged, or if the kernel was
+        asked for and cannot be had; ImportError without the package `bigvgan`.
         """
         # Imported here: the package brings librosa and matplotlib, seconds that others need not pay.
         from bigvgan.bigvgan import BigVGAN
@@ -49,7 +65,8 @@ class BigVGANVocoder(nn.Module):
         path = Path(folder) / WEIGHTS_FILE
         if not path.is_file():
             raise InputError(f"{path}: no such file; download the vocoder again")
-        generator = BigVGAN(AttrDict(config), use_cuda_kernel=use_cuda_kernel)
+        fused = use_cuda_kernel is not False and _kernel_serves(demanded=use_cuda_kernel is True)
+        generator = BigVGAN(AttrDict(config), use_cuda_kernel=fused)
         try:
             weights = torch.load(path, map_location="cpu", weights_only=True)
             generator.load_state_dict(weights["generator"])
@@ -69,4 +86,31 @@ class BigVGANVocoder(nn.Module):
             f_min=config["fmin"],
             f_max=config["fmax"],
         )
-        return cls(generator, mel).eval()
+        return cls(generator, mel, context_frames(config)).eval()
+
+
+def context_frames(config: Mapping[str, Any]) -> int:
+    """How far a sample looks to each side, in frames: the reach of every stage's slowest block."""
+    reach, rate = 3.0, 1  # of the first convolution, in frames; samples per frame
+    for upsampling, kernel in zip(config["upsample_rates"], config["upsample_kernel_sizes"], strict=True):
+        reach += ((kernel - upsampling) / 2 / upsampling + 1) / rate
+        rate *= upsampling
+        blocks = zip(config["resblock_kernel_sizes"], config["resblock_dilation_sizes"], strict=True)
+        reach += max(
+            sum((size - 1) // 2 * (dilation + 1) + 2 * ACTIVATION_REACH for dilation in dilations) / rate
+            for size, dilations in blocks
+        )
+    return math.ceil(reach + (3 + ACTIVATION_REACH) / rate)
+
+
+def _kernel_serves(demanded: bool) -> bool:
+    """Raises InputError if it does not although it was demanded."""
+    reason = why_no_fused_activation()
+    if reason is not None and demanded:
+        raise InputError(
+            f"BigVGAN's CUDA kernel cannot be used here ({reason}): it needs a CUDA device, nvcc, a C++ compiler and "
+            "ninja; without it the vocoder works as well, only slower"
+        )
+    if reason is not None:
+        logger.info("BigVGAN works without its CUDA kernel: %s", reason)
+    return reason is None

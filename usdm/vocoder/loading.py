@@ -23,14 +23,21 @@ class Vocoder(Protocol):
     @property
     def sample_rate(self) -> int: ...  # Hz
 
+    @property
+    def context_frames(self) -> int: ...  # to each side, beyond which no frame changes a sample
+
+    @property
+    def lookahead_frames(self) -> int: ...  # of them on the right, beyond which no change is heard
+
     def __call__(self, mel: Tensor) -> Tensor: ...  # (B, num_mels, M) -> (B, M * hop_length)
 
 
-def load_vocoder(folder: str | Path, use_cuda_kernel: bool = False) -> Vocoder:
+def load_vocoder(folder: str | Path, use_cuda_kernel: bool | None = False) -> Vocoder:
     """The vocoder in `folder`: BigVGAN's published files, or a Vocos folder saved by this package.
 
-    `use_cuda_kernel` is BigVGAN's fused activation (inference on a CUDA device). Raises InputError for a
-    folder that holds neither, or files that are missing or damaged.
+    `use_cuda_kernel` is BigVGAN's fused activation (inference on a CUDA device); None takes it where it can be
+    compiled. Raises InputError for a folder that holds neither, files that are missing or damaged, or a kernel
+    that was asked for and cannot be had.
     """
     config = read_config(folder)
     if "upsample_initial_channel" in config:

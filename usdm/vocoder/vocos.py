@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +15,8 @@ from vocos.models import VocosBackbone
 from usdm.audio import MelSettings
 from usdm.checkpoint import fill, read_config, read_weights, save_folder
 from usdm.types import InputError
+
+KERNEL_SIZE = 7  # of every convolution over frames, fixed by the package
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,18 @@ class VocosVocoder(nn.Module):
     def sample_rate(self) -> int:
         """Hz."""
         return self.settings.mel.sample_rate
+
+    @property
+    def context_frames(self) -> int:
+        """To each side, beyond which no frame changes a sample: the convolutions' reach and the window's overlap."""
+        mel = self.settings.mel
+        convolutions = 1 + self.settings.num_layers
+        return convolutions * (KERNEL_SIZE // 2) + math.ceil((mel.n_fft - mel.hop_length) / 2 / mel.hop_length)
+
+    @property
+    def lookahead_frames(self) -> int:
+        """On the right, beyond which no change is heard."""
+        return min(12, self.context_frames)
 
     def forward(self, mel: Tensor) -> Tensor:
         """(B, num_mels, M) log-mel, not normalised -> (B, M * hop_length)."""

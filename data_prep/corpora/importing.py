@@ -1,0 +1,175 @@
+"""`import_corpus`: any source of utterances -> a speech corpus, each utterance checked, sound left where it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+
+from tqdm import tqdm
+
+from data_prep.corpora.checks import manifest_row
+from data_prep.corpora.item import Item
+from data_prep.files import write_atomically
+from usdm.data.speech_corpus import MANIFEST_FILE
+from usdm.types import InputError
+
+logger = logging.getLogger(__name__)
+
+FAILED_FILE = "failed.jsonl"
+_ITEMS_AT_ONCE = 2048
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An utterance that was left out, and why."""
+
+    id: str
+    audio: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What became of a source's utterances."""
+
+    utterances: int
+    hours: float
+    without_text: int
+    speechless: int  # left out: the source itself marks them as noise
+    shared_sounds: int  # utterances whose very sound another split has too
+    failed: tuple[Failure, ...]
+
+
+def import_corpus(
+    source: Iterable[Item], output_dir: str, *, dev_share: float, max_failed_share: float, decode: bool, threads: int
+) -> ImportReport:
+    """Write `manifest.jsonl`, whole or not at all, and beside it `failed.jsonl`, one line an utterance left out.
+
+    Args:
+        source: one of the sources of `data_prep.corpora`.
+        dev_share: of the groups (speakers, or dialogs) of a source without splits, become "dev".
+        max_failed_share: of all utterances may fail; above it there is no manifest.
+        decode: read every sample, not the headers alone: finds files that were cut short, at the cost of time.
+        threads: that look into sound files.
+
+    Raises:
+        InputError: the source cannot be read, an id occurs in two splits, or too many utterances failed.
+    """
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(threads) as pool, _Manifest(folder, dev_share) as manifest:
+        for item, outcome in tqdm(_checked(source, decode, pool), unit="utterance", desc="import_corpus"):
+            manifest.add(item, outcome)
+        return manifest.publish(max_failed_share)
+
+
+def _checked(
+    source: Iterable[Item], decode: bool, pool: ThreadPoolExecutor
+) -> Iterator[tuple[Item, dict[str, object] | str]]:
+    """Each item with its line of the manifest, or the reason why it has none; bounded memory."""
+    items = iter(source)
+    while block := list(islice(items, _ITEMS_AT_ONCE)):
+        yield from zip(block, pool.map(partial(_check, decode=decode), block), strict=True)
+
+
+def _check(item: Item, decode: bool) -> dict[str, object] | str:
+    if item.speechless:
+        return "marked as noise"
+    try:
+        return manifest_row(item, decode)
+    except InputError as error:
+        return str(error)
+
+
+class _Manifest:
+    """A manifest that grows under another name until `publish`."""
+
+    def __init__(self, folder: Path, dev_share: float) -> None:
+        self.folder, self.dev_share = folder, dev_share
+        self.part = folder / f"{MANIFEST_FILE}.part"
+        self.splits: dict[str, str] = {}  # by id
+        self.sounds: dict[tuple[object, ...], str] = {}  # splits by sound
+        self.failed: list[Failure] = []
+        self.seconds = 0.0
+        self.without_text = self.speechless = self.shared_sounds = 0
+
+    def __enter__(self) -> _Manifest:
+        self.file = self.part.open("w", encoding="utf-8")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.file.close()
+        self.part.unlink(missing_ok=True)
+
+    def add(self, item: Item, outcome: dict[str, object] | str) -> None:
+        split = item.split or draw_split(item.group or item.speaker, self.dev_share)
+        if item.speechless:
+            self.speechless += 1
+        elif isinstance(outcome, str):
+            self._fail(item, outcome)
+        elif item.id not in self.splits:
+            self._write(item, outcome, split)
+        elif self.splits[item.id] == split:
+            self._fail(item, "duplicate id; the first one is kept")
+        else:
+            raise InputError(
+                f"id {item.id!r} occurs in split {self.splits[item.id]!r} and in {split!r}: what is trained on would "
+                "be tested on; give each utterance one split and an id of its own."
+            )
+
+    def _write(self, item: Item, row: dict[str, object], split: str) -> None:
+        self.splits[item.id] = split
+        sound = (row["audio"], item.start, item.channel)
+        self.shared_sounds += self.sounds.setdefault(sound, split) != split
+        self.without_text += item.text is None
+        self.seconds += float(str(row["duration"]))
+        audio = Path(str(row["audio"]))
+        if audio.is_relative_to(self.folder.absolute()):  # what lies within moves with the folder
+            row["audio"] = str(audio.relative_to(self.folder.absolute()))
+        self.file.write(json.dumps(row | {"split": split}) + "\n")
+
+    def _fail(self, item: Item, reason: str) -> None:
+        self.failed.append(Failure(item.id, None if item.audio is None else str(item.audio), reason))
+
+    def publish(self, max_failed_share: float) -> ImportReport:
+        """Rename to the final name; `failed.jsonl` is written in any case."""
+        path = self.folder / FAILED_FILE
+        write_atomically(path, "".join(json.dumps(asdict(failure)) + "\n" for failure in self.failed))
+        total = len(self.splits) + len(self.failed)
+        if not self.splits or len(self.failed) > max_failed_share * total:
+            first = f" The first: {self.failed[0].id}: {self.failed[0].reason}." if self.failed else ""
+            raise InputError(
+                f"{len(self.failed)} of {total} utterances failed, {len(self.splits)} are left; at most a share of "
+                f"{max_failed_share:g} may fail.{first} All of them are listed in {path}: mend the corpus, or raise "
+                "max_failed_share."
+            )
+        if self.shared_sounds:
+            logger.warning("%d utterances of %s are heard in another split too", self.shared_sounds, self.folder)
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        os.replace(self.part, self.folder / MANIFEST_FILE)
+        return ImportReport(
+            len(self.splits),
+            self.seconds / 3600,
+            self.without_text,
+            self.speechless,
+            self.shared_sounds,
+            tuple(self.failed),
+        )
+
+
+def draw_split(group: str, dev_share: float) -> str:
+    """ "dev" for that share of all groups, else "train": by the group's name alone, whatever else there is."""
+    draw = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
+    return "dev" if draw < dev_share else "train"

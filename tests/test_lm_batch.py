@@ -1,0 +1,217 @@
+"""Many scripts in one batch write what each writes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+from lm_models import KINDS, SIZES, WRITTEN_OUT, random_ids, random_model, separate_generate
+from tiny_models import llama_tokenizer
+from transformers import PreTrainedModel
+
+from usdm.lm import ContinuousBatch, Script, TokenStream, Write, build_model, finish, play
+from usdm.lm import batch as batch_module
+from usdm.lm.packed import PackedForward
+from usdm.tokens import SpeechTextVocabulary, extend_tokenizer
+from usdm.types import InputError, Sampling
+
+Stages = list[list[int]]  # what each stage wrote
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> SpeechTextVocabulary:
+    return SpeechTextVocabulary.from_tokenizer(extend_tokenizer(llama_tokenizer(), 50))
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def model(request: pytest.FixtureRequest, vocabulary: SpeechTextVocabulary) -> PreTrainedModel:
+    return random_model(vocabulary, request.param)
+
+
+def dialog(
+    seed: int, vocabulary: SpeechTextVocabulary, sampling: Sequence[Sampling], length: int | None = None
+) -> Script[Stages]:
+    """Three stages, the first two of text and the last of units; prompts, wordings and lengths differ by seed."""
+    masks = vocabulary.text_mask, vocabulary.text_mask, vocabulary.unit_mask
+    ids = random_ids(seed, length or 5 + 13 * seed % 60, vocabulary)
+    written: Stages = []
+    for stage, (allowed, settings) in enumerate(zip(masks, sampling, strict=True)):
+        stops = {5 + seed % 3, 5 + seed % 7} if stage < 2 else set()
+        generated = yield Write(f"stage{stage}", ids, allowed, stops, settings)
+        written.append(generated.ids)
+        ids = random_ids(seed + 10 * stage, 1 + (seed + stage) % 5, vocabulary)
+    return written
+
+
+def greedy(seed: int) -> list[Sampling]:
+    return [Sampling(max_new_tokens=limit + seed % 4) for limit in (9, 7, 12)]
+
+
+def alone(model: PreTrainedModel, script: Script[Stages]) -> Stages:
+    return finish(play(script, TokenStream(model)))
+
+
+def test_rows_write_what_they_write_alone(model: PreTrainedModel, vocabulary: SpeechTextVocabulary) -> None:
+    """Rows enter late and leave early at the lower capacities, and all enter at once at the highest."""
+    seeds = range(6)
+    expected = {seed: alone(model, dialog(seed, vocabulary, greedy(seed))) for seed in seeds}
+    assert len({str(stages) for stages in expected.values()}) == len(seeds)
+    for capacity in (1, 3, 8):
+        batch = ContinuousBatch(model, capacity)
+        results = list(batch.run((seed, dialog(seed, vocabulary, greedy(seed))) for seed in seeds))
+        assert sorted(key for key, _ in results) == [*seeds]
+        assert dict(results) == expected
+
+
+def test_a_batch_equals_separate_generate_calls(model: PreTrainedModel, vocabulary: SpeechTextVocabulary) -> None:
+    masks = vocabulary.text_mask, vocabulary.unit_mask
+    prompts = {seed: random_ids(seed, 4 + 9 * seed, vocabulary) for seed in range(5)}
+    stop, limit, wording = 7, 14, [7, 3, 9]
+
+    def two_stages(seed: int) -> Script[Stages]:
+        first = yield Write("text", prompts[seed], masks[0], {stop}, Sampling(max_new_tokens=limit))
+        second = yield Write("units", wording, masks[1], (), Sampling(max_new_tokens=limit))
+        return [first.ids, second.ids]
+
+    results = dict(ContinuousBatch(model, 4).run((seed, two_stages(seed)) for seed in prompts))
+    for seed, prompt in prompts.items():
+        text = separate_generate(model, prompt, masks[0], stop, limit)
+        text = text[: text.index(stop)] if stop in text else text
+        units = separate_generate(model, prompt + text + wording, masks[1], -1, limit)
+        assert results[seed] == [text, units]
+
+
+def test_written_out_kinds(model: PreTrainedModel, request: pytest.FixtureRequest) -> None:
+    kind = request.node.callspec.params["model"]
+    assert isinstance(ContinuousBatch(model, 2)._forward, PackedForward) == (kind in WRITTEN_OUT)
+
+
+@pytest.mark.parametrize("kind", ["mistral", "gpt_neox"])
+def test_seeded_draws_do_not_depend_on_the_batch(vocabulary: SpeechTextVocabulary, kind: str) -> None:
+    model = random_model(vocabulary, kind)
+    kinds = (
+        Sampling(temperature=2.0, seed=1, max_new_tokens=8),
+        Sampling(temperature=3.0, top_k=20, top_p=0.9, seed=2, max_new_tokens=9),
+        Sampling(repetition_penalty=1.7, max_new_tokens=11),
+        Sampling(temperature=1.5, repetition_penalty=1.3, seed=3, max_new_tokens=10),
+        Sampling(max_new_tokens=6),
+    )
+
+    def script(seed: int) -> Script[Stages]:
+        return dialog(seed, vocabulary, [kinds[(seed + stage) % len(kinds)] for stage in range(3)])
+
+    expected = {seed: alone(model, script(seed)) for seed in range(8)}
+    for capacity in (2, 5):
+        assert dict(ContinuousBatch(model, capacity).run((seed, script(seed)) for seed in range(8))) == expected
+    assert dict(ContinuousBatch(model, 4).run([(3, script(3))])) == {3: expected[3]}
+
+
+@pytest.mark.parametrize("kind", ["window", "qwen2_window"])
+def test_long_rows_beside_short_ones(vocabulary: SpeechTextVocabulary, kind: str) -> None:
+    """The cache grows while it is in use, and a row moves when another leaves."""
+    model = random_model(vocabulary, kind)
+    lengths = {0: 250, 1: 3, 2: 600, 3: 2, 4: 130}
+    sampling = greedy(0)
+    results = dict(
+        ContinuousBatch(model, 3).run((k, dialog(k, vocabulary, sampling, length)) for k, length in lengths.items())
+    )
+    assert results == {k: alone(model, dialog(k, vocabulary, sampling, length)) for k, length in lengths.items()}
+
+
+def test_many_prompts_are_read_in_parts(vocabulary: SpeechTextVocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model(vocabulary, "mistral")
+    monkeypatch.setattr(batch_module, "IDS_AT_ONCE", 64)
+    batch = ContinuousBatch(model, 6)
+    sizes: list[int] = []
+    forward = batch._forward
+    batch._forward = lambda reads: (sizes.append(sum(len(read.ids) for read in reads)), forward(reads))[1]
+    batch._forward.logits = forward.logits
+    results = dict(batch.run((seed, dialog(seed, vocabulary, greedy(seed), 40)) for seed in range(6)))
+    assert results == {seed: alone(model, dialog(seed, vocabulary, greedy(seed), 40)) for seed in range(6)}
+    assert max(sizes) <= 64 + 6
+
+
+def test_scripts_are_taken_when_there_is_room(vocabulary: SpeechTextVocabulary) -> None:
+    model = random_model(vocabulary, "mistral")
+    taken, finished = [], []
+
+    def scripts() -> Iterator[tuple[int, Script[Stages]]]:
+        for seed in range(7):
+            taken.append(seed)
+            yield seed, dialog(seed, vocabulary, greedy(seed))
+
+    for key, _ in ContinuousBatch(model, 3).run(scripts()):
+        finished.append(key)
+        assert len(taken) - len(finished) < 3
+    assert sorted(finished) == taken == [*range(7)]
+
+
+def test_a_wrong_script_ends_alone(vocabulary: SpeechTextVocabulary) -> None:
+    model = build_model(vocabulary, **(SIZES | {"max_position_embeddings": 100}))
+
+    def refuses() -> Script[Stages]:
+        raise InputError("no question")
+        yield
+
+    def recovers() -> Script[Stages]:
+        try:
+            yield Write("text", random_ids(0, 101, vocabulary), vocabulary.text_mask, (), Sampling())
+        except InputError as error:
+            assert "101 ids long, the model has 100 positions" in str(error)
+        return (yield from dialog(1, vocabulary, greedy(1)))
+
+    scripts = {
+        "fine": dialog(2, vocabulary, greedy(2)),
+        "refuses": refuses(),
+        "settings": dialog(3, vocabulary, [*greedy(0)[:2], Sampling(top_p=2.0)]),
+        "long": dialog(4, vocabulary, greedy(4), 101),
+        "empty": (Write("text", [], vocabulary.text_mask, (), Sampling()) for _ in range(1)),
+        "recovers": recovers(),
+        "fills": dialog(5, vocabulary, [Sampling(max_new_tokens=200)] * 3, 90),
+    }
+    results = dict(ContinuousBatch(model, 2).run(scripts.items()))
+    assert results.keys() == scripts.keys()
+    assert results["fine"] == alone(model, dialog(2, vocabulary, greedy(2)))
+    assert results["recovers"] == alone(model, dialog(1, vocabulary, greedy(1)))
+    for name, message in (
+        ("refuses", "no question"),
+        ("settings", "top_p=2.0: it must be"),
+        ("long", "101 ids long"),
+        ("empty", "nothing to continue"),
+        ("fills", "100 positions"),
+    ):
+        assert isinstance(results[name], InputError) and message in str(results[name]), name
+
+
+def test_scripts_are_closed_when_nobody_listens(vocabulary: SpeechTextVocabulary) -> None:
+    model = random_model(vocabulary, "mistral")
+    closed = []
+
+    def script(seed: int) -> Script[Stages]:
+        try:
+            return (yield from dialog(seed, vocabulary, greedy(seed)))
+        finally:
+            closed.append(seed)
+
+    results = ContinuousBatch(model, 3).run((seed, script(seed)) for seed in range(9))
+    next(results)
+    results.close()
+    assert len(closed) == 3
+
+    def broken() -> Script[Stages]:
+        raise RuntimeError("a defect")
+        yield
+
+    closed.clear()
+    with pytest.raises(RuntimeError, match="a defect"):
+        list(ContinuousBatch(model, 4).run([(0, script(0)), (1, script(1)), (2, broken())]))
+    assert sorted(closed) == [0, 1]
+
+
+def test_wrong_settings(vocabulary: SpeechTextVocabulary) -> None:
+    model = random_model(vocabulary, "gpt_neox")
+    with pytest.raises(InputError, match="capacity=0: a batch holds 1 sequence or more"):
+        ContinuousBatch(model, 0)
+    model.config._attn_implementation = "flex_attention"
+    with pytest.raises(InputError, match="attention='flex_attention': a batch of sequences works with sdpa or eager"):
+        ContinuousBatch(model, 2)

@@ -1,0 +1,147 @@
+"""The comparison of decoder settings, and the speaker encoder beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import build_random_bundle
+
+import usdm
+from usdm.audio import read_audio
+from usdm.chain import DecoderSampling, SpokenDialogPipeline
+from usdm.evaluation.held_out import read_held_out, spread
+from usdm.evaluation.intervals import WordErrorGap, WordErrorRate
+from usdm.evaluation.sampling_report import sampling_markdown, save_sampling_plot
+from usdm.evaluation.sampling_table import (
+    PUBLISHED,
+    MeanGap,
+    SamplingRow,
+    SamplingTable,
+    compare_sampling,
+    evaluations,
+    mean_gap,
+)
+from usdm.evaluation.speaker import SpeakerEncoder
+from usdm.evaluation.text import WordErrors
+from usdm.types import InputError, Waveform
+
+HELD_OUT = Path(usdm.__file__).parent / "assets" / "held_out"
+ONE_STEP = DecoderSampling(steps=1, solver="euler", guidance=0.0, temperature=0.0)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "count"),
+    [
+        (PUBLISHED, 98),  # 25 intervals of two evaluations but for the last, each with and without units
+        (ONE_STEP, 1),
+        (DecoderSampling(8, "euler", 1.0), 16),
+        (DecoderSampling(8, "heun", 0.0), 7),
+    ],
+)
+def test_evaluations_are_those_of_the_solver(sampling: DecoderSampling, count: int) -> None:
+    assert evaluations(sampling) == count
+
+
+def test_a_gap_is_paired() -> None:
+    """Items differ much, but each loses the same: the interval is as narrow as the loss is steady."""
+    values = [0.1, 0.5, 0.9, 0.4]
+    gap = mean_gap([value - 0.05 for value in values], values, ["a", "b", "c", "d"], seed=0)
+    assert gap.gap == pytest.approx(gap.low) == pytest.approx(gap.high) == pytest.approx(-0.05)
+    wide = mean_gap([0.1, 0.9], [0.3, 0.4], ["a", "b"], seed=0)
+    assert wide.low == pytest.approx(-0.2)
+    assert wide.high == pytest.approx(0.5)
+
+
+@pytest.fixture
+def make_row() -> Callable[..., SamplingRow]:
+    def make(
+        sampling: DecoderSampling, more_errors: tuple[float, float], similarity: tuple[float, float] | None = None
+    ) -> SamplingRow:
+        return SamplingRow(
+            sampling=sampling,
+            seed=0,
+            evaluations=evaluations(sampling),
+            word_errors=WordErrorRate(0.1, 0.05, 0.15, WordErrors(), 3),
+            word_error_gap=WordErrorGap(sum(more_errors) / 2, *more_errors),
+            similarity=None if similarity is None else 0.8,
+            similarity_gap=None if similarity is None else MeanGap(sum(similarity) / 2, *similarity),
+            mel_distance=0.3,
+            seconds=0.01,
+        )
+
+    return make
+
+
+def test_the_cheapest_that_is_not_worse_is_chosen(make_row: Callable[..., SamplingRow]) -> None:
+    published = make_row(PUBLISHED, (0, 0), (0, 0))
+    more_errors = make_row(ONE_STEP, (0.01, 0.2), (-0.1, 0.1))
+    other_voice = make_row(DecoderSampling(2, "euler", 0.0), (-0.1, 0.1), (-0.2, -0.01))
+    good = make_row(DecoderSampling(4, "euler", 0.0), (-0.1, 0.1), (-0.1, 0.1))
+    dear = make_row(DecoderSampling(8, "euler", 0.0), (-0.2, -0.1), (0.1, 0.2))
+    assert SamplingTable((published, published, more_errors, other_voice, good, dear), {}).cheapest is good
+    assert SamplingTable((published, published, more_errors, other_voice), {}).cheapest is published
+
+
+class Listener:
+    """Hears the first words of what it is told to expect: a recogniser whose errors are known."""
+
+    name = "listener"
+
+    def __call__(self, waveform: Waveform) -> str:
+        return "certainly"
+
+
+def test_settings_are_compared_on_recordings(tmp_path: Path) -> None:
+    pipeline = SpokenDialogPipeline.from_pretrained(build_random_bundle(tmp_path / "bundle"))
+    turns = [item.agent for item in spread(read_held_out(HELD_OUT), 2)]
+    seen: list[tuple[int, int]] = []
+    table = compare_sampling(
+        pipeline,
+        turns,
+        [ONE_STEP, PUBLISHED, ONE_STEP],
+        Listener(),
+        seed=3,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert [(row.sampling, row.seed) for row in table.rows] == [(PUBLISHED, 3), (PUBLISHED, 4), (ONE_STEP, 3)]
+    published, again, one_step = table.rows
+    assert published.mel_distance == 0 < again.mel_distance
+    assert published.word_error_gap == WordErrorGap(0, 0, 0)
+    assert table.cheapest is one_step  # the listener hears no difference
+    assert seen[-1] == (3 * len(turns), 3 * len(turns))
+    assert json.loads(table.to_json())["cheapest"] == vars(ONE_STEP)
+    report = sampling_markdown(table)
+    assert "noise: euler, 1 steps, guidance 0, temperature 0." in report
+    save_sampling_plot(table, tmp_path / "sampling.png")
+    assert (tmp_path / "sampling.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_recordings_without_text_are_refused(tmp_path: Path) -> None:
+    pipeline = SpokenDialogPipeline.from_pretrained(build_random_bundle(tmp_path))
+    with pytest.raises(InputError, match="recordings with text"):
+        compare_sampling(pipeline, [], [], Listener())
+
+
+@pytest.fixture(scope="module")
+def encoder() -> SpeakerEncoder:
+    pytest.importorskip("resemblyzer", reason="the extra `speaker` is not installed", exc_type=ImportError)
+    return SpeakerEncoder()
+
+
+class TestSpeakerEncoder:
+    def test_one_speaker_is_nearer_to_itself_than_to_another(self, encoder: SpeakerEncoder) -> None:
+        turns = [turn for item in read_held_out(HELD_OUT)[:12] for turn in (item.user, item.agent)]
+        by_speaker: dict[str, list[Waveform]] = {}
+        for turn in turns:
+            by_speaker.setdefault(turn.speaker, []).append(read_audio(turn.audio))
+        (first, second, *_), (other, *_) = sorted(by_speaker.values(), key=len, reverse=True)[:2]
+        assert encoder.similarity(first, first) == pytest.approx(1, abs=1e-5)
+        assert encoder.similarity(first, second) > encoder.similarity(first, other) + 0.05
+
+    def test_sound_without_a_voice_is_refused(self, encoder: SpeakerEncoder) -> None:
+        with pytest.raises(InputError, match=r"no voice in 1\.00 s"):
+            encoder.embed(Waveform(torch.zeros(16_000), 16_000))

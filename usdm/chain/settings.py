@@ -1,0 +1,53 @@
+"""How a reply is made, where a caller leaves it to the model's bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from usdm.chain.stages import check_stages
+from usdm.decoder.flow_matching import Solver
+from usdm.types import InputError, Sampling
+
+GENERATION_FILE = "generation.json"
+
+
+@dataclass(frozen=True)
+class DecoderSampling:
+    """How mels are drawn from units; see `UnitDecoder.generate`. Defaults are the published ones."""
+
+    steps: int = 50
+    solver: Solver = "heun"
+    guidance: float = 1.0
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How a bundle wants to be used where a caller does not say: `generation.json` beside its parts."""
+
+    sampling: Mapping[str, Sampling] = field(default_factory=dict)  # by stage; greedy where there is none
+    decoder: DecoderSampling = DecoderSampling()
+    voice: str | None = None  # name of one of the bundle's voices
+
+    def __post_init__(self) -> None:
+        check_stages(self.sampling)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `generation.json`."""
+        (Path(folder) / GENERATION_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> GenerationSettings:
+        """`generation.json` in `folder`, or the defaults where there is none. Raises InputError if it is wrong."""
+        path = Path(folder) / GENERATION_FILE
+        if not path.is_file():
+            return cls()
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            sampling = {stage: Sampling(**settings) for stage, settings in values["sampling"].items()}
+            return cls(sampling, DecoderSampling(**values["decoder"]), values.get("voice"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: not settings of generation ({error}); save them again") from error

@@ -1,0 +1,117 @@
+"""Each part without its weights: built on torch's meta device from configuration files alone, in no time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from usdm.audio import MelSettings
+from usdm.checkpoint import read_config
+from usdm.decoder import UnitDecoder, UnitDecoderConfig
+from usdm.types import InputError
+from usdm.units import UnitExtractor, UnitSettings
+from usdm.units.encoder import ENCODERS, encoder_config, keep_layers
+from usdm.units.extractor import SETTINGS_FILE
+from usdm.vocoder import VocosSettings, VocosVocoder
+
+# Bytes for one weight of a linear layer, with its share of the scales as far as they count.
+# int4: scales of 8 bits for 64 weights each, and one float32 for 256 of those (arXiv 2305.14314).
+QUANTIZED_BYTES = {"int8": 1.0, "int4": 0.5 + 1 / 64 + 4 / (64 * 256)}
+
+
+def build_skeleton(part: str, folder: Path) -> nn.Module:
+    """The module that `folder` configures. Raises InputError if its configuration is missing or wrong."""
+    build = {"units": _units, "llm": _language_model, "decoder": _decoder, "vocoder": _vocoder}[part]
+    try:
+        with torch.device("meta"):
+            return build(folder)
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{folder}: not the configuration of a part {part} ({error!r})") from error
+
+
+def _units(folder: Path) -> UnitExtractor:
+    path = folder / SETTINGS_FILE
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give the folder that `usdm convert_units` made")
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values.pop("centroid_hash", None)  # of the centroids themselves, which are not looked at
+    settings = UnitSettings(**values)
+    config = encoder_config(read_config(folder), folder)
+    encoder = keep_layers(ENCODERS[config.model_type][1](config), config.num_hidden_layers)
+    return UnitExtractor(encoder, torch.empty(settings.num_units, config.hidden_size), settings)
+
+
+def _language_model(folder: Path) -> PreTrainedModel:
+    read_config(folder)  # complains in our words
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(folder)))
+    return model
+
+
+def _decoder(folder: Path) -> UnitDecoder:
+    return UnitDecoder(UnitDecoderConfig(**read_config(folder)))
+
+
+def _vocoder(folder: Path) -> nn.Module:
+    config = read_config(folder)
+    if "upsample_initial_channel" in config:
+        # Not built: the package takes seconds to import, and a plan may come before it is installed.
+        weights = nn.Module()
+        weights.register_parameter("weights", nn.Parameter(torch.empty(bigvgan_parameters(config))))
+        return weights
+    config.pop("model_type", None)
+    return VocosVocoder(VocosSettings(**{**config, "mel": MelSettings(**config["mel"])}))
+
+
+def bigvgan_parameters(config: dict[str, Any]) -> int:
+    """Parameters of BigVGAN's generator (arXiv 2206.04658) once its weight norms are folded in."""
+    width = config["upsample_initial_channel"]
+    curves = 2 if config["activation"] == "snakebeta" else 1  # learnt figures per channel of an activation
+    rows = 2 if config["resblock"] == "1" else 1  # convolutions for each dilation of a residual block
+    count = _convolution(config["num_mels"], width, 7)
+    for kernel in config["upsample_kernel_sizes"]:
+        count += _convolution(width, width // 2, kernel)
+        width //= 2
+        for size, dilations in zip(config["resblock_kernel_sizes"], config["resblock_dilation_sizes"], strict=True):
+            count += len(dilations) * rows * (_convolution(width, width, size) + curves * width)
+    last = _convolution(width, 1, 7) - (0 if config.get("use_bias_at_final", True) else 1)
+    return count + curves * width + last
+
+
+def _convolution(inputs: int, outputs: int, kernel: int) -> int:
+    return inputs * outputs * kernel + outputs
+
+
+def weight_bytes(module: nn.Module, dtype: torch.dtype | None = None, quantization: str | None = None) -> int:
+    """Memory of a module's weights and buffers in `dtype` (None: as it was built), its linear layers quantised.
+
+    As all quantisers do, the output layer and the embeddings are left as they are.
+    """
+    left = module.get_output_embeddings() if isinstance(module, PreTrainedModel) else None
+    linear = (
+        {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Linear) and layer is not left}
+        if quantization
+        else set()
+    )
+    total = 0.0
+    for tensor in (*module.parameters(), *module.buffers()):
+        if id(tensor) in linear:
+            total += tensor.numel() * QUANTIZED_BYTES[str(quantization)]
+        else:
+            stored = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+            total += tensor.numel() * stored.itemsize
+    return round(total)
+
+
+def cache_bytes(model: PreTrainedModel, tokens: int, dtype: torch.dtype) -> int:
+    """Keys and values of all layers for so many tokens; a sliding window does not shorten our cache."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * heads * width * tokens * dtype.itemsize

@@ -1,0 +1,18 @@
+"""A corpus as it is distributed, a folder of sound with text, or a JSONL, as a speech corpus that training reads."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from data_prep.corpora import FAILED_FILE, import_corpus
+from usdm.config import arguments
+
+
+def run(config: DictConfig) -> None:
+    report = import_corpus(**arguments(config))
+    print(
+        f"{report.utterances} utterances ({report.hours:.2f} h) in {config.output_dir}, {report.without_text} of them "
+        f"without text; {report.speechless} marked as noise and {len(report.failed)} that failed were left out"
+    )
+    if report.failed:
+        print(f"why they failed: {config.output_dir}/{FAILED_FILE}")

@@ -1,0 +1,120 @@
+"""The key-value cache of many sequences: each has a slot, filled from the left, at its own pace.
+
+All slots lie in one buffer a layer, so that a step of all sequences is one attention. `aim` says what the next
+forward reads; every layer then writes its keys and values to those places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+FIRST_LENGTH = 256  # positions
+
+
+@dataclass(frozen=True)
+class Read:
+    """Ids that a model is to read into one slot, after what it holds already."""
+
+    slot: int
+    start: int  # positions filled before
+    ids: Sequence[int]
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.ids)
+
+
+@dataclass(frozen=True)
+class Aim:
+    """Where one forward writes and what it sees. The shape of `slots` and `positions` is that of its tokens."""
+
+    slots: Tensor  # int64
+    positions: Tensor  # int64
+    view: slice | Tensor  # the slots that are attended over, one for each row of the attention
+    length: int  # positions that are attended over
+
+
+class SlotLayer(DynamicLayer):
+    """Keys and values of one layer: (slots, heads, positions, head_dim)."""
+
+    keys: Tensor
+    values: Tensor
+    is_initialized: bool
+    aim: Aim
+
+    def __init__(self, num_slots: int) -> None:
+        super().__init__()
+        self.num_slots = num_slots
+        self.reserved = 0  # positions
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write (n, heads, k, head_dim), and give what is attended over."""
+        return self.write(key_states.transpose(1, 2), value_states.transpose(1, 2))
+
+    def write(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """`update` with heads after the tokens: (*tokens, heads, head_dim)."""
+        aim = self.aim
+        if not self.is_initialized:
+            self._buffer(keys)
+        self.keys[aim.slots, :, aim.positions] = keys
+        self.values[aim.slots, :, aim.positions] = values
+        return self.keys[aim.view][:, :, : aim.length], self.values[aim.view][:, :, : aim.length]
+
+    def get_seq_length(self) -> int:
+        return 0  # sequences differ: positions are always given
+
+    def reserve(self, length: int) -> None:
+        """Have room for `length` positions, or know that it will be wanted."""
+        self.reserved = length
+        if self.is_initialized and self.keys.shape[2] < length:
+            self._buffer(self.keys)
+
+    def _buffer(self, like: Tensor) -> None:
+        heads, head_dim = (like.shape[1] if self.is_initialized else like.shape[-2]), like.shape[-1]
+        for name in ("keys", "values"):
+            new = like.new_zeros(self.num_slots, heads, self.reserved, head_dim)
+            if self.is_initialized:
+                old = getattr(self, name)
+                new[:, :, : old.shape[2]] = old
+            setattr(self, name, new)
+        self.dtype, self.device = like.dtype, like.device
+        self.is_initialized = True
+
+
+class SlotCache(Cache):
+    """One layer of slots for each of the model's. Positions grow by doubling, for all slots at once."""
+
+    def __init__(self, num_layers: int, num_slots: int) -> None:
+        self.slot_layers = [SlotLayer(num_slots) for _ in range(num_layers)]
+        super().__init__(layers=[*self.slot_layers])
+        self.num_slots = num_slots
+        self.reserved = FIRST_LENGTH
+
+    def reserve(self, length: int) -> None:
+        """Have room for `length` positions a slot."""
+        while self.reserved < length:
+            self.reserved *= 2
+        for layer in self.slot_layers:
+            layer.reserve(self.reserved)
+
+    def aim(self, aim: Aim) -> None:
+        """What the next forward writes and sees."""
+        for layer in self.slot_layers:
+            layer.aim = aim
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` positions of one slot into another."""
+        for layer in self.slot_layers:
+            for buffer in (layer.keys, layer.values):
+                buffer[target, :, :length] = buffer[source, :, :length]
+
+
+def rows_of(slots: Sequence[int], device: torch.device) -> slice | Tensor:
+    """The same slots as a slice where they are the first ones: indexing by it copies nothing."""
+    return slice(len(slots)) if list(slots) == [*range(len(slots))] else torch.tensor(slots, device=device)

@@ -1,0 +1,162 @@
+"""Scripts played by vLLM (extra `vllm`), for servers with GPUs that answer many at once.
+
+vLLM batches, pages and schedules by itself: here each stage of each script is one request, and its prefix cache
+finds what the stages before have read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from usdm.lm.generation import Generated, check_room
+from usdm.lm.sampling import check_sampling
+from usdm.lm.script import Script, Write
+from usdm.types import InputError
+
+Key = TypeVar("Key", bound=Hashable)
+Result = TypeVar("Result")
+
+
+class VllmBatch:
+    """Plays scripts as `ContinuousBatch` does, on vLLM's engine.
+
+    Greedy ids are the model's own up to rounding; seeded ones come from vLLM's generator, so that they are the
+    same from run to run here, but not those of the other backends. Repetition is penalised over the whole
+    sequence there, where `Sampler` counts a stage's own tokens: it is refused.
+    """
+
+    def __init__(self, engine: Any, max_length: int, capacity: int, make_parameters: Any, make_prompt: Any) -> None:
+        """`engine` has vLLM's `add_request`, `step`, `abort_request`; see `from_pretrained`."""
+        self.engine = engine
+        self.max_length = max_length
+        self.capacity = capacity
+        self._make_parameters = make_parameters  # vllm.SamplingParams
+        self._make_prompt = make_prompt  # vllm.TokensPrompt
+        self._numbers = count()
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, capacity: int = 256, **engine_options: Any) -> VllmBatch:
+        """The model in `folder`; options go to vLLM's engine (`dtype`, `tensor_parallel_size`, ...).
+
+        Raises InputError if vLLM is not installed.
+        """
+        try:
+            from vllm import EngineArgs, LLMEngine, SamplingParams, TokensPrompt
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f"the vLLM backend needs package vllm ({error}); pip install 'usdm[vllm]' on a machine with a GPU"
+            ) from error
+        arguments = EngineArgs(
+            model=str(folder),
+            skip_tokenizer_init=True,  # ids in, ids out
+            enable_prefix_caching=True,
+            max_num_seqs=capacity,
+            **engine_options,
+        )
+        engine = LLMEngine.from_engine_args(arguments)
+        return cls(engine, engine.model_config.max_model_len, capacity, SamplingParams, TokensPrompt)
+
+    def run(self, scripts: Iterable[tuple[Key, Script[Result]]]) -> Iterator[tuple[Key, Result | Exception]]:
+        """Play scripts to their ends, and yield each one's result as soon as it has one; see `ContinuousBatch.run`."""
+        waiting = iter(scripts)
+        playing: dict[str, _Played] = {}  # by request
+        exhausted = False
+        try:
+            while True:
+                while not exhausted and len(playing) < self.capacity:
+                    entry = next(waiting, None)
+                    if entry is None:
+                        exhausted = True
+                        break
+                    played = _Played(*entry, ids=[])
+                    self._advance(played, None, playing)
+                    if played.ended:
+                        yield played.key, played.outcome
+                if not playing:
+                    return
+                for output in self.engine.step():
+                    if output.finished:
+                        played = playing.pop(output.request_id)
+                        self._advance(played, self._generated(played, output.outputs[0]), playing)
+                        if played.ended:
+                            yield played.key, played.outcome
+        finally:
+            if playing:
+                self.engine.abort_request([*playing])
+            for played in playing.values():
+                played.script.close()
+
+    def _advance(self, played: _Played, generated: Generated | None, playing: dict[str, _Played]) -> None:
+        """Send what was written; request the next stage that can begin, or end."""
+        error: InputError | None = None
+        try:
+            while True:
+                if error is not None:
+                    request = played.script.throw(error)
+                else:
+                    request = next(played.script) if generated is None else played.script.send(generated)
+                try:
+                    name = self._request(played, request)
+                except InputError as wrong:
+                    error = wrong
+                else:
+                    playing[name] = played
+                    return
+        except StopIteration as end:
+            played.ended, played.outcome = True, end.value
+        except InputError as wrong:
+            played.ended, played.outcome = True, wrong
+
+    def _request(self, played: _Played, request: Write) -> str:
+        """Ask the engine for one stage: -> the request's name."""
+        check_room(len(played.ids) + len(request.ids), self.max_length)
+        played.ids.extend(request.ids)
+        if not played.ids:
+            raise InputError("there is nothing to continue: the script's first ids are empty")
+        check_room(len(played.ids) + 1, self.max_length)
+        check_sampling(sampling := request.sampling)
+        if sampling.repetition_penalty != 1.0:
+            raise InputError(
+                f"repetition_penalty={sampling.repetition_penalty}: vLLM counts the prompt's tokens too; leave it at 1"
+            )
+        parameters = self._make_parameters(
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            seed=sampling.seed,
+            max_tokens=min(sampling.max_new_tokens, self.max_length - len(played.ids)),
+            allowed_token_ids=torch.nonzero(request.allowed)[:, 0].tolist(),
+            stop_token_ids=sorted(request.stop_ids),
+            ignore_eos=True,  # a stage's own stop ids are all that stops it
+            detokenize=False,
+        )
+        played.request = request
+        name = str(next(self._numbers))
+        self.engine.add_request(name, self._make_prompt(prompt_token_ids=[*played.ids]), parameters)
+        return name
+
+    def _generated(self, played: _Played, completion: Any) -> Generated:
+        written = list(completion.token_ids)
+        stopped = completion.finish_reason == "stop"
+        if stopped and written[-1:] and written[-1] in played.request.stop_ids:
+            del written[-1]  # vLLM gives the stop id too
+        played.ids.extend(written)
+        return Generated(written, stopped)
+
+
+@dataclass(eq=False)
+class _Played(Generic[Key, Result]):
+    """One script, as far as it has come."""
+
+    key: Key
+    script: Script[Result]
+    ids: list[int]
+    request: Any = None
+    ended: bool = False
+    outcome: Any = None  # the script's result, or its error

@@ -1,0 +1,181 @@
+"""SSL speech encoders up to the layer that units come from, in transformers' classes.
+
+All of them are a stack of convolutions and a transformer. The convolutions see no further than their receptive field,
+with one exception: encoders with `feat_extract_norm="group"` normalise the first convolution's channels over the whole
+waveform. Those statistics are taken once, so that any piece of a waveform, and any row of a padded batch, gets the
+very features that it has in the whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    Data2VecAudioConfig,
+    Data2VecAudioModel,
+    HubertConfig,
+    HubertModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Wav2Vec2Config,
+    Wav2Vec2Model,
+    WavLMConfig,
+    WavLMModel,
+)
+
+from usdm.checkpoint import fill, read_config, read_weights
+from usdm.types import InputError
+
+ENCODERS: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel]]] = {
+    "wav2vec2": (Wav2Vec2Config, Wav2Vec2Model),
+    "hubert": (HubertConfig, HubertModel),
+    "wavlm": (WavLMConfig, WavLMModel),
+    "data2vec-audio": (Data2VecAudioConfig, Data2VecAudioModel),
+}
+STATISTICS_AT_ONCE = 480_000  # samples that the first convolution reads at a time
+
+
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """Of the first convolution's channels over one whole waveform."""
+
+    mean: Tensor  # (C, 1)
+    scale: Tensor  # (C, 1), one over the standard deviation
+
+
+def load_encoder(folder: str | Path) -> PreTrainedModel:
+    """An encoder that lost its upper layers through `keep_layers`, float32.
+
+    Raises:
+        InputError: a file is missing, damaged, does not fit the config, or holds another kind of model.
+    """
+    config = encoder_config(read_config(folder), folder)
+    encoder = empty_encoder(config, config.num_hidden_layers)
+    fill(encoder, read_weights(folder), folder)
+    return encoder
+
+
+def encoder_config(values: dict[str, object], folder: str | Path) -> PreTrainedConfig:
+    """The configuration in `folder` as its kind's class. Raises InputError for another kind of model."""
+    kind = str(values.get("model_type"))
+    check_kind(kind, folder)
+    return ENCODERS[kind][0].from_dict(values)
+
+
+def check_kind(kind: str, place: str | Path) -> None:
+    if kind not in ENCODERS:
+        raise InputError(f"{place}: model_type is '{kind}', but units come from encoders of {', '.join(ENCODERS)}.")
+
+
+def empty_encoder(config: PreTrainedConfig, layers: int) -> PreTrainedModel:
+    """An encoder with only `layers` layers, whose memory is there but not filled: a state must be loaded into it."""
+    config.num_hidden_layers = layers
+    with torch.device("meta"):
+        encoder = keep_layers(ENCODERS[config.model_type][1](config), layers)
+    return encoder.to_empty(device="cpu")
+
+
+def keep_layers(encoder: PreTrainedModel, count: int) -> PreTrainedModel:
+    """Drop what comes after `count` transformer layers, so that the output is the last kept layer's."""
+    encoder.encoder.layers = encoder.encoder.layers[:count]
+    if is_pre_norm(encoder.config):
+        encoder.encoder.layer_norm = nn.Identity()  # stands after the layers; in other encoders before them
+    encoder.config.num_hidden_layers = count
+    encoder.config.add_adapter, encoder.adapter = False, None
+    # Masking is for training.
+    encoder.config.mask_time_prob = encoder.config.mask_feature_prob = 0.0
+    if hasattr(encoder, "masked_spec_embed"):
+        del encoder.masked_spec_embed
+    return encoder
+
+
+def receptive_field(config: PreTrainedConfig) -> int:
+    """Samples that one frame of the convolutions sees."""
+    samples = 1
+    for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
+        samples = (samples - 1) * stride + kernel
+    return samples
+
+
+def frame_stride(config: PreTrainedConfig) -> int:
+    """Samples from one frame to the next."""
+    return math.prod(config.conv_stride)
+
+
+def frame_count(config: PreTrainedConfig, samples: int) -> int:
+    """Frames of a waveform; 0 if it is shorter than one."""
+    return max(0, (samples - receptive_field(config)) // frame_stride(config) + 1)
+
+
+def is_pre_norm(config: PreTrainedConfig) -> bool:
+    """Whether each layer normalises what goes in; the encoder's own norm then stands after the layers."""
+    return getattr(config, "do_stable_layer_norm", False)
+
+
+def batches_unequal(config: PreTrainedConfig) -> bool:
+    """Whether the frames that fill a shorter row stay silent in the positional convolutions."""
+    return config.model_type != "data2vec-audio" and not getattr(config, "conv_pos_batch_norm", False)
+
+
+def channel_statistics(encoder: PreTrainedModel, waveform: Tensor) -> ChannelStatistics | None:
+    """Of one whole waveform (T,), read in pieces; None if the encoder has no norm over time."""
+    if getattr(encoder.config, "feat_extract_norm", "layer") != "group":
+        return None
+    first = encoder.feature_extractor.conv_layers[0]
+    kernel, stride = first.conv.kernel_size[0], first.conv.stride[0]
+    frames = (len(waveform) - kernel) // stride + 1
+    at_once = STATISTICS_AT_ONCE // stride
+    total = squares = torch.zeros(first.conv.out_channels, dtype=torch.float64)
+    for start in range(0, frames, at_once):
+        count = min(at_once, frames - start)
+        piece = waveform[start * stride : (start + count - 1) * stride + kernel]
+        channels = first.conv(piece.to(first.conv.weight)[None]).double()
+        total = total + channels.sum(-1).cpu()
+        squares = squares + channels.pow(2).sum(-1).cpu()
+    mean = total / frames
+    scale = (squares / frames - mean.pow(2)).clamp(min=0).add(first.layer_norm.eps).rsqrt()
+    return ChannelStatistics(mean.float()[:, None], scale.float()[:, None])
+
+
+def encode(
+    encoder: PreTrainedModel, pieces: Sequence[Tensor], statistics: Sequence[ChannelStatistics | None]
+) -> Tensor:
+    """Features of waveforms, or of pieces with their whole waveform's statistics: (T,) each -> (B, U, D) float32.
+
+    Rows are filled to the longest; what a row holds behind its own frames is not defined.
+    """
+    hidden = project(encoder, pieces, statistics)
+    lengths = torch.tensor([frame_count(encoder.config, len(piece)) for piece in pieces])
+    mask = torch.arange(hidden.shape[1])[None] < lengths[:, None]
+    even = bool(mask.all())
+    return encoder.encoder(hidden, attention_mask=None if even else mask.to(hidden.device)).last_hidden_state.float()
+
+
+def project(
+    encoder: PreTrainedModel, pieces: Sequence[Tensor], statistics: Sequence[ChannelStatistics | None]
+) -> Tensor:
+    """What the transformer gets: (T,) each -> (B, U, D)."""
+    batch = nn.utils.rnn.pad_sequence(list(pieces), batch_first=True).to(next(encoder.parameters()))
+    projected = encoder.feature_projection(_convolve(encoder, batch, statistics).transpose(1, 2))
+    return projected[0] if isinstance(projected, tuple) else projected
+
+
+def _convolve(encoder: PreTrainedModel, batch: Tensor, statistics: Sequence[ChannelStatistics | None]) -> Tensor:
+    """(B, T) -> (B, C, U)."""
+    known = [row for row in statistics if row is not None]
+    if not known:
+        return encoder.feature_extractor(batch)
+    first, *others = encoder.feature_extractor.conv_layers
+    norm = first.layer_norm
+    mean = torch.stack([row.mean for row in known]).to(batch)
+    scale = torch.stack([row.scale for row in known]).to(batch)
+    hidden = (first.conv(batch[:, None]) - mean) * scale * norm.weight[:, None] + norm.bias[:, None]
+    hidden = first.activation(hidden)
+    for layer in others:
+        hidden = layer(hidden)
+    return hidden

@@ -1,0 +1,98 @@
+"""SSL encoders in transformers' layout, from the hub or a local folder, up to the layer that units come from."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import HFValidationError
+from safetensors import SafetensorError
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, Wav2Vec2FeatureExtractor
+from transformers.utils import logging
+
+from usdm.types import InputError
+from usdm.units.encoder import ENCODERS, check_kind, keep_layers
+
+_UNREADABLE = (OSError, HFValidationError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError)
+
+
+def load_hub_encoder(name: str | Path, layer: int) -> PreTrainedModel:
+    """The encoder up to `layer` (0-based), float32; layers above it are not allocated.
+
+    Args:
+        name: a hub name or a local folder of a model with or without a head.
+
+    Raises:
+        InputError: it cannot be had or read, is of another kind, or has no such layer.
+    """
+    config = _config(name)
+    check_kind(config.model_type, name)
+    if layer >= config.num_hidden_layers:
+        raise InputError(
+            f"{name} has {config.num_hidden_layers} layers, so there is no layer {layer} (0-based): choose one up to "
+            f"{config.num_hidden_layers - 1}."
+        )
+    config.num_hidden_layers = layer + 1
+    try:
+        with _quiet():
+            encoder, report = ENCODERS[config.model_type][1].from_pretrained(
+                name, config=config, dtype=torch.float32, output_loading_info=True
+            )
+    except _UNREADABLE as error:
+        raise InputError(
+            f"{name}: the weights cannot be read, are damaged, or hold more than tensors ({_first_line(error)})."
+        ) from error
+    encoder = keep_layers(encoder, layer + 1)
+    if missing := sorted(set(report["missing_keys"]) & set(encoder.state_dict())):
+        raise InputError(
+            f"{name}: the weights lack {missing[:3]} ({len(missing)} in all): they are not this encoder's."
+        )
+    return encoder
+
+
+def preprocessing(name: str | Path) -> tuple[bool, int]:
+    """Whether the encoder wants normalised waveforms, and their sample rate in Hz.
+
+    Raises:
+        InputError: the encoder cannot be had, or has no `preprocessor_config.json`.
+    """
+    _config(name)
+    try:
+        preprocessor = Wav2Vec2FeatureExtractor.from_pretrained(name)
+    except _UNREADABLE as error:
+        raise InputError(
+            f"{name}: no preprocessor_config.json, which says whether waveforms are normalised: add the one that was "
+            f"published with the encoder ({_first_line(error)})."
+        ) from error
+    return preprocessor.do_normalize, preprocessor.sampling_rate
+
+
+def _config(name: str | Path) -> PreTrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(name)
+    except _UNREADABLE as error:
+        raise InputError(
+            f"{name} is neither a folder of a transformers model (looked for {Path(name).absolute()}) nor to be had "
+            f"from the hub ({_first_line(error)}): download it, and name the local copy with checkpoint=FOLDER."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bar, and its report of the layers that are left out on purpose."""
+    verbosity, shows_progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if shows_progress:
+            logging.enable_progress_bar()
