@@ -96,7 +96,7 @@ def _speak_part(part: _Part) -> None:
 def _speak_dialog(part: _Part, dialog: dict) -> list[dict]:
     digest = hashlib.sha256(f"{part.seed}/{dialog['dialog']}".encode()).digest()
     random = np.random.default_rng(int.from_bytes(digest[:8], "big"))
-    agent = part.voices.agents[random.integers(len(part.voices.agents))]
+    agent = part.voices.agents[int(random.integers(len(part.voices.agents)))]
     rows = []
     for index, turn in enumerate(dialog["turns"]):
         name = f"{dialog['dialog']}-{index}"

@@ -362,6 +362,20 @@ def test_a_transcript_is_edited_after_the_reply(pipeline: SpokenDialogPipeline) 
     assert listener.respond().agent_units.tolist() == first.agent_units.tolist()
 
 
+def test_a_short_turn_has_the_units_of_a_recording(pipeline: SpokenDialogPipeline) -> None:
+    heard = noise(3.0)
+    listener = pipeline.listen(RATE)
+    for block in heard.split(RATE // 10):
+        listener.push(block)
+    meanwhile = listener.units
+    reply, recorded = listener.respond(), pipeline.respond(heard, RATE)
+    assert recorded.user_units is not None and recorded.agent_units is not None
+    assert listener.units.tolist() == recorded.user_units.tolist()
+    assert 0 < len(meanwhile) < len(listener.units)
+    assert (reply.user_text, reply.agent_text) == (recorded.user_text, recorded.agent_text)
+    assert reply.agent_units.tolist() == recorded.agent_units.tolist()
+
+
 def test_two_turns_at_once_do_not_meet(pipeline: SpokenDialogPipeline) -> None:
     questions = [noise(2.0, seed=number) for number in (1, 2)]
 

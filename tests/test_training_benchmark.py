@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 from test_lm_training import SETTINGS, SOURCE, WORDS, tiny_model
+from transformers import MistralConfig
 
 from usdm.data.unit_corpus import UnitCorpus
 from usdm.tokens import SpeechTextVocabulary, extend_tokenizer
 from usdm.training import lm_benchmark
 from usdm.training.data_benchmark import benchmark_data, write_synthetic_corpus
-from usdm.training.lm_benchmark import benchmark_training, flops_per_token
+from usdm.training.lm_benchmark import benchmark_training
+from usdm.training.lm_settings import LanguageModelSettings
+from usdm.training.plan import flops_per_token, plan_training
 from usdm.training.tokenizer import train_tokenizer
 from usdm.types import InputError
 
@@ -79,3 +82,32 @@ def test_flops_are_those_of_the_weights_that_multiply(vocabulary: SpeechTextVoca
     norms = sum(each.numel() for name, each in model.named_parameters() if "norm" in name)
     assert flops_per_token(model, length, adapter=False) - 6 * norms == pytest.approx(counted, rel=0.02)
     assert flops_per_token(model, length, adapter=True) == pytest.approx(counted * 2 / 3, rel=0.05)
+
+
+def test_a_plan_adds_up() -> None:
+    published = MistralConfig(
+        vocab_size=42003,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+    )
+    settings = LanguageModelSettings(steps=2000, accumulation=128, gradient_checkpointing=True, sharding="fsdp2")
+    whole = plan_training(published, settings, corpus_hours=87_000, unit_rate=50)
+    assert whole.parameters == whole.trained_parameters == 7_323_676_672
+    assert whole.tokens == 2000 * 1024 * 8192 and whole.epochs == pytest.approx(0.93, abs=0.01)
+    # 6 x 7.15 G weights that multiply and 12 x 32 x 4,096 x 8,192 of attention, for 16.8 G tokens on 8 GPUs.
+    flops = 6 * (7_323_676_672 - 42003 * 4096) + 12 * 32 * 4096 * 8192
+    assert whole.hours == pytest.approx(whole.tokens * flops / (989e12 * 0.4 * 8) / 3600)
+    assert whole.state_bytes == pytest.approx(7_323_676_672 * 16 / 8, rel=1e-6) and whole.fits
+    assert not plan_training(published, settings, corpus_hours=1, unit_rate=50, gpu="L4", processes=1).fits
+    lora = pytest.importorskip("peft").LoraConfig(r=64, target_modules="all-linear", task_type="CAUSAL_LM")
+    few = plan_training(published, settings, adapter=lora, corpus_hours=87_000, unit_rate=50)
+    assert few.trained_parameters < 0.03 * few.parameters and few.state_bytes < whole.state_bytes / 4
+    # Frozen weights need no gradient; the adapter's own weights are few.
+    assert few.hours == pytest.approx(whole.hours * 2 / 3, rel=0.03)
+    with pytest.raises(InputError, match="gpu=T4: there are H200"):
+        plan_training(published, settings, corpus_hours=1, unit_rate=50, gpu="T4")
+    with pytest.raises(InputError, match="efficiency=0"):
+        plan_training(published, settings, corpus_hours=1, unit_rate=50, efficiency=0)

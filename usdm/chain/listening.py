@@ -27,8 +27,9 @@ READ_AHEAD = 0.5  # seconds of speech that the language model reads at a time, w
 class Listener:
     """One turn: blocks of it are pushed as they are recorded, then it is answered, as often as one likes.
 
-    Units are extracted and read by the language model block by block. The first answer ends the turn. Each later
-    one goes on from where it departs from the one before: with an edited `transcript`, or another `reply`, nothing
+    Units are extracted and read by the language model block by block. The first answer ends the turn; one of less
+    than ten seconds then has exactly the units of a recording, and the model reads on from the first that differs.
+    Each later answer goes on from where it departs from the one before: with an edited `transcript`, or another `reply`, nothing
     is read again that comes before the edit. Made by `SpokenDialogPipeline.listen`, for one thread.
     """
 
@@ -93,7 +94,9 @@ class Listener:
         """The whole turn. Raises InputError, and goes on listening, if nobody can have spoken."""
         if self._question is None:
             heard = speech(torch.cat([torch.zeros(0), *self._blocks]), self.sample_rate)
-            self._settle(torch.cat([self._extractor.push(self._resampler.finish()), self._extractor.finish()]))
+            tail = self._extractor.push(self._resampler.finish())
+            whole = self._extractor.whole()
+            self._units = torch.cat([self._units, tail, self._extractor.finish()]) if whole is None else whole
             self._question = Question(heard, self._units, history=self._history)
         return self._question
 

@@ -250,7 +250,7 @@ class Align(Stage):
 @dataclass
 class Inspect(Verb):
     corpora: list[str] = MISSING
-    units: str | None = None
+    unit_corpus: str | None = None
     output_dir: str = MISSING
     limit: int | None = None
     outliers: int = MISSING
@@ -334,6 +334,21 @@ class Pretrain(TrainLanguageModel):
 
 
 @dataclass
+class PlanTraining(Verb):
+    shared: Shared = MISSING
+    architecture: Any = MISSING  # a configuration of transformers
+    adapter: Any = None
+    loop: Any = MISSING
+    corpus_hours: float = MISSING
+    unit_rate: int = MISSING
+    gpu: str = MISSING
+    processes: int = MISSING
+    efficiency: float = MISSING
+    json: str | None = None
+    seed: int = MISSING
+
+
+@dataclass
 class BenchmarkTraining(Stage):
     llm: Any = MISSING
     adapter: Any = None
@@ -398,6 +413,7 @@ SCHEMAS: dict[str, type[Verb]] = {
     "train_tokenizer": TrainTokenizer,
     "pretrain": Pretrain,
     "finetune": Finetune,
+    "plan_training": PlanTraining,
     "benchmark_training": BenchmarkTraining,
     "train_decoder": TrainDecoder,
     "train_vocoder": TrainVocoder,

@@ -1,8 +1,6 @@
 """How fast a language model trains here: tokens a second, and their share of what the device could compute.
 
-It is a short real run of `pretrain` on a synthetic unit corpus. Model FLOPs are counted as in PaLM (arXiv 2204.02311,
-appendix B): 6 for each weight that multiplies and token, and 12 x layers x width x row for attention; an adapter
-spares the gradients of the weights it leaves alone, a third of that.
+It is a short real run of `pretrain` on a synthetic unit corpus.
 """
 
 from __future__ import annotations
@@ -23,11 +21,10 @@ from usdm.training.data_benchmark import write_synthetic_corpus
 from usdm.training.language_model import pretrain
 from usdm.training.lm_settings import LanguageModelSettings
 from usdm.training.lm_trainer import LOG_FILE
+from usdm.training.plan import GPUS, flops_per_token
 from usdm.types import InputError
 
 CORPUS_UNITS = 2_000_000
-# Dense bf16 FLOPs a second, from the makers' data sheets.
-PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12}
 
 
 @dataclass(frozen=True)
@@ -92,22 +89,13 @@ def benchmark_training(
     return speed
 
 
-def flops_per_token(model: PreTrainedModel, row_length: int, adapter: bool) -> float:
-    """Of a forward and a backward pass. Rows are taken as one sequence, which packing only makes less."""
-    config: Any = model.config.get_text_config()
-    embedding: Any = model.get_input_embeddings()
-    multiplied = model.num_parameters() - (0 if config.tie_word_embeddings else embedding.weight.numel())
-    attention = 12 * config.num_hidden_layers * config.hidden_size * row_length
-    return (6 * multiplied + attention) * (2 / 3 if adapter else 1)
-
-
 def device_peak(bf16: bool) -> tuple[str, float]:
     """The device's name and its FLOPs a second in the precision that is trained in."""
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
-        for known, peak in PEAKS.items():
+        for known, gpu in GPUS.items():
             if known in name:
-                return name, peak
+                return name, gpu.flops
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if bf16 else torch.float32
     return device.type, _measured_peak(device, dtype)

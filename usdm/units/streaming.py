@@ -70,6 +70,17 @@ class StreamingUnitExtractor:
             raise InputError(f"{self.seconds:.3f} s of sound is shorter than one unit: leave it out or pad it.")
         return self._encode(total, self._heard + padding)
 
+    def whole(self) -> Tensor | None:
+        """All units of what was heard, exactly as `extractor` gives them, or None once its beginning was let go.
+
+        A turn of up to `left_context` is encoded once more: that costs no more than its tail, which is encoded with as
+        much before it.
+
+        Raises:
+            InputError: all that was heard is shorter than one unit.
+        """
+        return None if self._dropped else self.extractor([self._recent])[0]
+
     @property
     def _heard(self) -> int:
         return self._dropped + len(self._recent)
