@@ -185,7 +185,12 @@ def readme_commands() -> list[list[str]]:
     blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
     lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
     commands = [line[1:] for line in lines if line[:1] == ["usdm"]]
-    return [[*(word.split(",")[0] for word in line if word != "-m")] if "-m" in line else line for line in commands]
+    return [[*(first_run(word) for word in line if word != "-m")] if "-m" in line else line for line in commands]
+
+
+def first_run(word: str) -> str:
+    """Of a sweep's values the first."""
+    return re.sub(r"range\((\d+),.*\)", r"\1", word).split(",")[0]
 
 
 @pytest.mark.parametrize("command", readme_commands(), ids=" ".join)

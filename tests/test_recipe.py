@@ -71,13 +71,15 @@ def test_the_recipe_from_text_to_a_reply(tmp_path: Path, monkeypatch: pytest.Mon
     encoder = ["encoder.hidden_size=32", "encoder.intermediate_size=32", "encoder.conv_dim=[8,8,8,8,8,8]"]
     usdm("train_encoder", "corpora=[run/speech]", "task.batch_seconds=6", *encoder, *SMALL)
     usdm("fit_kmeans", "corpora=[run/speech]", "frames=200")
-    usdm("extract_units", "processes=1")
+    usdm("extract_units", "corpora=[run/speech]", "processes=1")
     usdm("train_tokenizer", "size=330")
     usdm("pretrain", "llm.model.hidden_size=32", "llm.model.intermediate_size=32", *SMALL, *LLM_ROWS)
     usdm("finetune", *SMALL, *LLM_ROWS)
     decoder = ["decoder.hidden_size=32", "decoder.intermediate_size=32", "decoder.num_hidden_layers=2"]
-    usdm("train_decoder", "task.regression_steps=1", "task.batch_size=2", *decoder, *SMALL)
-    usdm("train_vocoder", "vocoder.dim=16", "vocoder.intermediate_dim=16", "vocoder.num_layers=1", *SMALL)
+    task = ["task.regression_steps=1", "task.batch_size=2", "task.default_speaker=null"]
+    usdm("train_decoder", "corpora=[run/speech]", *task, *decoder, *SMALL)
+    vocoder = ["vocoder.dim=16", "vocoder.intermediate_dim=16", "vocoder.num_layers=1"]
+    usdm("train_vocoder", "corpora=[run/speech]", *vocoder, *SMALL)
     usdm("package_model")
 
     short = [f"sampling.{stage}.max_new_tokens=8" for stage in ("transcribe", "respond", "speak")]

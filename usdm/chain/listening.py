@@ -29,8 +29,8 @@ class Listener:
 
     Units are extracted and read by the language model block by block. The first answer ends the turn; one of less
     than ten seconds then has exactly the units of a recording, and the model reads on from the first that differs.
-    Each later answer goes on from where it departs from the one before: with an edited `transcript`, or another `reply`, nothing
-    is read again that comes before the edit. Made by `SpokenDialogPipeline.listen`, for one thread.
+    Each later answer goes on from where it departs from the one before: with an edited `transcript`, or another
+    `reply`, nothing is read again that comes before the edit. Made by `SpokenDialogPipeline.listen`, for one thread.
     """
 
     def __init__(

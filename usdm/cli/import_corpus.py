@@ -1,4 +1,4 @@
-"""A corpus as it is distributed, a folder of sound with text, or a JSONL, as a speech corpus that training reads."""
+"""A corpus as it is distributed, a folder of sound with text, or a JSONL: brought into the layout of training."""
 
 from __future__ import annotations
 

@@ -371,7 +371,7 @@ class Finetune(TrainLanguageModel):
 
 @dataclass
 class TrainDecoder(TrainPart):
-    units: str = MISSING
+    unit_corpus: str = MISSING
     decoder: Any = MISSING
 
 

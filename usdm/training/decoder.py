@@ -67,7 +67,9 @@ class DecoderTask:
         regression_steps: batches of regression alone, before flow matching begins.
         regression_share: of each later batch's rows.
         shortest_mask: the masked stretch is this share of a row's frames, or more.
+        prompted_share: of the rows with context, those whose context is their beginning, as a reference voice is.
         default_speaker: whose voice is learnt without context; None: everybody's.
+        initial: folder of a decoder to start from; None: random weights.
         vocoder: folder; with it, validation leaves sound.
 
     Raises:
@@ -84,20 +86,23 @@ class DecoderTask:
         regression_steps: int,
         regression_share: float = 0.25,
         shortest_mask: float = 0.7,
+        prompted_share: float = 0.0,
         default_speaker: str | None = None,
         batch_size: int = 8,
         crop_seconds: float = 3.0,
         validation_utterances: int = 8,
+        initial: str | Path | None = None,
         vocoder: str | Path | None = None,
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
         torch.manual_seed(seed)
         self.device = device = training_device(device)
-        self.decoder = UnitDecoder(config).to(device)
+        self.decoder = _decoder(config, initial).to(device)
         self.regression_steps = regression_steps
         self.regression_rows = round(regression_share * batch_size)
         self.shortest_mask = shortest_mask
+        self.prompted_share = prompted_share
         self.default_speaker = default_speaker
         self.batch_size = batch_size
         self.crop_frames = int(crop_seconds * self.decoder.mel.frame_rate)
@@ -222,6 +227,8 @@ class DecoderTask:
             return context
         masked = round(random.uniform(self.shortest_mask, 1.0) * length)
         start = int(random.integers(length - masked + 1))
+        if self.prompted_share and random.random() < self.prompted_share:
+            start = length - masked
         context[:start] = 1
         context[start + masked :] = 1
         return context
@@ -279,3 +286,12 @@ def read_units(corpus: UnitCorpus, config: UnitDecoderConfig) -> dict[str, Tenso
 def _some(utterances: list[Utterance], count: int) -> list[Utterance]:
     """At most `count` of them, evenly spread."""
     return utterances[:: max(1, len(utterances) // count)][:count]
+
+
+def _decoder(config: UnitDecoderConfig, initial: str | Path | None) -> UnitDecoder:
+    if initial is None:
+        return UnitDecoder(config)
+    decoder = UnitDecoder.from_pretrained(initial)
+    if decoder.config != config:
+        raise InputError(f"initial={initial} is a decoder of another kind: {decoder.config}, wanted is {config}")
+    return decoder.train()
