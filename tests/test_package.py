@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 from tiny_models import build_random_bundle
@@ -40,6 +42,8 @@ def test_the_packaged_model_answers_as_its_parts_do(bundle: Path, tmp_path: Path
         runs={"encoder": str(bundle / "run")},
         facts={"Data": "Made up.", "Limits": "Says nothing of sense."},
         generation=GENERATION,
+        voices={"hers": "flite-slt"},
+        voices_corpus=str(_spoken(tmp_path / "speech")),
         scorecard=str(scorecard),
     )
     assert packaged.bytes == sum(path.stat().st_size for path in (tmp_path / "model").rglob("*.safetensors"))
@@ -58,6 +62,43 @@ def test_the_packaged_model_answers_as_its_parts_do(bundle: Path, tmp_path: Path
     assert pipeline.parts.units.centroid_hash == original.parts.units.centroid_hash
     reply = pipeline.respond(text="hello", seed=0)
     assert reply.waveform is not None and torch.isfinite(reply.waveform).all()
+    assert pipeline.voices == ["hers"]
+    sound, rate = soundfile.read(tmp_path / "model/voices/hers.flac", dtype="float32")
+    expected, _ = soundfile.read(tmp_path / "speech/1.wav", dtype="float32")
+    assert rate == 16_000 and np.abs(sound - expected).max() < 1e-4
+
+
+def _spoken(folder: Path) -> Path:
+    """Of two dev recordings of one speaker the second is as long as a reference should be."""
+    folder.mkdir()
+    rows = []
+    for number, seconds in enumerate((0.5, 2.0)):
+        soundfile.write(
+            folder / f"{number}.wav", np.random.default_rng(number).normal(0, 0.1, int(16_000 * seconds)), 16_000
+        )
+        row = {"id": str(number), "audio": f"{number}.wav", "speaker": "flite-slt", "role": "agent", "split": "dev"}
+        rows.append(json.dumps(row | {"dialog": "d", "turn": number, "duration": seconds, "sample_rate": 16_000}))
+    (folder / "manifest.jsonl").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def test_voices_without_recordings_are_refused(bundle: Path, tmp_path: Path) -> None:
+    parts = {name: str(bundle / name) for name in PARTS}
+    for voices, corpus, message in (
+        ({"a": "nobody"}, str(_spoken(tmp_path / "speech")), "speaker nobody has no dev recording"),
+        ({"a": "flite-slt"}, None, "give voices_corpus"),
+    ):
+        with pytest.raises(InputError, match=message):
+            package_model(
+                str(tmp_path / "model"),
+                parts=parts,
+                runs={},
+                facts={},
+                generation=GENERATION,
+                voices=voices,
+                voices_corpus=corpus,
+            )
+    assert not (tmp_path / "model").exists()
 
 
 def test_what_is_missing_is_listed_and_nothing_is_written(bundle: Path, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_the_recipe_from_text_to_a_reply(tmp_path: Path, monkeypatch: pytest.Mon
     usdm("train_decoder", "corpora=[run/speech]", *task, *decoder, *SMALL)
     vocoder = ["vocoder.dim=16", "vocoder.intermediate_dim=16", "vocoder.num_layers=1"]
     usdm("train_vocoder", "corpora=[run/speech]", *vocoder, *SMALL)
-    usdm("package_model")
+    usdm("package_model", "voices=null")
 
     short = [f"sampling.{stage}.max_new_tokens=8" for stage in ("transcribe", "respond", "speak")]
     usdm("respond", "model.name=run/model", "text=hi there", "trace=reply.json", "decoding.steps=1", *short)

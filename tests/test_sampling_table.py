@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_models import build_random_bundle
@@ -27,6 +29,7 @@ from usdm.evaluation.sampling_table import (
 )
 from usdm.evaluation.speaker import SpeakerEncoder
 from usdm.evaluation.text import WordErrors
+from usdm.evaluation.voices import OWN_VOICE, compare_voices
 from usdm.types import InputError, Waveform
 
 HELD_OUT = Path(usdm.__file__).parent / "assets" / "held_out"
@@ -118,6 +121,43 @@ def test_settings_are_compared_on_recordings(tmp_path: Path) -> None:
     assert "noise: euler, 1 steps, guidance 0, temperature 0." in report
     save_sampling_plot(table, tmp_path / "sampling.png")
     assert (tmp_path / "sampling.png").read_bytes().startswith(b"\x89PNG")
+
+
+class ByPitch:
+    """A speaker encoder that goes by how the energy is spread over three bands."""
+
+    name = "bands"
+
+    def embed(self, waveform: Waveform) -> np.ndarray:
+        bands = np.array([band.sum() for band in np.array_split(np.abs(np.fft.rfft(waveform.samples.numpy())), 3)])
+        return bands / np.linalg.norm(bands)
+
+
+def test_voices_are_compared_with_what_is_said_without_them(tmp_path: Path) -> None:
+    pipeline = SpokenDialogPipeline.from_pretrained(build_random_bundle(tmp_path / "bundle"))
+    turns = [item.agent for item in spread(read_held_out(HELD_OUT), 3)]
+    references = {item.user.speaker: item.user.read() for item in spread(read_held_out(HELD_OUT), 2)}
+    speakers: Any = ByPitch()
+    table = compare_voices(pipeline, turns, references, speakers, Listener(), seed=3)
+    own, *rows = table.rows
+    assert own.voice == OWN_VOICE and own.similarity is None
+    assert [row.voice for row in rows] == list(references)
+    for row in rows:
+        target = speakers.embed(references[row.voice])
+        voice = pipeline.voice(references[row.voice])
+        found = []
+        for reference in (voice, None):
+            sounds = [
+                pipeline.resynthesize(turn.read().samples, turn.read().sample_rate, reference=reference, seed=3)
+                for turn in turns
+            ]
+            found.append(np.mean([speakers.embed(sound) @ target for sound in sounds]))
+        assert [row.similarity, row.similarity_without] == pytest.approx(found)
+        assert row.rise is not None and row.rise.gap == pytest.approx(found[0] - found[1], abs=1e-5)
+    assert len(json.loads(table.to_json())["rows"]) == 1 + len(references)
+    assert table.to_markdown().count("\n") == 2 + len(references)
+    with pytest.raises(InputError, match="at least one reference voice"):
+        compare_voices(pipeline, turns, {}, speakers, Listener())
 
 
 def test_recordings_without_text_are_refused(tmp_path: Path) -> None:

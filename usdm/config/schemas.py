@@ -161,6 +161,15 @@ class Benchmark(UseModel):
 
 
 @dataclass
+class CompareVoices(UseModel):
+    references: list[str] = MISSING
+    held_out: str | None = None
+    items: int | None = None
+    output_dir: str = MISSING
+    seed: int = MISSING
+
+
+@dataclass
 class CompareSampling(UseModel):
     held_out: str | None = None
     items: int | None = None
@@ -386,6 +395,8 @@ class PackageModel(Stage):
     runs: dict[str, str] = MISSING
     facts: dict[str, str] = MISSING
     generation: Any = MISSING  # usdm.chain.GenerationSettings
+    voices: dict[str, str] | None = None  # names, and the speakers that they are
+    voices_corpus: str | None = None
     scorecard: str | None = None
 
 
@@ -399,6 +410,7 @@ SCHEMAS: dict[str, type[Verb]] = {
     "evaluate": Evaluate,
     "benchmark": Benchmark,
     "compare_sampling": CompareSampling,
+    "compare_voices": CompareVoices,
     "convert_units": ConvertUnits,
     "prepare_dialogs": PrepareDialogs,
     "synthesize_corpus": SynthesizeCorpus,

@@ -9,16 +9,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
 from usdm.chain import GenerationSettings
+from usdm.chain.voices import VOICES_FOLDER
+from usdm.data.speech_corpus import read_speech_corpora
 from usdm.training.model_cards import bundle_card, part_card
-from usdm.types import InputError
+from usdm.types import InputError, Waveform
 
 logger = logging.getLogger(__name__)
 
 PARTS = ("units", "llm", "decoder", "vocoder")
+VOICE_SECONDS = (1.5, 2.5)  # long enough to hear a voice, short enough to be read with every reply
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ def package_model(
     runs: Mapping[str, str],
     facts: Mapping[str, str],
     generation: GenerationSettings,
+    voices: Mapping[str, str] | None = None,
+    voices_corpus: str | None = None,
     scorecard: str | None = None,
 ) -> PackagedModel:
     """Copy four model folders into `output_dir/{units,llm,decoder,vocoder}` with float weights in half precision.
@@ -46,12 +52,15 @@ def package_model(
         runs: training runs by name, each a folder with `training.json`; their figures go into the cards.
         facts: data, licence and limits by heading, written into the bundle's card as they are.
         generation: how the model wants to be used; `generation.json` beside the parts.
+        voices: names of voices to choose from, and the speakers of `voices_corpus` that they are; a dev recording of
+            each goes into `voices/NAME.flac`.
         scorecard: `scorecard.json` of `usdm evaluate`; its figures go into the bundle's card.
 
     Raises:
-        InputError: a part or a run is missing; nothing is written then.
+        InputError: a part, a run or a speaker is missing; nothing is written then.
     """
     _check(parts, runs, scorecard)
+    recordings = _voices(voices or {}, voices_corpus)
     folder = Path(output_dir)
     part_folder = folder.with_name(folder.name + ".part")
     shutil.rmtree(part_folder, ignore_errors=True)
@@ -60,6 +69,10 @@ def package_model(
     for name in PARTS:
         (part_folder / name / "README.md").write_text(part_card(name, parameters[name], records, facts))
     generation.save(part_folder)
+    for name, recording in recordings.items():
+        path = part_folder / VOICES_FOLDER / f"{name}.flac"
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, recording.samples.numpy(), recording.sample_rate, subtype="PCM_16")
     scores = json.loads(Path(scorecard).read_text()) if scorecard else None
     size = sum(path.stat().st_size for path in part_folder.rglob("*.safetensors"))
     (part_folder / "README.md").write_text(bundle_card(parameters, size, records, facts, scores))
@@ -67,6 +80,24 @@ def package_model(
     part_folder.rename(folder)
     logger.info("%s: %.1f MB of weights", folder, size / 1e6)
     return PackagedModel(folder, parameters, size)
+
+
+def _voices(voices: Mapping[str, str], corpus: str | None) -> dict[str, Waveform]:
+    """The first dev recording of each speaker that has a good length for a reference."""
+    if not voices:
+        return {}
+    if corpus is None:
+        raise InputError(f"voices={dict(voices)}: give voices_corpus, the speech corpus with these speakers")
+    spoken = read_speech_corpora([corpus], "dev")
+    found = {}
+    for name, speaker in voices.items():
+        fit = [
+            each for each in spoken if each.speaker == speaker and VOICE_SECONDS[0] < each.duration < VOICE_SECONDS[1]
+        ]
+        if not fit:
+            raise InputError(f"{corpus}: speaker {speaker} has no dev recording of {VOICE_SECONDS} seconds")
+        found[name] = fit[0].read()
+    return found
 
 
 def _check(parts: Mapping[str, str], runs: Mapping[str, str], scorecard: str | None) -> None:
