@@ -27,7 +27,7 @@ def run(config: DictConfig) -> None:
     with tqdm(unit="answer") as shown:
 
         def progress(name: str) -> None:
-            shown.set_description(name)
+            shown.set_description_str(name)
             shown.update()
 
         result = benchmark(
