@@ -6,12 +6,7 @@ checkpoints hold everything else, so a run that was killed and started again giv
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-import os
-import platform
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -19,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel
 
@@ -38,26 +32,12 @@ from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
 from usdm.training.adapters import adapter_record, finished_model, with_adapter
 from usdm.training.curves import draw_curves
 from usdm.training.lm_attention import use_packed_attention
+from usdm.training.lm_folder import check_resumable, run_record, save_model
 from usdm.training.lm_settings import LanguageModelSettings
 from usdm.training.lm_trainer import LOG_FILE, SpeechTextTrainer, TrainingLog, newest_checkpoint
-from usdm.types import InputError, Role
+from usdm.types import Role
 
 logger = logging.getLogger(__name__)
-
-MODEL_FOLDER = "model"
-RECORD_FILE = "training.json"
-_SETTINGS_FILE = "settings.json"
-# A resumed run may change these: they do not decide the weights.
-_FREE = {
-    "log_every",
-    "validate_every",
-    "validation_rows",
-    "save_every",
-    "kept_checkpoints",
-    "report_to",
-    "workers",
-    "threads",
-}
 
 
 def pretrain(
@@ -224,7 +204,7 @@ def _train(
     # The first process alone writes, and the others wait for it here.
     with arguments.main_process_first(local=False, desc="what an earlier start left"):
         leads = arguments.process_index == 0
-        _check_resumable(record, folder, checkpoint, leads)
+        check_resumable(record, folder, checkpoint, leads)
         log = TrainingLog(folder, start, rows_per_step * settings.row_length, leads)
     rows = train_rows(rows_per_step, start * rows_per_step)
     validation_rows = _validation_rows(dev, settings, vocabulary.pad_id)
@@ -244,73 +224,12 @@ def _train(
     figures = log.validation
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # gathered from all processes
     if trainer.is_world_process_zero():
-        training = _record(record, model, log, figures)
+        training = run_record(record, model, log, figures)
         finished = finished_model(model.config, weights, adapter, dtype)
-        _save(finished, vocabulary, corpus.source, template, training, folder)
+        save_model(finished, vocabulary, corpus.source, template, training, folder)
         draw_curves(folder / LOG_FILE, folder / "curves.png")
     return figures
 
 
 def _validation_rows(source: SequenceSource, settings: LanguageModelSettings, pad_id: int) -> list[PackedRow]:
     return list(islice(PackedRows(source, settings.row_length, pad_id, epochs=1), settings.validation_rows))
-
-
-def _check_resumable(record: dict[str, Any], folder: Path, checkpoint: Path | None, write: bool) -> None:
-    """Raises InputError if the checkpoint there was made with settings that would have given other weights."""
-    path = folder / _SETTINGS_FILE
-    now = json.loads(json.dumps(record))
-    if checkpoint is not None and path.is_file():
-        then = json.loads(path.read_text(encoding="utf-8"))
-        changed = {
-            f"{part}.{key}": (then[part].get(key), value)
-            for part in now
-            for key, value in now[part].items()
-            if key not in _FREE and then[part].get(key) != value
-        }
-        if changed:
-            raise InputError(
-                f"{checkpoint} was made with other settings {changed} (then, now): use another output_dir, or "
-                "delete the checkpoints to start again"
-            )
-    if write:
-        path.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
-
-
-def _record(
-    record: dict[str, Any], model: PreTrainedModel, log: TrainingLog, figures: Mapping[str, float]
-) -> dict[str, Any]:
-    return {
-        **record,
-        "parameters": model.num_parameters(),
-        "hours": log.elapsed() / 3600,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "validation": dict(figures),
-        "perplexity": {name.removeprefix("loss").strip("_") or "all": math.exp(loss) for name, loss in figures.items()},
-    }
-
-
-def _save(
-    model: PreTrainedModel,
-    vocabulary: SpeechTextVocabulary,
-    units: UnitSource,
-    template: TemplateSettings | None,
-    training: dict[str, Any],
-    folder: Path,
-) -> None:
-    """The hub-style folder, under its name only once it is complete."""
-    final, part = folder / MODEL_FOLDER, folder / (MODEL_FOLDER + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    model.save_pretrained(part)
-    vocabulary.save_pretrained(part)
-    units.save(part)
-    if template is not None:
-        template.save(part)
-    (part / RECORD_FILE).write_text(json.dumps(training, indent=1) + "\n", encoding="utf-8")
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(part, final)
