@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from omegaconf import DictConfig
+from transformers.utils.logging import disable_progress_bar
 
 from usdm.cli.training import show_result
 from usdm.config import arguments
@@ -14,6 +15,7 @@ from usdm.training.language_model import finetune
 
 
 def run(config: DictConfig) -> None:
+    disable_progress_bar()  # of every file that is read or written
     settings = arguments(config)
     figures = finetune(
         load_model(config.pretrained, dtype=torch.float32),

@@ -8,6 +8,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig
 from transformers import PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from usdm.cli.training import show_result
 from usdm.lm import extend_embeddings, load_model
@@ -16,6 +17,7 @@ from usdm.training.language_model import pretrain
 
 
 def run(config: DictConfig) -> None:
+    disable_progress_bar()  # of every file that is read or written
     base = read_tokenizer(config.llm.tokenizer)
     vocabulary = SpeechTextVocabulary.from_tokenizer(extend_tokenizer(base, config.shared.num_units))
     torch.manual_seed(config.seed)  # random weights
