@@ -8,15 +8,13 @@ from omegaconf import DictConfig
 
 from usdm.audio import read_audio
 from usdm.chain import DecoderSampling
-from usdm.cli.evaluate import PACKAGED_SET, bar
+from usdm.cli.evaluate import bar, held_out_agent_turns
 from usdm.cli.model import load_model
-from usdm.evaluation import PocketSphinxRecogniser, read_held_out
-from usdm.evaluation.held_out import spread
+from usdm.evaluation import PocketSphinxRecogniser
 from usdm.evaluation.ledger import write_atomically
 from usdm.evaluation.sampling_report import sampling_markdown, save_sampling_plot
 from usdm.evaluation.sampling_table import compare_sampling
 from usdm.evaluation.speaker import SpeakerEncoder
-from usdm.types import InputError
 
 
 def run(config: DictConfig) -> None:
@@ -24,10 +22,7 @@ def run(config: DictConfig) -> None:
         DecoderSampling(**{key: value for key, value in setting.items() if value is not None})
         for setting in config.settings
     ]
-    number = config["items"]  # `config.items` is a method
-    if number is not None and number < 1:
-        raise InputError(f"items={number}: give 1 or more, or null for all")
-    dialogs = spread(read_held_out(config.held_out or PACKAGED_SET), number)
+    utterances = held_out_agent_turns(config)
     speakers = SpeakerEncoder() if config.similarity else None
     reference = None if config.reference is None else read_audio(config.reference)
     folder = Path(config.output_dir)
@@ -36,7 +31,7 @@ def run(config: DictConfig) -> None:
     with bar("sounds") as progress:
         table = compare_sampling(
             pipeline,
-            [item.agent for item in dialogs],
+            utterances,
             settings,
             PocketSphinxRecogniser(),
             speakers=speakers,

@@ -7,21 +7,16 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from usdm.audio import read_audio
-from usdm.cli.evaluate import PACKAGED_SET, bar
+from usdm.cli.evaluate import bar, held_out_agent_turns
 from usdm.cli.model import load_model
-from usdm.evaluation import PocketSphinxRecogniser, read_held_out
-from usdm.evaluation.held_out import spread
+from usdm.evaluation import PocketSphinxRecogniser
 from usdm.evaluation.ledger import write_atomically
 from usdm.evaluation.speaker import SpeakerEncoder
 from usdm.evaluation.voices import compare_voices
-from usdm.types import InputError
 
 
 def run(config: DictConfig) -> None:
-    number = config["items"]  # `config.items` is a method
-    if number is not None and number < 1:
-        raise InputError(f"items={number}: give 1 or more, or null for all")
-    dialogs = spread(read_held_out(config.held_out or PACKAGED_SET), number)
+    utterances = held_out_agent_turns(config)
     references = {Path(path).stem: read_audio(path) for path in config.references}
     speakers = SpeakerEncoder()
     folder = Path(config.output_dir)
@@ -30,7 +25,7 @@ def run(config: DictConfig) -> None:
     with bar("items") as progress:
         table = compare_voices(
             pipeline,
-            [item.agent for item in dialogs],
+            utterances,
             references,
             speakers,
             PocketSphinxRecogniser(),

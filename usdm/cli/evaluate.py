@@ -14,7 +14,7 @@ import usdm
 from data_prep.flite import Flite
 from usdm.cli import WorkFailed
 from usdm.cli.model import load_model
-from usdm.data.speech_corpus import read_speech_corpora
+from usdm.data.speech_corpus import Utterance, read_speech_corpora
 from usdm.evaluation import (
     PocketSphinxRecogniser,
     evaluate,
@@ -23,9 +23,10 @@ from usdm.evaluation import (
     scorecard_table,
     transcript_table,
 )
+from usdm.evaluation.held_out import spread
 from usdm.evaluation.ledger import Progress
 from usdm.evaluation.outcomes import Synthesiser
-from usdm.types import Waveform
+from usdm.types import InputError, Waveform
 
 PACKAGED_SET = Path(usdm.__file__).parent / "assets" / "held_out"
 
@@ -72,6 +73,14 @@ def run(config: DictConfig) -> None:
     print(f"written to {config.output_dir}")
     if failed:
         raise WorkFailed(f"{failed} items failed; the files in {config.output_dir} say why under `error`")
+
+
+def held_out_agent_turns(config: DictConfig) -> list[Utterance]:
+    """The agent turns of `config.items` held-out dialogs, at even distances. Raises InputError if there are none."""
+    number = config["items"]  # `config.items` is a method
+    if number is not None and number < 1:
+        raise InputError(f"items={number}: give 1 or more, or null for all")
+    return [item.agent for item in spread(read_held_out(config.held_out or PACKAGED_SET), number)]
 
 
 def training_replies(corpus: str | None) -> list[str]:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 OWN_PACKAGES = ("usdm", "data_prep", "demo")
-FIRST_VERBS = ("respond", "synthesize", "demo", "evaluate", "benchmark", "compare_sampling", "compare_voices", "plan")
+COMPARISONS = ("compare_sampling", "compare_streaming", "compare_voices")
+FIRST_VERBS = ("respond", "synthesize", "demo", "plan", "evaluate", "benchmark", *COMPARISONS)
 WORK_FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130  # what shells report for Ctrl-C

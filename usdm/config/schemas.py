@@ -161,6 +161,16 @@ class Benchmark(UseModel):
 
 
 @dataclass
+class CompareStreaming(UseModel):
+    settings: list[Any] = MISSING  # lengths of usdm.decoder.StreamingSettings
+    quality: bool = MISSING
+    held_out: str | None = None
+    items: int | None = None
+    output_dir: str = MISSING
+    seed: int = MISSING
+
+
+@dataclass
 class CompareVoices(UseModel):
     references: list[str] = MISSING
     held_out: str | None = None
@@ -411,6 +421,7 @@ SCHEMAS: dict[str, type[Verb]] = {
     "benchmark": Benchmark,
     "compare_sampling": CompareSampling,
     "compare_voices": CompareVoices,
+    "compare_streaming": CompareStreaming,
     "convert_units": ConvertUnits,
     "prepare_dialogs": PrepareDialogs,
     "synthesize_corpus": SynthesizeCorpus,

@@ -15,6 +15,7 @@ from tiny_models import build_random_bundle
 import usdm
 from usdm.audio import read_audio
 from usdm.chain import DecoderSampling, SpokenDialogPipeline
+from usdm.decoder import StreamingSettings
 from usdm.evaluation.held_out import read_held_out, spread
 from usdm.evaluation.intervals import WordErrorGap, WordErrorRate
 from usdm.evaluation.sampling_report import sampling_markdown, save_sampling_plot
@@ -28,6 +29,7 @@ from usdm.evaluation.sampling_table import (
     mean_gap,
 )
 from usdm.evaluation.speaker import SpeakerEncoder
+from usdm.evaluation.streaming import compare_streaming
 from usdm.evaluation.text import WordErrors
 from usdm.evaluation.voices import OWN_VOICE, compare_voices
 from usdm.types import InputError, Waveform
@@ -158,6 +160,30 @@ def test_voices_are_compared_with_what_is_said_without_them(tmp_path: Path) -> N
     assert table.to_markdown().count("\n") == 2 + len(references)
     with pytest.raises(InputError, match="at least one reference voice"):
         compare_voices(pipeline, turns, {}, speakers, Listener())
+
+
+def test_streaming_is_compared_with_the_whole(tmp_path: Path) -> None:
+    pipeline = SpokenDialogPipeline.from_pretrained("tiny")
+    turns = [item.agent for item in spread(read_held_out(HELD_OUT), 2)]
+    whole_at_once = StreamingSettings(first_units=10_000, chunk_units=10_000, left_context=0, lookahead=0)
+    own = StreamingSettings.at_rate(pipeline.parts.units.unit_rate)
+    short = StreamingSettings(first_units=2, chunk_units=4, left_context=2, lookahead=0)
+
+    class Loudness:
+        name = "loudness"
+
+        def __call__(self, waveform: Waveform) -> float:
+            return float(waveform.samples.square().mean())
+
+    table = compare_streaming(pipeline, turns, [whole_at_once, own, short], Listener(), quality=Loudness())
+    whole, same, streamed, hasty = table.rows
+    assert whole.settings is None and whole.distance is None
+    assert same.distance == pytest.approx(0, abs=1e-3) and same.quality == pytest.approx(whole.quality, rel=1e-3)
+    assert 0 < streamed.distance < hasty.distance and streamed.seam_distance < hasty.seam_distance
+    assert streamed.word_error_gap == WordErrorGap(0, 0, 0)
+    assert len(json.loads(table.to_json())["rows"]) == 4 and "the whole reply" in table.to_markdown()
+    with pytest.raises(InputError, match="recordings with text"):
+        compare_streaming(pipeline, [], [own], Listener())
 
 
 def test_recordings_without_text_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""What it costs to speak before the reply is whole: words, quality and seams of streamed sound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from usdm.cli.evaluate import bar, held_out_agent_turns
+from usdm.cli.model import load_model
+from usdm.decoder import StreamingSettings
+from usdm.evaluation import PocketSphinxRecogniser
+from usdm.evaluation.ledger import write_atomically
+from usdm.evaluation.quality import Dnsmos
+from usdm.evaluation.streaming import compare_streaming
+
+
+def run(config: DictConfig) -> None:
+    given = [StreamingSettings(**setting) for setting in config.settings]
+    utterances = held_out_agent_turns(config)
+    quality = Dnsmos() if config.quality else None
+    folder = Path(config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    pipeline = load_model(config)
+    own = StreamingSettings.at_rate(pipeline.parts.units.unit_rate)
+    with bar("items") as progress:
+        table = compare_streaming(
+            pipeline,
+            utterances,
+            list(dict.fromkeys([own, *given])),
+            PocketSphinxRecogniser(),
+            quality=quality,
+            seed=config.seed,
+            progress=progress,
+        )
+    write_atomically(folder / "streaming.json", table.to_json())
+    write_atomically(folder / "streaming.md", table.to_markdown())
+    print(table.to_markdown())
+    print(f"written to {folder}")
