@@ -84,6 +84,7 @@ class VocoderTask:
         roles: take utterances of these only.
         crop_frames: length of a crop in mel frames (64 are 0.74 s).
         validation_utterances: of split "dev".
+        initial: folder of a vocoder to start from; None: random weights.
 
     Raises:
         InputError: a corpus cannot be read, or has no utterance of these roles to train on or to validate on.
@@ -98,12 +99,13 @@ class VocoderTask:
         batch_size: int = 8,
         crop_frames: int = 64,
         validation_utterances: int = 8,
+        initial: str | Path | None = None,
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
         torch.manual_seed(seed)
         self.device = device = training_device(device)
-        self.vocoder = vocoder = VocosVocoder(settings).to(device)
+        self.vocoder = vocoder = _vocoder(settings, initial).to(device)
         self.batch_size = batch_size
         self.crop_samples = crop_frames * vocoder.mel.hop_length
         self.seed = seed
@@ -157,3 +159,12 @@ class VocoderTask:
     def save(self, folder: Path) -> None:
         """The finished vocoder, stored in half precision."""
         self.vocoder.save_pretrained(folder, dtype=torch.float16)
+
+
+def _vocoder(settings: VocosSettings, initial: str | Path | None) -> VocosVocoder:
+    if initial is None:
+        return VocosVocoder(settings)
+    vocoder = VocosVocoder.from_pretrained(initial)
+    if vocoder.settings != settings:
+        raise InputError(f"initial={initial} is a vocoder of another kind: {vocoder.settings}, wanted is {settings}")
+    return vocoder.train()
