@@ -6,6 +6,7 @@ import json
 import resource
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,20 +159,21 @@ def test_files_that_are_not_of_one_extractor_are_refused(extractor: UnitExtracto
         UnitExtractor.from_pretrained(tmp_path)
 
 
-@pytest.fixture
-def _no_large_files() -> Iterator[None]:
+@contextmanager
+def no_large_files() -> Iterator[None]:
     """No file may grow above 8 KB, which is more than the config and less than the weights."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that writing fails as on a full disk
     resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.usefixtures("_no_large_files")
 def test_a_full_disk_leaves_no_extractor_behind(extractor: UnitExtractor, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="cannot be written"), no_large_files():
         extractor.save_pretrained(tmp_path / "units")
     assert list((tmp_path / "units").iterdir()) == []
 

@@ -28,7 +28,7 @@ SHARDS_FILE = "model.safetensors.index.json"
 NEEDED_FILES = {
     "units": ("*.json", "*.safetensors"),
     "llm": ("*.json", "*.safetensors"),
-    "decoder": ("config.json", "model.safetensors"),
+    "decoder": ("config.json", "model.safetensors", "unit_source.json"),
     "vocoder": ("config.json", "model.safetensors", "bigvgan_generator.pt"),
 }
 WEIGHTS = ("*.safetensors", "bigvgan_generator.pt")
