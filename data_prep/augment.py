@@ -55,10 +55,28 @@ def _reverberate(sound: np.ndarray, seconds: float, random: np.random.Generator)
     return np.fft.irfft(np.fft.rfft(sound, size) * np.fft.rfft(response, size), size)[: len(sound)]
 
 
+def draw_noise(random: np.random.Generator) -> np.ndarray:
+    """(T,) int16 at 16 kHz, 0.6 to 4 s: noise of a random colour, steady or swelling, sometimes with clicks."""
+    length = int(random.uniform(0.6, 4.0) * SAMPLE_RATE)
+    noise = coloured_noise(length, float(random.uniform(0, 2)), random)
+    if random.random() < 0.5:
+        knots = random.uniform(0.05, 1.0, max(2, length * 4 // SAMPLE_RATE))  # four a second
+        noise = noise * np.interp(np.arange(length), np.linspace(0, length, len(knots)), knots)
+    if random.random() < 0.3:
+        clicks = random.integers(0, length, max(1, length // SAMPLE_RATE))
+        noise[clicks] += np.abs(noise).max() * random.uniform(-4, 4, len(clicks))
+    return (noise / np.abs(noise).max() * 32767).astype(np.int16)
+
+
 def _noise(sound: np.ndarray, variation: Variation, random: np.random.Generator) -> np.ndarray:
-    """Noise whose power falls as 1 / f ** colour, at the wanted distance below the speech."""
-    spectrum = np.fft.rfft(random.standard_normal(len(sound)))
-    spectrum /= np.maximum(np.arange(len(spectrum)), 1) ** (variation.noise_colour / 2)
-    noise = np.fft.irfft(spectrum, len(sound))
+    """At the wanted distance below the speech."""
+    noise = coloured_noise(len(sound), variation.noise_colour, random)
     scale = np.sqrt(np.mean(sound**2) / np.mean(noise**2)) * 10 ** (-variation.signal_to_noise / 20)
     return noise * scale
+
+
+def coloured_noise(length: int, colour: float, random: np.random.Generator) -> np.ndarray:
+    """(length,) noise whose power falls as 1 / f ** colour."""
+    spectrum = np.fft.rfft(random.standard_normal(length))
+    spectrum /= np.maximum(np.arange(len(spectrum)), 1) ** (colour / 2)
+    return np.fft.irfft(spectrum, length)

@@ -2,7 +2,8 @@
 
 Source: the Schema-Guided Dialogue text (CC BY-SA 4.0) as JSON lines, one dialog a line
 (`{"dialog", "services", "turns": [{"speaker", "text"}]}`), and the small talk of `small_talk.py`.
-The domain is set by the number of different words: turns that use any other word are left out and counted.
+The domain is set by the number of different words: turns that use any other word are left out and counted, but
+for some that teach the agent to say that it did not understand (`not_understood.py`).
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from data_prep import not_understood
 from data_prep.files import write_atomically
 from data_prep.small_talk import INTENTS
 from data_prep.spoken_text import spoken_text, spoken_words
 from usdm.types import InputError
 
 logger = logging.getLogger(__name__)
+
+_NOT_UNDERSTOOD_TEST_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -57,17 +61,27 @@ def prepare_dialogs(
     max_agent_words: int,
     max_train_exchanges: int,
     max_copies: int,
+    max_train_occurrences: int,
+    noise_turns: int,
+    unknown_words_turns: int,
+    unknown_words_recordings: Sequence[str],
     dev_share: float,
     seed: int,
 ) -> DomainReport:
     """Write `dialogs.jsonl` (one dialog a line, split train, dev or test) and `domain.json` into `output_dir`.
 
     Consecutive exchanges inside the domain stay together as one dialog. Test dialogs come from the held-out
-    file; an exchange whose user text also occurs in training is left out of them, so that their text is unseen.
+    file and their user texts are unseen: one that training has a few times is left out of training, one that it has
+    often ("yes, please.") is left out of the test.
 
     Args:
         vocabulary_size: the domain is the most frequent words, this many.
         max_copies: the same exchange (user and agent text) is kept this often at most.
+        max_train_occurrences: a held-out user text that training has more often stays in training.
+        noise_turns: user turns without words that the agent does not understand.
+        unknown_words_turns: the same with at least two words outside the domain, at most this many.
+        unknown_words_recordings: folders of transcribed recordings; those with a word outside the domain become
+            user turns that the agent does not understand, and bring their sound.
         dev_share: share of training dialogs that become split "dev".
 
     Raises:
@@ -76,13 +90,18 @@ def prepare_dialogs(
     train = [(row, list(_exchanges(row, max_user_words, max_agent_words))) for row in _read_dialogs(train_file)]
     counts = Counter(word for _, runs in train for run in runs for exchange in run for word in exchange.words)
     vocabulary = {word for word, _ in counts.most_common(vocabulary_size)}
+    vocabulary |= {word for text in not_understood.REPLIES for word in spoken_words(text)}
     vocabulary |= {word for users, agents in INTENTS.values() for text in users + agents for word in spoken_words(text)}
 
     left_out: Counter[str] = Counter()
     services: Counter[str] = Counter()
     copies: Counter[Exchange] = Counter()
+    held_out = [(row, list(_exchanges(row, max_user_words, max_agent_words))) for row in _read_dialogs(held_out_file)]
+    often = {
+        text for text, count in _user_texts(runs for _, runs in train).items() if count > max_train_occurrences
+    } | {_words_of(user) for users, _ in INTENTS.values() for user in users}
+    unseen = set(_user_texts(runs for _, runs in held_out)) - often
     dialogs: list[dict] = []
-    trained_user_texts: set[tuple[str, ...]] = set()
     order = sorted(train, key=lambda item: _draw(seed, item[0]["dialog"]))
     kept = 0
     for row, runs in order:
@@ -93,20 +112,32 @@ def prepare_dialogs(
         for run in _inside(runs, vocabulary, left_out):
             fresh = [exchange for exchange in run if copies[exchange] < max_copies]
             left_out["copies"] += len(run) - len(fresh)
-            if not fresh:
+            learnt = [exchange for exchange in fresh if _words_of(exchange.user) not in unseen]
+            left_out["user text that is held out"] += len(fresh) - len(learnt)
+            if not learnt:
                 continue
-            copies.update(fresh)
-            kept += len(fresh)
+            copies.update(learnt)
+            kept += len(learnt)
             services.update(row["services"])
-            dialogs.append(_dialog(f"{row['dialog']}-{len(dialogs)}", split, row["services"], fresh))
-            trained_user_texts.update(tuple(spoken_words(exchange.user)) for exchange in fresh)
-    dialogs.extend(_small_talk(trained_user_texts))
-    for row in _read_dialogs(held_out_file):
-        for run in _inside(_exchanges(row, max_user_words, max_agent_words), vocabulary, left_out):
-            unseen = [exchange for exchange in run if tuple(spoken_words(exchange.user)) not in trained_user_texts]
-            left_out["held-out user text that occurs in training"] += len(run) - len(unseen)
-            if unseen:
-                dialogs.append(_dialog(f"{row['dialog']}-{len(dialogs)}", "test", row["services"], unseen))
+            dialogs.append(_dialog(f"{row['dialog']}-{len(dialogs)}", split, row["services"], learnt))
+    dialogs.extend(_small_talk())
+    for row, runs in held_out:
+        for run in _inside(runs, vocabulary, left_out):
+            tested = [exchange for exchange in run if _words_of(exchange.user) in unseen]
+            left_out["held-out user text that training has often"] += len(run) - len(tested)
+            if tested:
+                dialogs.append(_dialog(f"{row['dialog']}-{len(dialogs)}", "test", row["services"], tested))
+
+    strange = [text for _, runs in order for text in _unknown(runs, vocabulary) if _words_of(text) not in unseen]
+    recorded = list(not_understood.recorded_turns(unknown_words_recordings))
+    outside = [(text, audio) for text, audio in recorded if not set(spoken_words(text)) <= vocabulary]
+    left_out["recordings with no word outside the domain"] = len(recorded) - len(outside)
+    for kind, turns in (
+        ("noise", [(not_understood.NOTHING_SAID, None)] * noise_turns),
+        ("unknown-words", [(text, None) for text in strange[:unknown_words_turns]]),
+        ("recording", outside),
+    ):
+        dialogs.extend(_not_understood(kind, turns, seed))
 
     splits = Counter(dialog["split"] for dialog in dialogs)
     exchanges: Counter[str] = Counter()
@@ -170,15 +201,40 @@ def _inside(runs: Iterable[list[Exchange]], vocabulary: set[str], left_out: Coun
             yield part
 
 
-def _small_talk(trained_user_texts: set[tuple[str, ...]]) -> Iterator[dict]:
+def _user_texts(dialogs: Iterable[Iterable[list[Exchange]]]) -> Counter[tuple[str, ...]]:
+    return Counter(_words_of(exchange.user) for runs in dialogs for run in runs for exchange in run)
+
+
+def _words_of(text: str) -> tuple[str, ...]:
+    return tuple(spoken_words(text))
+
+
+def _small_talk() -> Iterator[dict]:
     for intent, (users, agents) in INTENTS.items():
         for position, user in enumerate(users):
             held_out = position == len(users) - 1
             for variant, agent in enumerate(agents[:1] if held_out else agents):
                 name = f"small-talk-{intent}-{position}-{variant}"
                 yield _dialog(name, "test" if held_out else "train", ["small talk"], [Exchange(user, agent)])
-            if not held_out:
-                trained_user_texts.add(tuple(spoken_words(user)))
+
+
+def _unknown(runs: Iterable[list[Exchange]], vocabulary: set[str]) -> Iterator[str]:
+    """User texts with at least two words outside the vocabulary."""
+    for run in runs:
+        for exchange in run:
+            if len(set(spoken_words(exchange.user)) - vocabulary) >= 2:
+                yield exchange.user
+
+
+def _not_understood(kind: str, turns: Sequence[tuple[str, Path | None]], seed: int) -> Iterator[dict]:
+    """A dialog for each turn, some of them held out; `audio` in a turn is its sound."""
+    for number, (text, audio) in enumerate(turns):
+        name = f"not-understood-{kind}-{number}"
+        split = "test" if _draw(seed, name) < _NOT_UNDERSTOOD_TEST_SHARE else "train"
+        dialog = _dialog(name, split, ["not understood"], [Exchange(text, not_understood.reply(number))])
+        if audio is not None:
+            dialog["turns"][0]["audio"] = str(audio)
+        yield dialog
 
 
 def _dialog(name: str, split: str, services: list[str], exchanges: list[Exchange]) -> dict:

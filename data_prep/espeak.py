@@ -10,11 +10,11 @@ import numpy as np
 from data_prep.flite import SpokenText
 from usdm.types import AlignedWord, InputError
 
-# A language (American, British) and a speaker variant each; all ship with the Debian package.
+# A language (American, British, Received Pronunciation) and a speaker variant each; all ship with the Debian package.
 VOICES = tuple(
     f"{language}+{variant}"
-    for language in ("en-us", "en")
-    for variant in ("m1", "m3", "m5", "m7", "f1", "f2", "f3", "f4")
+    for language in ("en-us", "en", "en-gb-x-rp")
+    for variant in ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "f1", "f2", "f3", "f4", "f5")
 )
 
 _SYNCHRONOUS_RETRIEVAL = 2  # AUDIO_OUTPUT_SYNCHRONOUS: samples come back through the callback

@@ -17,9 +17,11 @@ import soundfile
 from tqdm import tqdm
 
 from data_prep import espeak
-from data_prep.augment import SAMPLE_RATE, draw_variation, vary
+from data_prep.augment import SAMPLE_RATE, draw_noise, draw_variation, vary
 from data_prep.files import write_atomically
 from data_prep.flite import Flite, SpokenText
+from data_prep.not_understood import NOTHING_SAID
+from usdm.audio import read_audio
 from usdm.types import AlignedWord, InputError
 
 logger = logging.getLogger(__name__)
@@ -107,7 +109,7 @@ def _speak_dialog(part: _Part, dialog: dict) -> list[dict]:
         else:
             audio = f"audio/{name}.flac"
             variation = draw_variation(random)
-            speaker, spoken = _speak_user(turn["text"], dialog["split"], part.voices, variation.speed, random)
+            speaker, spoken = _user_sound(turn, dialog["split"], part.voices, variation.speed, random)
             speed, sound = variation.speed, vary(spoken.samples, spoken.sample_rate, variation, random)
         if not (part.folder / audio).exists():
             _write_sound(part.folder / audio, sound)
@@ -129,6 +131,18 @@ def _speak_dialog(part: _Part, dialog: dict) -> list[dict]:
             }
         )
     return rows
+
+
+def _user_sound(
+    turn: dict, split: str, voices: Voices, speed: float, random: np.random.Generator
+) -> tuple[str, SpokenText]:
+    """A recording that the turn brings, noise alone where nothing is said, or a synthesiser's voice."""
+    if "audio" in turn:
+        samples = (read_audio(turn["audio"], SAMPLE_RATE).samples.numpy() * 32767).astype(np.int16)
+        return "recording", SpokenText(samples, SAMPLE_RATE, (), ())
+    if turn["text"] == NOTHING_SAID:
+        return "noise", SpokenText(draw_noise(random), SAMPLE_RATE, (), ())
+    return _speak_user(turn["text"], split, voices, speed, random)
 
 
 def _speak_user(
@@ -157,6 +171,8 @@ def _espeak() -> espeak.Espeak:
 @lru_cache(maxsize=100_000)
 def _pronunciation(text: str) -> list[str]:
     """Phones of a text whoever speaks it: kal16, the diphone voice, is the cheapest way to flite's lexicon."""
+    if text == NOTHING_SAID:
+        return []
     return [phone.text for phone in _flite("kal16").speak(text).phones if phone.text != "pau"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from usdm.data.dialogs import DialogSequences
 from usdm.data.packing import PackedRow, PackedRows, build_row, pack
 from usdm.data.sequences import KINDS, TrainingSequence, cut
 from usdm.data.speech_text import SpeechTextSequences
+from usdm.data.splices import Splices
 from usdm.data.unit_corpus import UnitCorpus, UnitCorpusWriter, UnitSource, UnitUtterance
 from usdm.tokens import (
     IGNORED,
@@ -445,6 +447,52 @@ def test_layouts_come_in_their_shares(corpus: UnitCorpus, template: DialogTempla
         DialogSequences(corpus, template, 512, layouts={"spoken": 1.0})
     with pytest.raises(InputError, match="none negative, not all zero"):
         DialogSequences(corpus, template, 512, layouts={"typed": 0.0})
+
+
+def test_splices_say_what_their_pieces_say() -> None:
+    turns = [make_utterance(number) for number in range(5)]
+    random, lengths = np.random.default_rng(0), set()
+    for _ in range(50):
+        units, text = Splices(1.0, most_pieces=1, most_words=3).splice(turns, random)
+        said = text.strip(".").split()
+        lengths.add(len(said))
+        places = [
+            (turn, first)
+            for turn in turns
+            for first in range(len(turn.words) - len(said) + 1)
+            if list(turn.words[first : first + len(said)]) == said
+        ]
+        cuts = [
+            turn.units[turn.word_ends[first - 1] if first else 0 : turn.word_ends[first + len(said) - 1]]
+            for turn, first in places
+        ]
+        assert any(np.array_equal(units, cut) for cut in cuts)
+    assert lengths == {1, 2, 3}
+    units, text = Splices(1.0, most_pieces=4).splice(turns, random)
+    assert len(text.split()) <= 4 * 6 and units.dtype == np.int64
+
+
+def test_spliced_turns_are_transcribed_and_not_answered(corpus: UnitCorpus, template: DialogTemplate) -> None:
+    plain = {each.input_ids.tobytes() for each in all_sequences(DialogSequences(corpus, template, 512))}
+    source = DialogSequences(corpus, template, 512, splices=Splices(0.5))
+    made = all_sequences(source)
+    spliced = [each for each in made if each.input_ids.tobytes() not in plain]
+    assert len(made) == 96 and 30 < len(spliced) < 66
+    for each in spliced:
+        assert set(each.kinds[each.labels != IGNORED].tolist()) == {KINDS.index("transcript")}
+    again = [each.input_ids.tobytes() for each in all_sequences(source)]
+    assert again == [each.input_ids.tobytes() for each in made]
+    assert again != [each.input_ids.tobytes() for each in all_sequences(source, 1)]
+
+
+def test_splices_need_word_times_and_sense(tmp_path: Path, template: DialogTemplate) -> None:
+    untimed = [replace(make_utterance(i), words=(), word_ends=np.empty(0, np.int32)) for i in range(4)]
+    corpus = UnitCorpus(write_corpus(tmp_path / "c.parquet", untimed))
+    with pytest.raises(InputError, match="no turn of split 'train' has word times"):
+        DialogSequences(corpus, template, 512, splices=Splices(0.5))
+    for wrong, message in (({"share": 1.5}, "share=1.5"), ({"share": 0.5, "most_words": 0}, "most_words=0")):
+        with pytest.raises(InputError, match=message):
+            Splices(**wrong)  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_learnt_is_counted_and_told(

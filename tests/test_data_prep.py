@@ -81,6 +81,7 @@ def dialog_files(tmp_path: Path) -> tuple[str, str]:
 def _prepare(files: tuple[str, str], folder: Path, **changes: object) -> list[dict]:
     arguments = dict(
         vocabulary_size=12, max_user_words=10, max_agent_words=10, max_train_exchanges=100, max_copies=2,
+        max_train_occurrences=0, noise_turns=0, unknown_words_turns=0, unknown_words_recordings=[],
         dev_share=0.0, seed=0,
     )  # fmt: skip
     prepare_dialogs(*files, str(folder), **(arguments | changes))
@@ -98,10 +99,43 @@ def test_the_domain_is_closed_and_the_held_out_text_unseen(dialog_files: tuple[s
     assert "i want red pizza." in tested
     assert not tested & trained
     assert domain["left_out"]["words outside the domain"] == 1
-    assert domain["left_out"]["held-out user text that occurs in training"] == 1
+    assert domain["left_out"]["held-out user text that training has often"] == 1
     assert domain["left_out"]["copies"] == 4  # the same two exchanges in four dialogs, two of each kept
     for dialog in dialogs:
         assert [turn["role"] for turn in dialog["turns"]] == ["user", "agent"] * (len(dialog["turns"]) // 2)
+
+
+def test_a_text_that_training_has_rarely_is_tested_instead(dialog_files: tuple[str, str], tmp_path: Path) -> None:
+    def texts(limit: int) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {"train": set(), "test": set()}
+        for dialog in _prepare(dialog_files, tmp_path / str(limit), max_train_occurrences=limit):
+            found[dialog["split"]] |= {turn["text"] for turn in dialog["turns"] if turn["role"] == "user"}
+        return found
+
+    often, rarely = texts(3), texts(4)  # "i want pizza." is said four times
+    assert "i want pizza." in often["train"] - often["test"]
+    assert "i want pizza." in rarely["test"] - rarely["train"]
+
+
+def test_what_is_not_understood_has_its_own_dialogs(dialog_files: tuple[str, str], tmp_path: Path) -> None:
+    recorded = tmp_path / "recorded"
+    recorded.mkdir()
+    items = [{"audio": "a.wav", "text": "I LOVE ZEPPELINS"}, {"audio": "b.wav", "text": "pizza"}, {"audio": "c.wav"}]
+    (recorded / "manifest.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    strange = _dialog("d", "A purple zeppelin flies.", "Which place?")
+    Path(dialog_files[0]).write_text(Path(dialog_files[0]).read_text() + strange)
+    dialogs = _prepare(
+        dialog_files, tmp_path / "out", noise_turns=40, unknown_words_turns=5, unknown_words_recordings=[str(recorded)]
+    )
+    exchanges = [dialog["turns"] for dialog in dialogs if dialog["services"] == ["not understood"]]
+    assert all("not understand" in agent["text"] for _, agent in exchanges)
+    users = [user for user, _ in exchanges]
+    assert [user["text"] for user in users[40:]] == ["a purple zeppelin flies.", "i love zeppelins."]
+    assert {user["text"] for user in users[:40]} == {"..."}
+    assert users[-1]["audio"] == str(recorded / "a.wav")
+    assert {dialog["split"] for dialog in dialogs if "noise" in dialog["dialog"]} == {"train", "test"}
+    with pytest.raises(InputError, match="nowhere has no manifest"):
+        _prepare(dialog_files, tmp_path / "out", unknown_words_recordings=[str(tmp_path / "nowhere")])
 
 
 def test_prepare_dialogs_repeats_itself_and_names_bad_input(dialog_files: tuple[str, str], tmp_path: Path) -> None:
@@ -177,6 +211,29 @@ def test_a_synthesised_corpus_resumes_and_can_be_read(dialog_files: tuple[str, s
     (tmp_path / "speech/parts/00000.jsonl").unlink()  # as if killed before the part was finished
     synthesize_corpus(str(few), str(tmp_path / "speech"), voices=voices, processes=1, seed=3)
     assert (tmp_path / "speech/manifest.jsonl").read_text() == manifest
+
+
+@needs_synthesisers
+def test_a_corpus_takes_recordings_and_noise_as_turns(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "said.wav", np.random.default_rng(0).normal(0, 0.1, 32_000), 16_000)
+    agent = {"role": "agent", "text": "sorry."}
+    dialogs = [
+        {"dialog": "a", "split": "train", "turns": [{"role": "user", "text": "..."}, agent]},
+        {
+            "dialog": "b",
+            "split": "train",
+            "turns": [{"role": "user", "text": "no.", "audio": str(tmp_path / "said.wav")}, agent],
+        },
+    ]
+    (tmp_path / "dialogs.jsonl").write_text("".join(json.dumps(dialog) + "\n" for dialog in dialogs))
+    voices = Voices(agents=("kal16",), user=("kal16",), espeak_share=0.0)
+    synthesize_corpus(str(tmp_path / "dialogs.jsonl"), str(tmp_path / "speech"), voices=voices, processes=1, seed=0)
+    noise, _, said, _ = read_speech_corpora([tmp_path / "speech"])
+    assert (noise.speaker, noise.text, noise.words, noise.pronunciation) == ("noise", "...", (), ())
+    assert 0.5 < noise.duration < 5
+    assert (said.speaker, said.text) == ("recording", "no.")
+    assert said.pronunciation == ("n", "ow")
+    assert 2 / 1.25 < said.duration < 2 / 0.8  # its speed is varied
 
 
 @needs_synthesisers

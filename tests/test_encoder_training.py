@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from usdm.data.unit_corpus import UnitCorpus
 from usdm.training.encoder import NO_LABEL, EncoderTask
 from usdm.training.kmeans import fit_kmeans
 from usdm.training.loop import LoopSettings, train
+from usdm.training.sound_variation import SoundVariation
 from usdm.types import InputError
 from usdm.units import UnitExtractor, UnitSettings
 
@@ -78,12 +80,75 @@ def test_batches_are_a_function_of_the_step(corpus: Path) -> None:
 def test_labels_lie_where_the_phones_are(corpus: Path) -> None:
     subject = task(corpus)
     utterance = subject.train_set[0]
-    labels = subject._frame_labels(utterance, 60).flatten()  # two each 40 ms unit: 20 ms each
+    labels = subject._frame_labels(utterance.phones, 60, 1.0).flatten()  # two each 40 ms unit: 20 ms each
     names = {index: name for name, index in subject.phone_ids.items()}
     for phone in utterance.phones:
         middle = int((phone.start + phone.end) / 2 / 0.02)
         assert names[int(labels[middle])] == phone.text
     assert labels[int(utterance.duration / 0.02) + 2 :].unique().tolist() == [NO_LABEL]
+
+
+def test_varied_sound_keeps_its_labels_in_time(corpus: Path) -> None:
+    varied = EncoderTask(
+        [str(corpus)], CONFIG, layer=1, padding=0, batch_seconds=8.0, variation=SoundVariation(speed=0.3, noise_share=1)
+    )
+    step = varied.batch(3)
+    again = varied.batch(3)
+    assert all(torch.equal(left, right) for left, right in zip(step.waveforms, again.waveforms, strict=True))
+    plain = task(corpus).batch(3)
+    assert [len(sound) for sound in step.waveforms] != [len(sound) for sound in plain.waveforms]
+    for waveform, labels in zip(step.waveforms, step.frame_labels.flatten(1), strict=True):
+        # The last labelled 20 ms are the last of the sound, whatever its speed.
+        assert int((labels != NO_LABEL).nonzero().max()) == pytest.approx(len(waveform) / 320 - 1, abs=1)
+
+
+def test_a_corpus_can_be_heard_often_and_a_speaker_kept_unseen(corpus: Path) -> None:
+    def lines(**options: object) -> int:
+        return len(EncoderTask([str(corpus)], CONFIG, layer=1, padding=0, **options).train_set)  # type: ignore[arg-type]
+
+    assert lines(repeats=[3]) == 3 * lines()
+    with pytest.raises(InputError, match="nothing to learn from"):
+        lines(without_speakers=["tone"])
+    with pytest.raises(InputError, match=r"repeats=\[1, 2\] for 1 corpora"):
+        lines(repeats=[1, 2])
+
+
+class TestSoundVariation:
+    TONE = torch.sin(torch.arange(32_000) * (2 * np.pi * 440 / 16_000))
+
+    def test_speed_moves_length_and_pitch_and_keeps_loudness(self) -> None:
+        random = np.random.default_rng(0)
+        for _ in range(5):
+            sound, speed = SoundVariation(speed=0.2).vary(self.TONE, 16_000, random)
+            assert len(sound) == pytest.approx(32_000 / speed, abs=1)
+            assert torch.fft.rfft(sound).abs().argmax() * 16_000 / len(sound) == pytest.approx(440 * speed, rel=0.01)
+            assert sound[1000:-1000].square().mean() == pytest.approx(0.5, rel=0.05)
+
+    def test_nothing_asked_for_is_nothing_done(self) -> None:
+        sound, speed = SoundVariation().vary(self.TONE, 16_000, np.random.default_rng(0))
+        assert speed == 1.0
+        assert torch.allclose(sound, self.TONE, atol=1e-5)
+
+    def test_noise_lies_within_its_bounds(self) -> None:
+        random = np.random.default_rng(1)
+        variation = SoundVariation(noise_share=1.0, quietest_signal_to_noise=8.0)
+        for _ in range(5):
+            noise = variation.vary(self.TONE, 16_000, random)[0] - self.TONE
+            assert 7.5 < 10 * np.log10(float(self.TONE.square().mean() / noise.square().mean())) < 40.5
+
+    def test_a_telephone_carries_nothing_high(self) -> None:
+        click = torch.zeros(16_000)
+        click[8_000] = 1.0
+        sound, _ = SoundVariation(telephone_share=1.0).vary(click, 16_000, np.random.default_rng(0))
+        spectrum = torch.fft.rfft(sound).abs()
+        assert spectrum[3_500:].max() < 0.01 * spectrum[:3_300].min()
+
+    @pytest.mark.parametrize(
+        ("change", "message"), [({"speed": 0.7}, "speed=0.7"), ({"noise_share": 2}, "noise_share=2")]
+    )
+    def test_bad_settings_say_why(self, change: dict[str, float], message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            SoundVariation(**change)
 
 
 def test_encoder_to_unit_corpus(corpus: Path, tmp_path: Path) -> None:
@@ -106,6 +171,15 @@ def test_encoder_to_unit_corpus(corpus: Path, tmp_path: Path) -> None:
     )
     assert quality.phone_purity > 0.7
     assert quality.pnmi > 0.4
+
+    again = tmp_path / "again"
+    arguments = (str(tmp_path / "encoder/model"), [str(corpus)], str(again))
+    fit_kmeans(*arguments, settings=units, frames=400, predecessor=str(tmp_path / "units"), seed=1)
+    old, new = UnitExtractor.from_pretrained(tmp_path / "units"), UnitExtractor.from_pretrained(again)
+    sound = [torch.from_numpy(soundfile.read(corpus / "3.wav", dtype="float32")[0])]
+    assert (old(sound)[0] == new(sound)[0]).float().mean() > 0.5  # of eight units: chance is 0.125
+    with pytest.raises(InputError, match="8 units at 25 Hz, wanted are 9 at 25 Hz"):
+        fit_kmeans(*arguments, settings=replace(units, num_units=9), frames=400, predecessor=str(again), seed=1)
 
     report = extract_units([str(corpus)], str(tmp_path / "units"), str(tmp_path / "corpus"), shard_utterances=16)
     assert (report.utterances, report.failed) == (40, ())

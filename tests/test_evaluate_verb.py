@@ -63,6 +63,31 @@ def test_a_scorecard_is_printed_and_written(bundle: Path, held_out: Path, capsys
     assert {path.name for path in held_out.iterdir() if path.is_dir()} == {"scores"}  # no folder of Hydra's
 
 
+def test_recordings_can_be_transcribed_alone_and_by_speaker(
+    bundle: Path, held_out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(bundle, "dialogs=false", "recordings=[.]", "+where.role=user", "by=speaker") == 0
+    told = capsys.readouterr().out
+    assert "speaker" in told and "reply METEOR" not in told
+    assert not (held_out / "scores/scorecard.json").exists()
+    score = json.loads((held_out / f"scores/{held_out.name}.json").read_text())
+    assert score["groups"]["noise"]["items"] == 2
+
+
+def test_services_and_refusals_are_on_the_scorecard(
+    bundle: Path, held_out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"dialog": name, "split": split, "services": ["Hotels_1"], "turns": [{"role": "agent", "text": "hello"}]}
+        for name, split in (("a", "test"), ("b", "test"), ("c", "train"))
+    ]
+    (held_out / "dialogs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert evaluate(bundle, "dialogs_file=dialogs.jsonl", "refusal_phrase=hello") == 0
+    assert "random reply of the same service" in capsys.readouterr().out
+    scorecard = json.loads((held_out / "scores/scorecard.json").read_text())
+    assert scorecard["random_reply_of_the_same_service_rouge_l"] == scorecard["refused_references"] == 1
+
+
 def test_a_failed_item_makes_the_run_fail(bundle: Path, held_out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (held_out / "b0.wav").write_bytes(b"not sound")
     assert evaluate(bundle) == 1
@@ -78,6 +103,11 @@ def test_a_failed_item_makes_the_run_fail(bundle: Path, held_out: Path, capsys: 
         (["output_dir=a0.wav/scores"], "a0.wav"),
         (["synthesiser=robot"], "robot"),
         (["training_corpus=absent"], "absent"),
+        (["dialogs_file=absent"], "absent"),
+        (["recordings=[absent]"], "absent"),
+        (["recordings=[.]", "+where.split=dev"], "split=dev"),
+        (["recordings=[.]", "by=accent"], "accent"),
+        (["dialogs=false"], "nothing is left"),
         (["limit=none"], "full_key: limit"),
     ],
 )

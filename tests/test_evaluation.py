@@ -27,11 +27,11 @@ from usdm.evaluation import (
     word_errors,
 )
 from usdm.evaluation.held_out import spread
-from usdm.evaluation.intervals import word_error_gap, word_error_rate
+from usdm.evaluation.intervals import mean_of, word_error_gap, word_error_rate
 from usdm.evaluation.outcomes import Outcome
 from usdm.evaluation.recordings import read_recordings
 from usdm.evaluation.scorecard import summarise
-from usdm.evaluation.text import most_frequent
+from usdm.evaluation.text import FalseAlarms, false_alarms, most_frequent, says
 from usdm.types import InputError, Sampling, Turn, Waveform
 
 HELD_OUT = Path(__file__).resolve().parents[1] / "usdm" / "assets" / "held_out"
@@ -87,6 +87,18 @@ def test_the_most_frequent_text_is_found_whatever_its_punctuation() -> None:
         most_frequent([])
 
 
+def test_words_where_nothing_is_said_are_false_alarms() -> None:
+    errors = [word_errors("...", "..."), word_errors("...", "book a table"), word_errors("yes", "yes no")]
+    assert false_alarms(errors) == FalseAlarms(turns=2, with_words=1, words=3)
+    assert false_alarms(errors[2:]) is None
+
+
+def test_a_phrase_is_found_in_whole_words() -> None:
+    assert says("Sorry, I did NOT understand that.", "did not understand")
+    assert not says("i did not, understanding you", "did not understand")
+    assert not says("", "did not understand")
+
+
 # Intervals
 
 
@@ -124,6 +136,14 @@ def test_without_words_there_is_no_rate() -> None:
     assert word_error_rate([], seed=0) is None
     assert word_error_rate([("a", WordErrors(insertions=2))], seed=0) is None
     assert word_error_gap([], [], seed=0) is None
+
+
+def test_a_mean_redraws_dialogs() -> None:
+    mean = mean_of([0.0, 1.0, 0.0, 1.0], ["a", "a", "b", "b"], seed=0)
+    assert mean is not None and (mean.mean, mean.low, mean.high, mean.items) == (0.5, 0.5, 0.5, 4)
+    apart = mean_of([0.0, 0.0, 1.0, 1.0], ["a", "a", "b", "b"], seed=0)
+    assert apart is not None and (apart.low, apart.high) == (0, 1)
+    assert mean_of([], [], seed=0) is None
 
 
 # The recogniser
@@ -293,6 +313,46 @@ def test_baselines_answer_without_listening() -> None:
     assert from_training["random reply"].rouge_l == pytest.approx(1 / 3)
 
 
+def test_replies_are_scored_by_what_is_heard_too() -> None:
+    written = outcome("1", reply="three four", reply_recognised="three")
+    wordless = outcome("2", reply_recognised="three four")
+    card = summarise([written, wordless], [], seed=0, facts={})
+    assert card.reply is not None and card.reply.rouge_l == 1
+    assert card.reply_heard is not None and card.reply_heard.rouge_l == pytest.approx((2 / 3 + 1) / 2)
+    assert card.figures()["reply_heard_rouge_l"] == card.reply_heard.rouge_l
+    assert "| reply as it is heard, ROUGE-L" in scorecard_table(card)
+
+
+def test_refusals_are_counted_in_replies_and_references() -> None:
+    refused = outcome("1", reply="Sorry, I did not understand that.", reference="i did not understand")
+    wrongly = outcome("2", reply="i did not understand", reference="how many people?")
+    answered = outcome("3", reply="for two", reference="how many people?")
+    card = summarise(
+        [refused, wrongly, answered, answered],
+        [],
+        seed=0,
+        facts={"refusal_phrase": "did not understand"},
+        refusal_phrase="did not understand",
+    )
+    assert (card.figures()["refused"], card.figures()["refused_references"]) == (0.5, 0.25)
+    assert card.refused is not None and card.refused.low < 0.5 < card.refused.high
+    assert 'replies with "did not understand"' in scorecard_table(card)
+    assert summarise([refused], [], seed=0, facts={}).refused is None
+
+
+def test_a_set_in_which_nothing_is_said_has_no_rate_but_its_words_are_told() -> None:
+    deaf = outcome("1", user_text="...", speaker="noise", transcript="...", user_recognised="the")
+    misheard = outcome("2", user_text="...", speaker="noise", transcript="book it", user_recognised="")
+    card = summarise([deaf, misheard], [], seed=0, facts={})
+    assert card.transcript is None and card.transcript_by_speaker == {}
+    assert card.transcript_false_alarms == FalseAlarms(2, 1, 2) and card.user_false_alarms == FalseAlarms(2, 1, 1)
+    assert card.figures()["transcript_false_alarms_words"] == 2
+    assert "2 words in 1 of 2 turns" in scorecard_table(card)
+    # Among turns with words they count as insertions.
+    mixed = summarise([misheard, outcome("3", transcript="one two")], [], seed=0, facts={})
+    assert mixed.figures()["transcript_wer"] == 2 / 2
+
+
 def test_a_chain_without_text_has_no_text_scores() -> None:
     scorecard = summarise([outcome("1", reply_seconds=1.0, timings={"speak": 1.0})], [], seed=0, facts={})
     assert scorecard.transcript is None and scorecard.reply is None and scorecard.spoken_reply is None
@@ -448,6 +508,35 @@ def test_recordings_are_transcribed_and_those_without_text_counted(
     again = Counting()
     evaluate_recordings(pipeline, folder, again, tmp_path / "out")
     assert again.heard == 0
+
+
+def test_a_speech_corpus_is_transcribed_in_part_and_group_by_group(
+    tmp_path: Path, pipeline: SpokenDialogPipeline
+) -> None:
+    corpus = write_corpus(
+        tmp_path / "corpus",
+        d1_2={"start": 0.25, "duration": 0.5},
+        d2_0={"text": "...", "speaker": "noise"},
+        d1_0={"split": "train"},
+    )
+    users = evaluate_recordings(pipeline, corpus, Counting(), tmp_path / "users", where={"role": "user"}, by="speaker")
+    assert users.items == 3 and list(users.groups) == ["noise", "voice-d1"]
+    assert users.groups["noise"].transcript is None and users.false_alarms is not None
+    assert users.false_alarms.turns == 1
+    voice = users.groups["voice-d1"]
+    assert voice.items == 2 and voice.transcript is not None and voice.transcript.counts.words == 2 + 6
+    lines = [json.loads(line) for line in (tmp_path / "users" / "corpus.jsonl").read_text().splitlines()]
+    counts = sum((word_errors(line["text"], line["transcript"]) for line in lines[:1] + lines[2:]), WordErrors())
+    assert [line["id"] for line in lines] == ["d1_0", "d2_0", "d1_2"] and voice.transcript.counts == counts
+    assert lines[2]["recognised"] == "8000"  # half a second of the file
+    table = transcript_table([users])
+    assert "corpus, speaker" in table and "of 1 turns" in table
+    tested = {"role": "user", "split": "test"}
+    assert evaluate_recordings(pipeline, corpus, Counting(), tmp_path / "out", where=tested).items == 2
+    with pytest.raises(InputError, match=r"manifest\.jsonl: no line has split=dev"):
+        read_recordings(corpus, {"split": "dev"})
+    with pytest.raises(InputError, match="by=accent: .*line 1 has no such field, only id, audio"):
+        read_recordings(corpus, by="accent")
 
 
 def test_recordings_without_any_text_are_refused(tmp_path: Path, pipeline: SpokenDialogPipeline) -> None:

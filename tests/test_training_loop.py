@@ -120,13 +120,72 @@ class PointsTask(LineTask):
         return {"loss": (self.line(batch) - batch.sum(1, keepdim=True)).pow(2).mean()}
 
 
+class DuelTask(PointsTask):
+    """The critic learns where the line is too high, and the line is pulled down there."""
+
+    def __init__(self, together: int = 1) -> None:
+        super().__init__(together)
+        self.critic = nn.Linear(3, 1)
+
+    def critic_modules(self) -> dict[str, nn.Module]:
+        return {"critic": self.critic}
+
+    def critic_losses(self, batch: Tensor, generator: torch.Generator) -> Mapping[str, Tensor]:
+        too_high = (self.line(batch) - batch.sum(1, keepdim=True)).detach()
+        return {"loss": (self.critic(batch) - too_high).pow(2).mean()}
+
+    def losses(self, batch: Tensor, generator: torch.Generator) -> Mapping[str, Tensor]:
+        verdict = (self.critic(batch) * self.line(batch)).mean()
+        return {"loss": super().losses(batch, generator)["loss"] + verdict, "verdict": verdict}
+
+
+def test_a_critic_learns_first_and_from_its_own_loss_alone(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, steps=1, log_every=1, save_every=1)
+    train(DuelTask(), settings, tmp_path)
+    expected = DuelTask()
+    optimizer = torch.optim.AdamW(
+        expected.critic.parameters(), settings.learning_rate_at(0), settings.betas, weight_decay=settings.weight_decay
+    )
+    before = expected.critic_losses(expected.batch(0), torch.Generator())["loss"]
+    before.backward()
+    nn.utils.clip_grad_norm_(expected.critic.parameters(), settings.gradient_clip)
+    optimizer.step()
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    for name, value in expected.critic.state_dict().items():
+        torch.testing.assert_close(state["critic"]["parameters"][f"critic.{name}"], value)
+    logged = rows(tmp_path)[0]
+    assert logged["critic_loss"] == pytest.approx(before.item())
+    after = expected.losses(expected.batch(0), torch.Generator())  # the line has not moved
+    assert logged["verdict"] == pytest.approx(after["verdict"].item())
+
+
+def test_a_critic_is_no_part_of_what_is_made(tmp_path: Path) -> None:
+    train(DuelTask(), SETTINGS, tmp_path / "duel")
+    train(PointsTask(), SETTINGS, tmp_path / "plain")
+    duel, plain = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("duel", "plain"))
+    assert set(plain) == {"step", "seconds", "settings", "parameters", "average", "optimizer"}
+    assert set(duel) == {*plain, "critic"}
+    assert set(duel["average"]) == set(duel["parameters"]) == set(plain["parameters"])
+    records = [json.loads((tmp_path / name / "training.json").read_text()) for name in ("duel", "plain")]
+    assert records[0]["parameters"] == records[1]["parameters"] == 4
+
+
+def test_a_checkpoint_without_the_critic_does_not_resume(tmp_path: Path) -> None:
+    train(PointsTask(), SETTINGS, tmp_path / "plain")
+    with pytest.raises(InputError, match=r"holds no critic.*DuelTask"):
+        train(DuelTask(), SETTINGS, tmp_path / "plain")
+    train(DuelTask(), SETTINGS, tmp_path / "duel")
+    with pytest.raises(InputError, match=r"holds a critic.*PointsTask"):
+        train(PointsTask(), SETTINGS, tmp_path / "duel")
+
+
 def test_two_processes_train_what_one_does_with_both_batches(tmp_path: Path) -> None:
-    train(PointsTask(together=2), SETTINGS, tmp_path / "alone")
+    train(DuelTask(together=2), SETTINGS, tmp_path / "alone")
     program = tmp_path / "program.py"
     program.write_text(
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import test_training_loop as here\n"
-        f"here.train(here.PointsTask(), here.SETTINGS, {str(tmp_path / 'both')!r})\n"
+        f"here.train(here.DuelTask(), here.SETTINGS, {str(tmp_path / 'both')!r})\n"
     )
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run([*launcher, str(program)], capture_output=True, text=True, timeout=300)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
+from hums import write_hums
 from safetensors.torch import load_file
 
 from usdm.audio import MelSpectrogram
@@ -154,28 +154,7 @@ def test_spectral_distance_knows_equal_louder_and_other_sound() -> None:
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """Hums of several pitches, one of them shorter than a crop."""
-    folder = tmp_path / "corpus"
-    folder.mkdir()
-    rows = []
-    for index, seconds in enumerate((0.2, 0.7, 0.8, 0.9)):
-        phase = 2 * np.pi * (120 + 30 * index) * np.arange(int(seconds * 16_000)) / 16_000
-        soundfile.write(folder / f"{index}.wav", 0.2 * sum(np.sin(k * phase) / k for k in range(1, 9)), 16_000)
-        rows.append(
-            {
-                "id": str(index),
-                "audio": f"{index}.wav",
-                "speaker": "hum",
-                "role": "agent" if index else "user",
-                "dialog": "0",
-                "turn": index,
-                "split": "dev" if index == 3 else "train",
-                "text": "hum",
-                "duration": seconds,
-            }
-        )
-    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+    return write_hums(tmp_path / "corpus")  # one is shorter than a crop
 
 
 def task(corpus: Path, roles: list[str] | None = None, seed: int = 0) -> VocoderTask:

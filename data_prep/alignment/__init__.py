@@ -1,9 +1,10 @@
-"""Word times for a speech corpus: CTC forced alignment over several kinds of models, and Praat TextGrids."""
+"""Word times for a speech corpus: CTC forced alignment over several kinds of models, PocketSphinx, Praat TextGrids."""
 
 from data_prep.alignment.aligned import Aligned, Aligner, Unaligned
 from data_prep.alignment.boundaries import BoundaryError, boundary_error
 from data_prep.alignment.corpus import AlignmentReport, align_corpus
 from data_prep.alignment.makers import hub_ctc, mms, phones
+from data_prep.alignment.pocketsphinx_aligner import PocketSphinxAligner
 from data_prep.alignment.textgrid import TextGridAligner, read_textgrid
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Aligner",
     "AlignmentReport",
     "BoundaryError",
+    "PocketSphinxAligner",
     "TextGridAligner",
     "Unaligned",
     "align_corpus",

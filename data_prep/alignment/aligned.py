@@ -19,6 +19,7 @@ class Aligned:
     phones: tuple[AlignedWord, ...] = ()  # empty: the aligner knows none
     unknown: tuple[str, ...] = ()  # characters or phones that the aligner has no symbol for
     interpolated: tuple[str, ...] = ()  # words that had nothing to align: times lie between their neighbours'
+    pronunciation: tuple[str, ...] = ()  # phones as they are said; empty: the aligner knows no better than the corpus
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 SHARDS, MAKER_FILE = "alignment", "aligner.json"
 REPORT_FILE, PROBLEMS_FILE = "alignment.json", "alignment_problems.jsonl"
 _SPEED_ONLY = ("device", "batch_seconds")  # settings that do not change what is found
+_TRANSCRIBE = "transcribe"  # the setting of an aligner that makes do without text
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,9 @@ class AlignmentReport:
     """What became of the utterances; also in `alignment.json`."""
 
     utterances: int
-    aligned: int
+    aligned: int  # with text
     without_text: int
+    heard: int  # of these, utterances that got the phones of what the aligner heard
     words: int
     confidence: float | None  # mean over words; None where the aligner knows none
     interpolated: int  # words with nothing to align
@@ -58,11 +60,13 @@ def align_corpus(
     max_failed_share: float,
     processes: int,
 ) -> AlignmentReport:
-    """Write `output_dir/manifest.jsonl`: the corpus' own lines, with `words`, `word_confidence` and perhaps `phones`.
+    """Write `output_dir/manifest.jsonl`: the corpus' own lines, with `words`, `word_confidence` and perhaps `phones`
+    and `pronunciation`.
 
     `output_dir` may be the corpus itself, whose manifest is then replaced. Beside it lie `alignment.json` (the
     report), `alignment_problems.jsonl` (utterances with anything unknown, interpolated or failed) and the finished
-    shards in `alignment/`. Utterances without text, or that failed, stay in the manifest without word times.
+    shards in `alignment/`. Utterances without text, or that failed, stay in the manifest without word times; an
+    aligner that transcribes may give those without text phones and a pronunciation.
 
     Args:
         aligner: makes the aligner, in each process.
@@ -74,7 +78,7 @@ def align_corpus(
     """
     folder = Path(output_dir)
     (folder / SHARDS).mkdir(parents=True, exist_ok=True)
-    utterances = [utterance for utterance in read_speech_corpora([corpus]) if utterance.text]
+    utterances = [u for u in read_speech_corpora([corpus]) if u.text or _transcribes(aligner)]
     _claim(folder / SHARDS, aligner, utterances)
     shards = [
         _Shard(folder / SHARDS / f"{number:05d}.jsonl", utterances[start : start + shard_utterances])
@@ -89,9 +93,10 @@ def align_corpus(
     problems = [row for row in found.values() if row["unknown"] or row["interpolated"] or row["failed"]]
     _write_lines(folder / PROBLEMS_FILE, problems)
     write_atomically(folder / REPORT_FILE, json.dumps(asdict(report), indent=1) + "\n")
-    if report.failed > max_failed_share * len(utterances):
+    with_text = report.utterances - report.without_text
+    if report.failed > max_failed_share * with_text:
         raise InputError(
-            f"{report.failed} of {len(utterances)} utterances could not be aligned; at most a share of "
+            f"{report.failed} of {with_text} utterances could not be aligned; at most a share of "
             f"{max_failed_share:g} may fail. {folder / PROBLEMS_FILE} lists them: mend the corpus, or raise "
             "max_failed_share."
         )
@@ -116,6 +121,10 @@ def _name(aligner: Callable[[], Aligner]) -> str:
         return str(getattr(aligner, "__qualname__", aligner))
     settings = {key: value for key, value in aligner.keywords.items() if key not in _SPEED_ONLY}
     return f"{aligner.func.__qualname__}({', '.join(f'{key}={value!r}' for key, value in sorted(settings.items()))})"
+
+
+def _transcribes(aligner: Callable[[], Aligner]) -> bool:
+    return isinstance(aligner, partial) and bool(aligner.keywords.get(_TRANSCRIBE))
 
 
 def _align_shards(shards: Sequence[_Shard], aligner: Callable[[], Aligner], processes: int) -> Iterator[None]:
@@ -151,6 +160,7 @@ def _row(utterance: Utterance, result: Aligned | Unaligned) -> dict:
         "words": _spans(result.words),
         "word_confidence": [round(value, 4) for value in result.confidence] or None,
         "phones": _spans(result.phones) or None,
+        "pronunciation": list(result.pronunciation) or None,
     }
 
 
@@ -160,7 +170,8 @@ def _spans(spans: Sequence[AlignedWord]) -> list[list]:
 
 def _report(corpus: str, found: dict[str, dict]) -> AlignmentReport:
     utterances = read_speech_corpora([corpus])
-    aligned = [row for row in found.values() if not row["failed"]]
+    with_text = {utterance.id for utterance in utterances if utterance.text}
+    aligned = [row for row in found.values() if not row["failed"] and row["id"] in with_text]
     confidence = [value for row in aligned for value in row["word_confidence"] or ()]
     pairs = (
         ([AlignedWord(*word) for word in found[u.id]["words"]], u.words)
@@ -170,12 +181,13 @@ def _report(corpus: str, found: dict[str, dict]) -> AlignmentReport:
     return AlignmentReport(
         utterances=len(utterances),
         aligned=len(aligned),
-        without_text=len(utterances) - len(found),
+        without_text=sum(not utterance.text for utterance in utterances),
+        heard=sum(not row["failed"] and row["id"] not in with_text for row in found.values()),
         words=sum(len(row["words"]) for row in aligned),
         confidence=sum(confidence) / len(confidence) if confidence else None,
         interpolated=sum(len(row["interpolated"]) for row in aligned),
         unknown=sum(len(row["unknown"]) for row in aligned),
-        failed=len(found) - len(aligned),
+        failed=len(with_text) - len(aligned),
         against_known=boundary_error(pairs),
     )
 
@@ -188,6 +200,8 @@ def _write_manifest(corpus: Path, folder: Path, found: dict[str, dict]) -> None:
             row.pop(key, None)
             if aligned.get(key):
                 row[key] = aligned[key]
+        if aligned.get("pronunciation"):
+            row["pronunciation"] = aligned["pronunciation"]
         if not Path(row["audio"]).is_absolute():
             row["audio"] = os.path.relpath(corpus / row["audio"], folder)
         rows.append(row)

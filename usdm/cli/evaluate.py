@@ -23,36 +23,48 @@ from usdm.evaluation import (
     scorecard_table,
     transcript_table,
 )
+from usdm.evaluation.baselines import ServiceReplies, read_dialogs_file
 from usdm.evaluation.held_out import spread
 from usdm.evaluation.ledger import Progress
 from usdm.evaluation.outcomes import Synthesiser
+from usdm.evaluation.recordings import read_recordings
 from usdm.types import InputError, Waveform
 
 PACKAGED_SET = Path(usdm.__file__).parent / "assets" / "held_out"
 
 
 def run(config: DictConfig) -> None:
-    held_out = config.held_out or PACKAGED_SET
-    read_held_out(held_out)  # what is wrong with it is told before the model is loaded
-    replies = training_replies(config.training_corpus)
+    # What is wrong with the input is told before the model is loaded.
+    where = dict(config.where)
+    if not config.dialogs and not config.recordings:
+        raise InputError("dialogs=false: nothing is left to evaluate; give recordings=[FOLDER], or dialogs=true")
+    if config.dialogs:
+        read_held_out(config.held_out or PACKAGED_SET)
+    for folder in config.recordings:
+        read_recordings(folder, where, config.by)
+    replies, service_replies = training_replies(config.training_corpus), services(config.dialogs_file)
     synthesiser = flite(config.synthesiser) if config.synthesiser else None
     Path(config.output_dir).mkdir(parents=True, exist_ok=True)
     pipeline, recogniser = load_model(config), PocketSphinxRecogniser()
-    with bar("dialogs") as progress:
-        scorecard = evaluate(
-            pipeline,
-            held_out,
-            recogniser,
-            config.output_dir,
-            limit=config.limit,
-            training_replies=replies,
-            synthesiser=synthesiser,
-            examples=config.examples,
-            seed=config.seed,
-            progress=progress,
-        )
-    print(scorecard_table(scorecard))
-    failed = scorecard.failed
+    failed = 0
+    if config.dialogs:
+        with bar("dialogs") as progress:
+            scorecard = evaluate(
+                pipeline,
+                config.held_out or PACKAGED_SET,
+                recogniser,
+                config.output_dir,
+                limit=config.limit,
+                training_replies=replies,
+                service_replies=service_replies,
+                refusal_phrase=config.refusal_phrase,
+                synthesiser=synthesiser,
+                examples=config.examples,
+                seed=config.seed,
+                progress=progress,
+            )
+        print(scorecard_table(scorecard))
+        failed += scorecard.failed
     scores = []
     for folder in config.recordings:
         with bar(Path(folder).name) as progress:
@@ -62,6 +74,8 @@ def run(config: DictConfig) -> None:
                     folder,
                     recogniser,
                     config.output_dir,
+                    where=where,
+                    by=config.by,
                     limit=config.limit,
                     seed=config.seed,
                     progress=progress,
@@ -87,6 +101,10 @@ def training_replies(corpus: str | None) -> list[str]:
     if corpus is None:
         return []
     return [turn.text for turn in read_speech_corpora([corpus], "train") if turn.role == "agent" and turn.text]
+
+
+def services(dialogs_file: str | None) -> ServiceReplies | None:
+    return None if dialogs_file is None else read_dialogs_file(dialogs_file)
 
 
 def flite(voice: str) -> Synthesiser:

@@ -28,6 +28,7 @@ def run(config: DictConfig) -> None:
         history_turns=config.history_turns,
         layouts=settings["layouts"],
         noise=settings["noise"],
+        splices=settings["splices"],
         unit_source=UnitSource.load(config.pretrained),
         adapter=settings["adapter"],
     )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 OWN_PACKAGES = ("usdm", "data_prep", "demo")
-COMPARISONS = ("compare_sampling", "compare_streaming", "compare_voices")
+COMPARISONS = ("compare_models", "compare_sampling", "compare_streaming", "compare_voices")
 FIRST_VERBS = ("respond", "synthesize", "demo", "plan", "evaluate", "benchmark", *COMPARISONS)
 WORK_FAILED = 1
 BAD_INPUT = 2

@@ -133,9 +133,14 @@ class Plan(UseModel):
 
 @dataclass
 class Evaluate(UseModel):
+    dialogs: bool = MISSING
     held_out: str | None = None
     recordings: list[str] = MISSING
+    where: dict[str, str] = MISSING
+    by: str | None = None
     training_corpus: str | None = None
+    dialogs_file: str | None = None
+    refusal_phrase: str | None = None
     synthesiser: str | None = None
     output_dir: str = MISSING
     limit: int | None = None
@@ -157,6 +162,25 @@ class Benchmark(UseModel):
     capacity: int | None = None
     decoding_tokens: int = MISSING
     decoding_context: int = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class ComparedModel:
+    """What takes the place of parts of the selected model."""
+
+    llm: str | None = None
+    chain: str | None = None
+
+
+@dataclass
+class CompareModels(UseModel):
+    models: dict[str, Any] = MISSING  # ComparedModel, by name
+    held_out: str | None = None
+    training_corpus: str | None = None
+    dialogs_file: str | None = None
+    output_dir: str = MISSING
+    limit: int | None = None
     seed: int = MISSING
 
 
@@ -229,6 +253,10 @@ class PrepareDialogs(Stage):
     max_agent_words: int = MISSING
     max_train_exchanges: int = MISSING
     max_copies: int = MISSING
+    max_train_occurrences: int = MISSING
+    noise_turns: int = MISSING
+    unknown_words_turns: int = MISSING
+    unknown_words_recordings: list[str] = MISSING
     dev_share: float = MISSING
     seed: int = MISSING
 
@@ -305,6 +333,7 @@ class FitKmeans(Stage):
     corpora: list[str] = MISSING
     settings: Any = MISSING
     frames: int = MISSING
+    predecessor: str | None = None
     seed: int = MISSING
 
 
@@ -386,6 +415,7 @@ class Finetune(TrainLanguageModel):
     history_turns: int = MISSING
     layouts: dict[str, float] | None = None
     noise: Any = None  # usdm.data.unit_noise.UnitNoise
+    splices: Any = None  # usdm.data.splices.Splices
 
 
 @dataclass
@@ -419,6 +449,7 @@ SCHEMAS: dict[str, type[Verb]] = {
     "plan": Plan,
     "evaluate": Evaluate,
     "benchmark": Benchmark,
+    "compare_models": CompareModels,
     "compare_sampling": CompareSampling,
     "compare_voices": CompareVoices,
     "compare_streaming": CompareStreaming,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from usdm.data.sequences import KIND_INDEX, TrainingSequence
+from usdm.data.splices import Splices
 from usdm.data.unit_corpus import UnitCorpus
 from usdm.data.unit_noise import UnitNoise
 from usdm.interleave import keyed_generator
@@ -30,6 +32,8 @@ class DialogTurn:
     role: str
     text: str
     units: NDArray[np.uint16]  # (U,)
+    words: tuple[str, ...]  # empty: times not known
+    word_ends: NDArray[np.int32]  # in units
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,11 @@ class DialogSequences:
         history_turns: at most so many earlier turns, within the template's budget of ids; 0 makes single turns.
         layouts: names of turn layouts and their shares; None is the template's own.
         noise: on the user's units, drawn anew each epoch; None leaves them as they were heard.
+        splices: takes the place of some examples with turns put together from pieces, to be transcribed only.
 
     Raises:
         InputError: corpus and vocabulary differ in the number of units, a layout is unknown or has no share,
-            or the split has no reply.
+            the split has no reply, or there are splices and no turn has word times.
     """
 
     def __init__(
@@ -74,10 +79,11 @@ class DialogSequences:
         history_turns: int = 0,
         layouts: Mapping[str, float] | None = None,
         noise: UnitNoise | None = None,
+        splices: Splices | None = None,
     ) -> None:
         corpus.check_num_units(template.vocabulary.num_units)
         self.template, self.row_length, self.seed = template, row_length, seed
-        self.history_turns, self.noise = history_turns, noise
+        self.history_turns, self.noise, self.splices = history_turns, noise, splices
         self.left_out = 0
         self._layouts, self._shares = _layouts(template, layouts)
         self.dialogs, self.incomplete = read_dialogs(corpus, split)
@@ -92,6 +98,9 @@ class DialogSequences:
                 f"{corpus.files[0]}: no turn of {' or '.join(agent_roles)} answers another speaker in split "
                 f"{split!r}; check the corpus' roles, dialogs and splits"
             )
+        self._timed = [turn for dialog in self.dialogs for turn in dialog if turn.words]
+        if splices is not None and not self._timed:
+            raise InputError(f"{corpus.files[0]}: no turn of split {split!r} has word times, from which to splice")
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -120,24 +129,35 @@ class DialogSequences:
     def _sequence(self, example: _Example, epoch: int) -> TrainingSequence:
         dialog = self.dialogs[example.dialog]
         user, agent = dialog[example.index - 1], self._reply(example)
+        if self.splices is not None:
+            random = keyed_generator(self.seed, epoch, f"splice for {agent.id}")
+            if random.random() < self.splices.share:
+                return self._spliced(self.splices, random)
         draw = keyed_generator(self.seed, epoch, agent.id).random() if len(self._layouts) > 1 else 0.0
         layout = self._layouts[int(np.searchsorted(self._shares, draw, side="right"))]
         content = TurnContent(
-            user_units=torch.from_numpy(self._heard(user, epoch)),
+            user_units=torch.from_numpy(
+                self._heard(user.units, keyed_generator(self.seed, epoch, f"noise of {user.id}"))
+            ),
             user_text=user.text,
             agent_text=agent.text,
             agent_units=torch.from_numpy(agent.units.astype(np.int64)),
         )
-        built = self.template.training_example(content, self._history(dialog, example.index), layout)
+        return self._built(content, self._history(dialog, example.index), layout)
+
+    def _spliced(self, splices: Splices, random: np.random.Generator) -> TrainingSequence:
+        units, text = splices.splice(self._timed, random)
+        content = TurnContent(user_units=torch.from_numpy(self._heard(units, random)), user_text=text)
+        return self._built(content, [], "transcribe")
+
+    def _built(self, content: TurnContent, history: Sequence[Turn], layout: str | None) -> TrainingSequence:
+        built = self.template.training_example(content, history, layout)
         labels = built.labels.numpy().astype(np.int32)
         return TrainingSequence(built.input_ids.numpy().astype(np.int32), labels, self._kinds(labels))
 
-    def _heard(self, user: DialogTurn, epoch: int) -> NDArray[np.int64]:
-        units = user.units.astype(np.int64)
-        if self.noise is None:
-            return units
-        random = keyed_generator(self.seed, epoch, f"noise of {user.id}")
-        return self.noise.vary(units, self.template.vocabulary.num_units, random)
+    def _heard(self, units: NDArray[Any], random: np.random.Generator) -> NDArray[np.int64]:
+        units = units.astype(np.int64)
+        return units if self.noise is None else self.noise.vary(units, self.template.vocabulary.num_units, random)
 
     def _history(self, dialog: Sequence[DialogTurn], index: int) -> list[Turn]:
         """What came before the user's turn, seen from the agent's side."""
@@ -166,19 +186,21 @@ def read_dialogs(corpus: UnitCorpus, split: str) -> tuple[list[list[DialogTurn]]
 
     A turn that lacks something ends what came before it: the turns after it make a dialog of their own.
     """
-    table = corpus.read(corpus.groups, ["dialog", "turn", "id", "role", "text", "units"], split)
+    table = corpus.read(corpus.groups, ["dialog", "turn", "id", "role", "text", "units", "words", "word_ends"], split)
     table = table.sort_by([("dialog", "ascending"), ("turn", "ascending")])
     dialogs: list[list[DialogTurn]] = []
     incomplete = 0
     previous = None
     for batch in table.to_batches(max_chunksize=1024):
-        columns = [batch[name].to_pylist() for name in ("dialog", "id", "role", "text")]
-        for name, id_, role, text, row in zip(*columns, batch["units"], strict=True):
+        columns = [batch[name].to_pylist() for name in ("dialog", "id", "role", "text", "words")]
+        for name, id_, role, text, words, row, ends in zip(*columns, batch["units"], batch["word_ends"], strict=True):
             if name != previous:
                 dialogs.append([])
                 previous = name
             if text and len(row):
-                dialogs[-1].append(DialogTurn(id_, role, text, row.values.to_numpy()))
+                dialogs[-1].append(
+                    DialogTurn(id_, role, text, row.values.to_numpy(), tuple(words), ends.values.to_numpy())
+                )
             else:
                 incomplete += 1
                 dialogs.append([])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from usdm.chain import SpokenDialogPipeline
+from usdm.evaluation.baselines import ServiceReplies, baseline_facts
 from usdm.evaluation.examples import save_examples
 from usdm.evaluation.facts import surroundings
 from usdm.evaluation.held_out import read_held_out, spread
@@ -31,6 +32,8 @@ def evaluate(
     chain: str | None = None,
     limit: int | None = None,
     training_replies: Sequence[str] = (),
+    service_replies: ServiceReplies | None = None,
+    refusal_phrase: str | None = None,
     synthesiser: Synthesiser | None = None,
     examples: int = 0,
     seed: int = 0,
@@ -48,7 +51,9 @@ def evaluate(
             is the pipeline's `settings`.
         limit: so many dialogs, spread evenly over the set; None takes all.
         training_replies: agent turns of the training set, from which the baselines' replies come; by default
-            they come from the held-out set itself, which flatters the baselines.
+            they are those of `service_replies`, or else come from the held-out set itself, which flatters them.
+        service_replies: training replies by service, for the baseline that answers by any of the same service.
+        refusal_phrase: counted in replies, such as "did not understand"; None counts nothing.
         synthesiser: says a reply's text, as the ceiling of the spoken reply; by default the recordings of the
             set's agent turns are the ceiling, which are other sentences.
         seed: of the model's sampling, the random baseline and the intervals.
@@ -56,9 +61,13 @@ def evaluate(
         progress: called with the number of items done and of all.
 
     Raises:
-        InputError: the set is missing or wrong. A failing item does not raise: see `Scorecard.failed`.
+        InputError: the set is missing or wrong, or not made from the dialogs of `service_replies`. A failing item
+            does not raise: see `Scorecard.failed`.
     """
     items = spread(read_held_out(held_out), limit)
+    dialogs = list(dict.fromkeys(item.dialog for item in items))
+    if service_replies is not None:
+        service_replies.check(dialogs)
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     outcomes = run_items(
@@ -77,11 +86,19 @@ def evaluate(
         "generation": asdict(pipeline.settings),
         "recogniser": recogniser.name,
         "seed": seed,
-        "dialogs": len({item.dialog for item in items}),
-        "baselines_from": "training replies" if training_replies else "the held-out set",
+        "dialogs": len(dialogs),
+        **baseline_facts(dialogs, training_replies, service_replies),
+        "refusal_phrase": refusal_phrase,
         "ceiling": "a synthesiser saying the same replies" if synthesiser else "recordings of the agent turns",
     }
-    scorecard = summarise(outcomes, training_replies, seed, {**(facts or {}), **about, **surroundings()})
+    scorecard = summarise(
+        outcomes,
+        training_replies,
+        seed,
+        {**(facts or {}), **about, **surroundings()},
+        service_replies=service_replies,
+        refusal_phrase=refusal_phrase,
+    )
     save_examples(pipeline, items[:examples], folder / "examples", chain, seed)
     write_atomically(folder / TABLE_FILE, scorecard_table(scorecard))
     write_atomically(folder / SCORECARD_FILE, scorecard.to_json())

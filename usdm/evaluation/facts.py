@@ -14,7 +14,7 @@ METRICS = {
     "meteor": "nltk, exact and Porter stem matches (no WordNet synonyms), mean over items",
     "rouge_l": "rouge-score, F-measure without stemming, mean over items",
     "wer": "jiwer, lower case, no punctuation, numbers spelled out, counts summed over items",
-    "interval": "95 %, bootstrap over dialogs (over speakers where there are no dialogs)",
+    "interval": "95 %, bootstrap over dialogs; over speakers where no dialogs are known, over items of one speaker",
 }
 
 

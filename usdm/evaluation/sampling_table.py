@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,11 +23,11 @@ from usdm.chain import DecoderSampling, SpokenDialogPipeline
 from usdm.data.speech_corpus import Utterance
 from usdm.evaluation.facts import surroundings
 from usdm.evaluation.intervals import (
-    PERCENTILES,
-    RESAMPLES,
     Judged,
+    MeanGap,
     WordErrorGap,
     WordErrorRate,
+    mean_gap,
     word_error_gap,
     word_error_rate,
 )
@@ -39,15 +38,6 @@ from usdm.evaluation.text import word_errors
 from usdm.types import InputError, ReferenceVoice, Waveform
 
 PUBLISHED = DecoderSampling()  # 50 evaluations of Heun's method with guidance
-
-
-@dataclass(frozen=True)
-class MeanGap:
-    """A mean difference over the same items."""
-
-    gap: float
-    low: float  # 95 % interval
-    high: float
 
 
 @dataclass(frozen=True)
@@ -191,15 +181,3 @@ def _row(
         mel_distance=fmean(distances),
         seconds=sum(one.decoding for one in spoken) / sum(one.sound for one in spoken),
     )
-
-
-def mean_gap(values: Sequence[float], baseline: Sequence[float], dialogs: Sequence[str], seed: int) -> MeanGap:
-    """Mean of `values` minus mean of `baseline` over the same items, whole dialogs redrawn together."""
-    place = {dialog: index for index, dialog in enumerate(dict.fromkeys(dialogs))}
-    sums = np.zeros((len(place), 2))
-    for value, base, dialog in zip(values, baseline, dialogs, strict=True):
-        sums[place[dialog]] += value - base, 1
-    drawn = sums[np.random.default_rng(seed).integers(len(place), size=(RESAMPLES, len(place)))].sum(axis=1)
-    low, high = np.percentile(drawn[:, 0] / drawn[:, 1], PERCENTILES)
-    total = sums.sum(axis=0)
-    return MeanGap(float(total[0] / total[1]), float(low), float(high))

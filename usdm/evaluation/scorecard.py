@@ -9,11 +9,18 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, median
 from typing import Any
 
-import numpy as np
-
-from usdm.evaluation.intervals import Judged, WordErrorGap, WordErrorRate, word_error_gap, word_error_rate
+from usdm.evaluation.baselines import ServiceReplies, baseline_replies
+from usdm.evaluation.intervals import (
+    Judged,
+    Mean,
+    WordErrorGap,
+    WordErrorRate,
+    mean_of,
+    word_error_gap,
+    word_error_rate,
+)
 from usdm.evaluation.outcomes import Outcome
-from usdm.evaluation.text import meteor, most_frequent, rouge_l, word_errors
+from usdm.evaluation.text import FalseAlarms, false_alarms, meteor, rouge_l, says, word_errors
 
 SHORT_QUESTION = (2.0, 4.0)  # seconds: questions of about 3 s
 
@@ -45,9 +52,14 @@ class Scorecard:
     truncated: Mapping[str, int]  # items whose stage met its token limit
     transcript: WordErrorRate | None
     transcript_by_speaker: Mapping[str, WordErrorRate]
+    transcript_false_alarms: FalseAlarms | None
     user_recordings: WordErrorRate | None  # the recogniser on what the model transcribed
-    reply: ReplyScores | None
+    user_false_alarms: FalseAlarms | None
+    reply: ReplyScores | None  # of its text
+    reply_heard: ReplyScores | None  # of what the recogniser hears in the spoken reply
     reply_baselines: Mapping[str, ReplyScores]  # what answers that have nothing to do with the question get
+    refused: Mean | None  # share of replies that have the refusal phrase
+    refused_references: Mean | None  # of the replies that they should be
     spoken_reply: WordErrorRate | None  # the recogniser on replies, against their texts
     spoken_reply_ceiling: WordErrorRate | None  # on a synthesiser
     spoken_reply_gap: WordErrorGap | None
@@ -73,9 +85,16 @@ class Scorecard:
         for name in ("spoken_reply_gap", "resynthesis_gap"):
             gap: WordErrorGap | None = getattr(self, name)
             found[name] = gap.gap if gap else None
-        for name, scores in {"reply": self.reply, **self.reply_baselines}.items():
+        replies = {"reply": self.reply, "reply_heard": self.reply_heard, **self.reply_baselines}
+        for name, scores in replies.items():
             found[f"{name.replace(' ', '_')}_meteor"] = scores.meteor if scores else None
             found[f"{name.replace(' ', '_')}_rouge_l"] = scores.rouge_l if scores else None
+        for name in ("refused", "refused_references"):
+            share: Mean | None = getattr(self, name)
+            found[name] = share.mean if share else None
+        for name in ("transcript_false_alarms", "user_false_alarms"):
+            alarms: FalseAlarms | None = getattr(self, name)
+            found[f"{name}_words"] = alarms.words if alarms else None
         found |= {
             "real_time_factor": self.speed.real_time_factor,
             "answer_seconds": self.speed.answer_seconds,
@@ -89,9 +108,15 @@ class Scorecard:
 
 
 def summarise(
-    outcomes: Sequence[Outcome], training_replies: Sequence[str], seed: int, facts: Mapping[str, Any]
+    outcomes: Sequence[Outcome],
+    training_replies: Sequence[str],
+    seed: int,
+    facts: Mapping[str, Any],
+    *,
+    service_replies: ServiceReplies | None = None,
+    refusal_phrase: str | None = None,
 ) -> Scorecard:
-    """The figures of a run; the same outcomes give the same scorecard."""
+    """The figures of a run; the same outcomes give the same scorecard. Arguments as for `evaluate`."""
     scored = [o for o in outcomes if o.error is None]
     heard = [(o, _judge(o, o.user_text, o.transcript)) for o in scored if o.transcript is not None]
     replied = [(o, o.reply) for o in scored if o.reply is not None]
@@ -100,15 +125,26 @@ def summarise(
     agent = [_judge(o, o.reference, o.agent_recognised) for o in scored]
     resynthesis = [_judge(o, o.reference, o.resynthesis_recognised) for o in scored]
     user = [_judge(o, o.user_text, o.user_recognised) for o in scored]
+    references, dialogs = [o.reference for o in scored], [o.dialog for o in scored]
+    baselines = baseline_replies(references, dialogs, training_replies, service_replies, seed)
     return Scorecard(
         items=len(scored),
         failed=len(outcomes) - len(scored),
         truncated=dict(Counter(stage for o in scored for stage in o.truncated)),
         transcript=word_error_rate([judged for _, judged in heard], seed),
         transcript_by_speaker=_by_speaker(heard, seed),
+        transcript_false_alarms=false_alarms([errors for _, (_, errors) in heard]),
         user_recordings=word_error_rate(user, seed),
+        user_false_alarms=false_alarms([errors for _, errors in user]),
         reply=_reply_scores([(o.reference, reply) for o, reply in replied]),
-        reply_baselines=_baselines([o.reference for o in scored], training_replies, seed),
+        reply_heard=_reply_scores([(o.reference, o.reply_recognised) for o in scored]),
+        reply_baselines={
+            name: scores
+            for name, replies in baselines.items()
+            if (scores := _reply_scores(list(zip(references, replies, strict=True)))) is not None
+        },
+        refused=_refused([(o.dialog, reply) for o, reply in replied], refusal_phrase, seed),
+        refused_references=_refused([(o.dialog, o.reference) for o, _ in replied], refusal_phrase, seed),
         spoken_reply=word_error_rate(spoken, seed),
         spoken_reply_ceiling=word_error_rate(ceiling, seed),
         spoken_reply_gap=word_error_gap(spoken, ceiling, seed),
@@ -147,21 +183,11 @@ def _reply_scores(pairs: Sequence[tuple[str, str]]) -> ReplyScores | None:
     return ReplyScores(fmean(meteor(*pair) for pair in pairs), fmean(rouge_l(*pair) for pair in pairs))
 
 
-def _baselines(references: Sequence[str], training_replies: Sequence[str], seed: int) -> dict[str, ReplyScores]:
-    """Answers that do not listen: always the same one, and any one. From the set itself, never the item's own."""
-    if len(references) < 2 and not training_replies:
-        return {}
-    random = np.random.default_rng(seed)
-    frequent = most_frequent(training_replies or references)
-    drawn = []
-    for place in range(len(references)):
-        pool = training_replies or [*references[:place], *references[place + 1 :]]
-        drawn.append(pool[int(random.integers(len(pool)))])
-    found = {
-        "most frequent reply": _reply_scores([(reference, frequent) for reference in references]),
-        "random reply": _reply_scores(list(zip(references, drawn, strict=True))),
-    }
-    return {name: scores for name, scores in found.items() if scores is not None}
+def _refused(replies: Sequence[tuple[str, str]], phrase: str | None, seed: int) -> Mean | None:
+    """Share of (dialog, reply) that have the phrase."""
+    if phrase is None:
+        return None
+    return mean_of([float(says(reply, phrase)) for _, reply in replies], [dialog for dialog, _ in replies], seed)
 
 
 def _speed(scored: Sequence[Outcome]) -> Speed:

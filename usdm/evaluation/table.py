@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from usdm.evaluation.intervals import WordErrorGap, WordErrorRate
+from usdm.evaluation.intervals import Mean, MeanGap, WordErrorGap, WordErrorRate
 from usdm.evaluation.scorecard import ReplyScores, Scorecard
+from usdm.evaluation.text import FalseAlarms
 
 NONE = "–"
 
@@ -21,19 +22,23 @@ def scorecard_table(scorecard: Scorecard) -> str:
             f"{rate_cell(scorecard.user_recordings)} {facts.get('recogniser', 'recogniser')}",
             NONE,
         ],
+        *_silence_rows(scorecard, facts.get("recogniser", "recogniser")),
         ["reply METEOR", _score(scorecard.reply, "meteor"), _beside(baselines, "meteor"), NONE],
         ["reply ROUGE-L", _score(scorecard.reply, "rouge_l"), _beside(baselines, "rouge_l"), NONE],
+        ["reply as it is heard, METEOR", _score(scorecard.reply_heard, "meteor"), NONE, NONE],
+        ["reply as it is heard, ROUGE-L", _score(scorecard.reply_heard, "rouge_l"), NONE, NONE],
+        *_refusal_rows(scorecard, facts.get("refusal_phrase")),
         [
             "spoken reply WER",
             rate_cell(scorecard.spoken_reply),
             f"{rate_cell(scorecard.spoken_reply_ceiling)} {facts.get('ceiling', 'ceiling')}",
-            _gap(scorecard.spoken_reply_gap),
+            gap_cell(scorecard.spoken_reply_gap),
         ],
         [
             "units to sound WER",
             rate_cell(scorecard.resynthesis),
             f"{rate_cell(scorecard.agent_recordings)} recordings of the agent turns",
-            _gap(scorecard.resynthesis_gap),
+            gap_cell(scorecard.resynthesis_gap),
         ],
         ["real-time factor", _number(speed.real_time_factor), "1 = as long as the reply lasts", NONE],
         [
@@ -45,8 +50,11 @@ def scorecard_table(scorecard: Scorecard) -> str:
     ]
     parts = [markdown_table(["figure", "model", "compared with", "difference"], rows)]
     if scorecard.transcript_by_speaker:
-        voices = [[name, rate_cell(rate), str(rate.items)] for name, rate in scorecard.transcript_by_speaker.items()]
-        parts.append(markdown_table(["voice", "transcript WER", "items"], voices))
+        voices = [
+            [name, rate_cell(rate), str(rate.counts.words), str(rate.items)]
+            for name, rate in scorecard.transcript_by_speaker.items()
+        ]
+        parts.append(markdown_table(["voice", "transcript WER", "words", "items"], voices))
     stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in speed.seconds_by_stage.items())
     cut = ", ".join(f"{stage} {count}" for stage, count in scorecard.truncated.items()) or "none"
     parts.append(
@@ -73,10 +81,44 @@ def rate_cell(rate: WordErrorRate | None) -> str:
     return f"{100 * rate.rate:.1f} % ({100 * rate.low:.1f} to {100 * rate.high:.1f})"
 
 
-def _gap(gap: WordErrorGap | None) -> str:
+def mean_cell(mean: Mean | None) -> str:
+    return NONE if mean is None else f"{mean.mean:.3f} ({mean.low:.3f} to {mean.high:.3f})"
+
+
+def gap_cell(gap: WordErrorGap | MeanGap | None) -> str:
+    """Of rates in points, of means as they are."""
     if gap is None:
         return NONE
+    if isinstance(gap, MeanGap):
+        return f"{gap.gap:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})"
     return f"{100 * gap.gap:+.1f} points ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
+
+
+def false_alarms_cell(alarms: FalseAlarms | None) -> str:
+    if alarms is None:
+        return NONE
+    return f"{alarms.words} words in {alarms.with_words} of {alarms.turns} turns"
+
+
+def _silence_rows(scorecard: Scorecard, recogniser: str) -> list[list[str]]:
+    """What is heard where nothing is said; no row where every turn has words."""
+    model, other = scorecard.transcript_false_alarms, scorecard.user_false_alarms
+    if other is None:
+        return []
+    return [["heard where nothing is said", false_alarms_cell(model), f"{false_alarms_cell(other)} {recogniser}", NONE]]
+
+
+def _refusal_rows(scorecard: Scorecard, phrase: str | None) -> list[list[str]]:
+    if scorecard.refused is None:
+        return []
+    references = f"{_share(scorecard.refused_references)} of the references"
+    return [[f'replies with "{phrase}"', _share(scorecard.refused), references, NONE]]
+
+
+def _share(share: Mean | None) -> str:
+    if share is None:
+        return NONE
+    return f"{100 * share.mean:.1f} % ({100 * share.low:.1f} to {100 * share.high:.1f})"
 
 
 def _score(scores: ReplyScores | None, name: str) -> str:

@@ -110,6 +110,26 @@ def word_errors(reference: str, hypothesis: str) -> WordErrors:
     return WordErrors(counts.hits, counts.substitutions, counts.deletions, counts.insertions)
 
 
+@dataclass(frozen=True)
+class FalseAlarms:
+    """Words heard in turns where nothing is said, such as noise; they count as insertions in word error rates."""
+
+    turns: int  # without any word
+    with_words: int  # of them, in which words were heard
+    words: int
+
+
+def false_alarms(errors: Sequence[WordErrors]) -> FalseAlarms | None:
+    """Over the turns whose reference has no words; None where there are none."""
+    heard = [each.insertions for each in errors if each.words == 0]
+    return FalseAlarms(len(heard), sum(words > 0 for words in heard), sum(heard)) if heard else None
+
+
+def says(text: str, phrase: str) -> bool:
+    """Whether the words of `phrase` stand in `text` one after the other."""
+    return f" {' '.join(scored_words(phrase))} " in f" {' '.join(scored_words(text))} "
+
+
 class _NoSynonyms:
     """Stands where NLTK wants WordNet, which would have to be downloaded: no word has a synonym."""
 

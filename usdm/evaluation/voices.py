@@ -15,10 +15,9 @@ from typing import Any
 from usdm.chain import SpokenDialogPipeline
 from usdm.data.speech_corpus import Utterance
 from usdm.evaluation.facts import surroundings
-from usdm.evaluation.intervals import Judged, WordErrorRate, word_error_rate
+from usdm.evaluation.intervals import Judged, MeanGap, WordErrorRate, mean_gap, word_error_rate
 from usdm.evaluation.ledger import Progress
 from usdm.evaluation.recogniser import Recogniser
-from usdm.evaluation.sampling_table import MeanGap, mean_gap
 from usdm.evaluation.speaker import SpeakerEncoder
 from usdm.evaluation.table import markdown_table, rate_cell
 from usdm.evaluation.text import word_errors

@@ -158,6 +158,17 @@ def units_to_units(settings: TemplateSettings, end: str) -> tuple[Part, ...]:
     )
 
 
+def transcribe(settings: TemplateSettings, end: str) -> tuple[Part, ...]:
+    """The first step of the chain alone: for speech that nobody answered."""
+    return (
+        Words(settings.user_heading),
+        Given("user_units"),
+        Words(CORRESPOND),
+        Emit("transcribe", "user_text"),
+        Words("\n" + end),
+    )
+
+
 def _reply(end: str) -> tuple[Part, ...]:
     return (
         Emit("respond", "agent_text"),
@@ -168,7 +179,7 @@ def _reply(end: str) -> tuple[Part, ...]:
 
 
 LAYOUTS: dict[str, Callable[[TemplateSettings, str], tuple[Part, ...]]] = {
-    function.__name__: function for function in (multi_step, typed, units_text_units, units_to_units)
+    function.__name__: function for function in (multi_step, typed, units_text_units, units_to_units, transcribe)
 }
 
 

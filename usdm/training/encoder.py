@@ -20,7 +20,8 @@ from torch.nn import functional
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from usdm.data.speech_corpus import Utterance, read_speech_corpora
-from usdm.types import InputError
+from usdm.training.sound_variation import SoundVariation
+from usdm.types import AlignedWord, InputError
 from usdm.units.extractor import keep_layers, pad_normalised
 
 SAMPLE_RATE = 16_000  # Hz
@@ -66,9 +67,12 @@ class EncoderTask:
         batch_seconds: sound in a batch; utterances of like length go together.
         ctc_weight: of the CTC loss, against 1 for the frames.
         validation_utterances: of split "dev".
+        variation: of training sound, drawn anew each time it is read; None leaves it as it is.
+        repeats: how often an epoch hears the utterances of a corpus, one number for each of `corpora`; None: once.
+        without_speakers: leaves these speakers out, so that a voice can be kept unseen.
 
     Raises:
-        InputError: no utterance has labels.
+        InputError: no utterance has labels, or `repeats` is not a number for each corpus.
     """
 
     def __init__(
@@ -82,12 +86,22 @@ class EncoderTask:
         batch_seconds: float = 40.0,
         ctc_weight: float = 0.3,
         validation_utterances: int = 60,
+        variation: SoundVariation | None = None,
+        repeats: Sequence[int] | None = None,
+        without_speakers: Sequence[str] = (),
         seed: int = 0,
     ) -> None:
+        if repeats is not None and len(repeats) != len(corpora):
+            raise InputError(f"repeats={list(repeats)} for {len(corpora)} corpora: give a number for each.")
         self.layer, self.padding, self.labels_per_unit = layer, padding, labels_per_unit
         self.batch_seconds, self.ctc_weight, self.seed = batch_seconds, ctc_weight, seed
-        self.train_set = _labelled(read_speech_corpora(corpora, "train"))
-        dev_set = _labelled(read_speech_corpora(corpora, "dev"))
+        self.variation = variation
+        self.train_set = [
+            utterance
+            for corpus, times in zip(corpora, repeats or [1] * len(corpora), strict=True)
+            for utterance in _labelled(read_speech_corpora([corpus], "train"), without_speakers) * times
+        ]
+        dev_set = _labelled(read_speech_corpora(corpora, "dev"), without_speakers)
         self.dev_set = dev_set[:: max(1, len(dev_set) // validation_utterances)]
         names = {phone for utterance in self.train_set for phone in utterance.pronunciation}
         self.phone_ids = {name: index for index, name in enumerate([SILENCE, *sorted(names - {SILENCE})])}
@@ -104,7 +118,8 @@ class EncoderTask:
     def batch(self, step: int) -> EncoderBatch:
         if self._epoch < 0 or not self._first_step <= step < self._first_step + len(self._batches):
             self._open_epoch_of(step)
-        return self._read(self._batches[step - self._first_step])
+        random = np.random.default_rng((self.seed, step, 1)) if self.variation else None
+        return self._read(self._batches[step - self._first_step], random)
 
     def losses(self, batch: EncoderBatch, generator: torch.Generator) -> dict[str, Tensor]:
         frames, ctc, units = self.model(*pad_normalised(batch.waveforms, self.padding))
@@ -169,22 +184,29 @@ class EncoderTask:
         random.shuffle(batches)
         return batches
 
-    def _read(self, utterances: Sequence[Utterance]) -> EncoderBatch:
+    def _read(self, utterances: Sequence[Utterance], random: np.random.Generator | None = None) -> EncoderBatch:
+        """With `random`, the sound is varied."""
         waveforms = [utterance.read(SAMPLE_RATE).samples for utterance in utterances]
+        speeds = [1.0] * len(waveforms)
+        if random is not None and self.variation is not None:
+            varied = [self.variation.vary(waveform, SAMPLE_RATE, random) for waveform in waveforms]
+            waveforms, speeds = [sound for sound, _ in varied], [speed for _, speed in varied]
         units = max(len(waveform) for waveform in waveforms) // self.unit_samples + 1
-        labels = torch.stack([self._frame_labels(utterance, units) for utterance in utterances])
+        labels = torch.stack(
+            [self._frame_labels(u.phones, units, speed) for u, speed in zip(utterances, speeds, strict=True)]
+        )
         phones = [
             torch.tensor([1 + self.phone_ids[p] for p in u.pronunciation if p in self.phone_ids]) for u in utterances
         ]
         return EncoderBatch(waveforms, labels, phones)
 
-    def _frame_labels(self, utterance: Utterance, units: int) -> Tensor:
-        """(units, labels_per_unit): the phone at the middle of each part of each unit."""
+    def _frame_labels(self, phones: Sequence[AlignedWord], units: int, speed: float) -> Tensor:
+        """(units, labels_per_unit): the phone at the middle of each part of each unit of sound made faster."""
         labels = torch.full((units * self.labels_per_unit,), NO_LABEL)
         seconds = self.unit_samples / SAMPLE_RATE / self.labels_per_unit
-        for phone in utterance.phones:
+        for phone in phones:
             # Part i is centred at (i + 1/2) * seconds.
-            first, last = round(phone.start / seconds), round(phone.end / seconds)
+            first, last = round(phone.start / speed / seconds), round(phone.end / speed / seconds)
             labels[first:last] = self.phone_ids.get(phone.text, NO_LABEL)
         return labels.view(units, self.labels_per_unit)
 
@@ -198,9 +220,10 @@ class EncoderTask:
         return (loss / lengths.clamp(min=1)).mean()
 
 
-def _labelled(utterances: Sequence[Utterance]) -> list[Utterance]:
+def _labelled(utterances: Sequence[Utterance], without_speakers: Sequence[str]) -> list[Utterance]:
     """One utterance for each recording that says what its phones are; several turns may share a recording."""
-    once = list({utterance.sound: utterance for utterance in utterances if utterance.pronunciation}.values())
+    known = [each for each in utterances if each.pronunciation and each.speaker not in without_speakers]
+    once = list({utterance.sound: utterance for utterance in known}.values())
     if not once:
         raise InputError("No utterance of the corpora has a pronunciation: the encoder has nothing to learn from.")
     return once

@@ -13,46 +13,76 @@ from torch import Tensor
 from tqdm import tqdm
 
 from usdm.data.speech_corpus import Utterance, read_speech_corpora
+from usdm.types import InputError
 from usdm.units.extractor import UnitExtractor, UnitSettings, load_encoder, nearest_centroid
-from usdm.units.kmeans import UnitQuality, fit_centroids, unit_quality
+from usdm.units.kmeans import UnitQuality, class_means, fit_centroids, unit_quality
 
 
 def fit_kmeans(
-    encoder: str, corpora: Sequence[str], output_dir: str, *, settings: UnitSettings, frames: int, seed: int
+    encoder: str,
+    corpora: Sequence[str],
+    output_dir: str,
+    *,
+    settings: UnitSettings,
+    frames: int,
+    predecessor: str | None = None,
+    seed: int,
 ) -> UnitQuality:
     """Cluster encoder features of random training utterances and write the unit extractor to `output_dir`.
 
     Args:
         encoder: folder of a Wav2Vec2 encoder in transformers' layout.
         frames: how many features the centroids are fitted on.
+        predecessor: folder of a unit extractor with as many units at the same rate; each unit then starts at the
+            mean of the frames that have it there, so that it keeps its meaning, and models that know the old
+            units can learn on from there.
 
     Returns:
         Quality of the units on dev utterances whose phone times are known; also in `quality.json`.
 
     Raises:
-        InputError: the encoder and the settings do not fit together, or there is too little speech.
+        InputError: the encoder, the settings and the predecessor do not fit together, or there is too little
+            speech.
     """
     model = load_encoder(encoder)
     placeholder = torch.zeros(settings.num_units, model.config.hidden_size)
     extractor = UnitExtractor(model, placeholder, settings)
+    before = None if predecessor is None else _predecessor(predecessor, settings)
     once = {utterance.sound: utterance for utterance in read_speech_corpora(corpora, "train")}
     order = np.random.default_rng(seed).permutation(len(once))
     utterances = [list(once.values())[index] for index in order]
 
     gathered: list[Tensor] = []
+    known: list[Tensor] = []  # the predecessor's units of these frames
     with tqdm(total=frames, unit="frame", desc="fit_kmeans: features") as progress:
-        for _, features in _features(extractor, utterances):
+        for utterance, features in _features(extractor, utterances):
             gathered.append(features)
+            if before is not None:
+                known.append(before([utterance.read(before.sample_rate).samples])[0])
             progress.update(len(features))
             if progress.n >= frames:
                 break
-    extractor.centroids = fit_centroids(torch.cat(gathered)[:frames], settings.num_units, seed=seed)
+    features, initial = torch.cat(gathered)[:frames], None
+    if before is not None:
+        initial = class_means(features, torch.cat(known)[:frames], settings.num_units, seed=seed)
+    extractor.centroids = fit_centroids(features, settings.num_units, seed=seed, initial=initial)
     extractor.save_pretrained(output_dir)
 
     spoken = [utterance for utterance in read_speech_corpora(corpora, "dev") if utterance.phones]
     quality = unit_quality(*_units_and_phones(extractor, spoken))
     (Path(output_dir) / "quality.json").write_text(json.dumps(asdict(quality), indent=1) + "\n")
     return quality
+
+
+def _predecessor(folder: str, settings: UnitSettings) -> UnitExtractor:
+    extractor = UnitExtractor.from_pretrained(folder)
+    theirs, ours = (extractor.num_units, extractor.unit_rate), (settings.num_units, settings.unit_rate)
+    if theirs != ours:
+        raise InputError(
+            f"predecessor={folder} has {theirs[0]} units at {theirs[1]} Hz, wanted are {ours[0]} at {ours[1]} Hz: a "
+            "unit cannot keep its meaning; leave the predecessor out"
+        )
+    return extractor
 
 
 @torch.inference_mode()

@@ -23,6 +23,7 @@ from usdm.data.order import Order, Shuffled
 from usdm.data.packing import PackedRow, PackedRows
 from usdm.data.sequences import SequenceSource
 from usdm.data.speech_text import SEGMENT_UNITS, SpeechTextSequences
+from usdm.data.splices import Splices
 from usdm.data.text_corpus import TextSequences
 from usdm.data.unit_corpus import UnitCorpus, UnitSource
 from usdm.data.unit_noise import UnitNoise
@@ -132,6 +133,7 @@ def finetune(
     history_turns: int = 0,
     layouts: Mapping[str, float] | None = None,
     noise: UnitNoise | None = None,
+    splices: Splices | None = None,
     unit_source: UnitSource | None = None,
     adapter: Any = None,
     dtype: torch.dtype | None = None,
@@ -144,6 +146,7 @@ def finetune(
         history_turns: earlier turns before a turn, at most; the template has a budget of ids besides.
         layouts: turn layouts and their shares; None is the template's own alone.
         noise: on the user's units in training; validation hears them as they are.
+        splices: turns put together from pieces, in training, so that a small corpus is heard out and not guessed.
         unit_source: which units the model knows (`UnitSource.load(its folder)`), to be held against the corpora's.
     """
     corpus = UnitCorpus(corpora)
@@ -162,6 +165,7 @@ def finetune(
             history_turns=history_turns,
             layouts=layouts,
             noise=noise if split == "train" else None,
+            splices=splices if split == "train" else None,
         )
 
     def train_rows(rows_per_step: int, start_row: int) -> IterableDataset[PackedRow]:
@@ -173,6 +177,7 @@ def finetune(
         "history_turns": history_turns,
         "layouts": None if layouts is None else dict(layouts),
         "noise": None if noise is None else asdict(noise),
+        "splices": None if splices is None else asdict(splices),
     }
     dev, folder = dialogs("dev"), Path(output_dir)
     return _train(model, vocabulary, corpus, train_rows, dev, settings, folder, adapter, dtype, template, data)

@@ -2,7 +2,8 @@
 
 A task gives batches as a pure function of their number, so a run that was killed and started again reads what it
 would have read, and its losses are those of an uninterrupted run. Under `torchrun` or `accelerate launch` each step
-takes a batch for every process and the mean of their gradients; the first process writes.
+takes a batch for every process and the mean of their gradients; the first process writes. A task may have a critic,
+which learns beside what is made.
 """
 
 from __future__ import annotations
@@ -18,36 +19,19 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from usdm.training.curves import draw_curves
+from usdm.training.learner import Learner
+from usdm.training.task import AdversarialTask, TrainingTask
 from usdm.types import InputError
 
 logger = logging.getLogger(__name__)
-
-
-class TrainingTask(Protocol):
-    """What is trained, on what, and how it is judged."""
-
-    def modules(self) -> dict[str, nn.Module]:
-        """Optimised, averaged and stored in checkpoints."""
-
-    def batch(self, step: int) -> Any:
-        """Data of one step: a pure function of the task's seed and the step. Called beside the training, in order."""
-
-    def losses(self, batch: Any, generator: torch.Generator) -> Mapping[str, Tensor]:
-        """Scalars; "loss" is optimised, the others are logged."""
-
-    def validate(self, step: int, folder: Path) -> Mapping[str, float]:
-        """Figures on held-out data; pictures and sound go into `folder`."""
-
-    def save(self, folder: Path) -> None:
-        """The finished part as a hub-style folder."""
 
 
 @dataclass(frozen=True)
@@ -129,15 +113,26 @@ class _Run:
         self.parameters = nn.ModuleDict(task.modules())
         on_cpu = next(self.parameters.parameters()).device.type == "cpu"
         self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="bf16" if settings.bf16 else "no")
-        self.trained = [parameter for parameter in self.parameters.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.trained, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
-        )
+        self.learner = self._learner(self.parameters)
+        self.critic: Learner | None = None
+        self.turns = [("", self.learner, task.losses)]  # who learns from each batch, in this order
+        if isinstance(task, AdversarialTask):
+            self.critic = self._learner(nn.ModuleDict(task.critic_modules()))
+            self.turns.insert(0, ("critic_", self.critic, task.critic_losses))
         self.average = {name: value.detach().clone() for name, value in self.parameters.state_dict().items()}
         self.sums: dict[str, float] = {}
         self.summed = 0
         self.seconds = 0.0  # of training, over all starts
         self.clock = time.monotonic()
+
+    def _learner(self, modules: nn.Module) -> Learner:
+        return Learner(
+            modules,
+            self.accelerator,
+            betas=self.settings.betas,
+            weight_decay=self.settings.weight_decay,
+            gradient_clip=self.settings.gradient_clip,
+        )
 
     def progress(self, start: int) -> tqdm[Any]:
         name, quiet = type(self.task).__name__, not self.accelerator.is_main_process
@@ -155,37 +150,23 @@ class _Run:
 
     def step(self, step: int, batch: Any) -> None:
         learning_rate = self.settings.learning_rate_at(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
         seed = self.settings.seed * 1_000_003 + step + self.accelerator.process_index * 1_000_000_007
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)  # dropout
         self.parameters.train()
-        with self.accelerator.autocast():
-            losses = self.task.losses(batch, generator)
-        if not torch.isfinite(losses["loss"]):
-            raise InputError(f"The loss at step {step} is {losses['loss'].item()}: lower the learning rate.")
-        self.optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
-        self._share_gradients()
-        nn.utils.clip_grad_norm_(self.parameters.parameters(), self.settings.gradient_clip)
-        self.optimizer.step()
+        for prefix, learner, losses_of in self.turns:
+            with self.accelerator.autocast():
+                losses = losses_of(batch, generator)
+            if not torch.isfinite(losses["loss"]):
+                loss = losses["loss"].item()
+                raise InputError(f"The {prefix}loss at step {step} is {loss}: lower the learning rate.")
+            learner.learn(losses["loss"], learning_rate)
+            for name, value in losses.items():
+                self.sums[prefix + name] = self.sums.get(prefix + name, 0.0) + float(value.detach())
         self._average(step)
-        for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
         self.summed += 1
         if (step + 1) % self.settings.log_every == 0:
             self._log(step + 1, {"learning_rate": learning_rate})
-
-    def _share_gradients(self) -> None:
-        """The mean over processes, all parameters in one message."""
-        if self.accelerator.num_processes == 1:
-            return
-        gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in self.trained]
-        shared: Any = self.accelerator.reduce(torch.cat([each.flatten() for each in gradients]), "mean")
-        parts = shared.split([each.numel() for each in gradients])
-        for parameter, part in zip(self.trained, parts, strict=True):
-            parameter.grad = part.view_as(parameter)
 
     @torch.no_grad()
     def _average(self, step: int) -> None:
@@ -222,10 +203,11 @@ class _Run:
             "step": done,
             "seconds": self._elapsed(),
             "settings": json.dumps(dataclasses.asdict(self.settings)),
-            "parameters": self.parameters.state_dict(),
             "average": self.average,
-            "optimizer": self.optimizer.state_dict(),
+            **self.learner.state(),
         }
+        if self.critic is not None:
+            state["critic"] = self.critic.state()
         part = self.folder / "checkpoint.pt.part"
         torch.save(state, part)
         os.replace(part, self.folder / "checkpoint.pt")
@@ -246,9 +228,13 @@ class _Run:
                 f"{path} was made with other settings {changed} (then, now): use another output_dir, "
                 "or delete the checkpoint to start again."
             )
-        self.parameters.load_state_dict(state["parameters"])
+        if ("critic" in state) != (self.critic is not None):
+            holds, task = "a critic" if "critic" in state else "no critic", type(self.task).__name__
+            raise InputError(f"{path} holds {holds}, so it is not of this task ({task}): use another output_dir.")
+        self.learner.load_state(state)
+        if self.critic is not None:
+            self.critic.load_state(state["critic"])
         self.average = state["average"]
-        self.optimizer.load_state_dict(state["optimizer"])
         self.seconds = state["seconds"]
         self.accelerator.wait_for_everyone()  # all have read the checkpoint before it is replaced
         if self.accelerator.is_main_process:

@@ -134,9 +134,11 @@ class VocoderTask:
         return crops.to(self.device)
 
     def losses(self, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Equal weights: the three distances are of one magnitude throughout training."""
-        predicted = self.vocoder(self.mel(batch))
-        parts = [distance(predicted, batch) for distance in self.distances]
+        return self.distance(self.vocoder(self.mel(batch)), batch)
+
+    def distance(self, predicted: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """(B, T), (B, T) -> "loss" and its parts. Equal weights: the three are of one magnitude throughout training."""
+        parts = [distance(predicted, target) for distance in self.distances]
         mean = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
         return {"loss": torch.stack(list(mean.values())).sum(), **mean}
 

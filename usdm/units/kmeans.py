@@ -9,6 +9,8 @@ from torch import Tensor
 
 from usdm.types import InputError
 
+REFINING_STEPS = 5  # of k-means from given centroids: more of them drift away
+
 
 @dataclass(frozen=True)
 class UnitQuality:
@@ -19,21 +21,36 @@ class UnitQuality:
     used_units: int
 
 
-def fit_centroids(features: Tensor, num_units: int, *, seed: int) -> Tensor:
-    """(N, D) features -> (K, D) float32 centroids by mini-batch k-means (scikit-learn).
+def fit_centroids(features: Tensor, num_units: int, *, seed: int, initial: Tensor | None = None) -> Tensor:
+    """(N, D) features -> (K, D) float32 centroids by k-means (scikit-learn).
+
+    Args:
+        initial: (K, D) to start from, and to stay near: a few steps of plain k-means. None starts anew, in
+            mini-batches.
 
     Raises:
         InputError: fewer features than units.
     """
-    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.cluster import KMeans, MiniBatchKMeans
 
     if len(features) < num_units:
         raise InputError(f"{len(features)} frames cannot make {num_units} units: give more speech or fewer units.")
+    if initial is not None:
+        near = KMeans(num_units, init=initial.numpy(), n_init=1, max_iter=REFINING_STEPS, random_state=seed)
+        return torch.from_numpy(near.fit(features.numpy()).cluster_centers_).float()
     kmeans = MiniBatchKMeans(
         num_units, batch_size=10_000, n_init=3, max_iter=30, reassignment_ratio=0.005, random_state=seed
     )
     kmeans.fit(features.numpy())
     return torch.from_numpy(kmeans.cluster_centers_).float()
+
+
+def class_means(features: Tensor, units: Tensor, num_units: int, *, seed: int) -> Tensor:
+    """(N, D) features of frames that have (N,) units -> (K, D) mean of each unit; a random frame for one without."""
+    random = torch.randint(len(features), (num_units,), generator=torch.Generator().manual_seed(seed))
+    sums = torch.zeros(num_units, features.shape[1]).index_add_(0, units, features)
+    counts = torch.bincount(units, minlength=num_units)[:, None]
+    return torch.where(counts > 0, sums / counts.clamp(min=1), features[random])
 
 
 def unit_quality(units: Tensor, phones: Tensor) -> UnitQuality:

@@ -1,0 +1,38 @@
+"""User turns that there is no answer to: noise, and words outside the domain. The agent says that it did not
+understand, so that the model learns to say so instead of guessing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from data_prep.spoken_text import spoken_text
+from usdm.types import InputError
+
+NOTHING_SAID = "..."  # text of a turn that is noise alone
+REPLIES = (
+    "sorry, i did not understand that.",
+    "i am sorry, i did not understand. could you say that again?",
+)
+
+
+def reply(number: int) -> str:
+    return REPLIES[number % len(REPLIES)]
+
+
+def recorded_turns(folders: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    """The text and the sound file of the transcribed recordings in folders with a `manifest.jsonl`.
+
+    Raises:
+        InputError: a folder has no manifest.
+    """
+    for folder in map(Path, folders):
+        manifest = folder / "manifest.jsonl"
+        if not manifest.is_file():
+            raise InputError(f"{folder} has no manifest.jsonl: give a folder of recordings that has one.")
+        for line in manifest.read_text().splitlines():
+            item = json.loads(line)
+            if item.get("text"):
+                yield spoken_text(item["text"]), (folder / item["audio"]).resolve()

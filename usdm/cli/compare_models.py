@@ -1,0 +1,100 @@
+"""Several language models or chains on the same held-out dialogs, and replies that do not listen."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from usdm.chain import GenerationSettings, LoadOptions, SpokenDialogPipeline
+from usdm.chain.places import bundle_folder, bundle_places, find_parts
+from usdm.chain.voices import VOICES_FOLDER
+from usdm.cli import WorkFailed
+from usdm.cli.evaluate import PACKAGED_SET, bar, services, training_replies
+from usdm.cli.model import load_model
+from usdm.config.schemas import ComparedModel
+from usdm.evaluation import PocketSphinxRecogniser, read_held_out
+from usdm.evaluation.ledger import write_atomically
+from usdm.evaluation.models import Contender, compare_models
+from usdm.tokens.layout import LAYOUTS
+from usdm.types import InputError
+
+SELECTED = "model"  # name of the one that `model=` selects
+CHAINS = [name for name in LAYOUTS if name != "typed"]  # those that hear the question
+
+
+def run(config: DictConfig) -> None:
+    held_out = config.held_out or PACKAGED_SET
+    read_held_out(held_out)  # what is wrong with the input is told before a model is loaded
+    contenders = [Contender(SELECTED, partial(load_model, config))]
+    contenders += [contender(config, str(name)) for name in config.models]
+    replies, service_replies = training_replies(config.training_corpus), services(config.dialogs_file)
+    folder = Path(config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with bar("items") as progress:
+        table = compare_models(
+            contenders,
+            held_out,
+            PocketSphinxRecogniser(),
+            folder,
+            limit=config.limit,
+            training_replies=replies,
+            service_replies=service_replies,
+            seed=config.seed,
+            progress=progress,
+        )
+    write_atomically(folder / "models.json", table.to_json())
+    write_atomically(folder / "models.md", table.to_markdown())
+    print(table.to_markdown())
+    print(f"written to {folder}")
+    if table.failed:
+        raise WorkFailed(f"{table.failed} items failed; {folder}/MODEL/items.jsonl say why under `error`")
+
+
+def contender(config: DictConfig, name: str) -> Contender:
+    """One entry of `models`. Raises InputError for a name that cannot be used, a chain or part that does not exist, or
+    an entry that changes nothing."""
+    given = config.models[name]
+    if not isinstance(given, DictConfig):
+        raise InputError(f"models.{name}={given}: say what is different, +models.{name}.llm=FOLDER for example")
+    entry = OmegaConf.merge(OmegaConf.structured(ComparedModel), given)
+    if name == SELECTED or Path(name).name != name:
+        raise InputError(f"models.{name}: the name becomes a folder, and {SELECTED!r} is taken; choose another")
+    if entry.llm is None and entry.chain is None:
+        raise InputError(f"models.{name} is the selected model itself: add +models.{name}.llm or +models.{name}.chain")
+    if entry.chain is not None and entry.chain not in CHAINS:
+        raise InputError(f"models.{name}.chain={entry.chain}: there are {', '.join(CHAINS)}")
+    if entry.llm is None:
+        return Contender(name, partial(load_model, config), entry.chain)
+    find_parts({"llm": entry.llm})
+    return Contender(name, partial(load_model, with_llm(config, entry.llm)), entry.chain)
+
+
+def with_llm(config: DictConfig, llm: str) -> DictConfig:
+    """The configuration with another language model in the selected model's place."""
+    target = get_object(config.model._target_)
+    replaced: DictConfig = OmegaConf.masked_copy(config, [str(key) for key in config if key != "models"])
+    with open_dict(replaced):
+        replaced.model.llm = llm
+        if target == SpokenDialogPipeline.from_pretrained:
+            replaced.model._target_ = f"{bundle_with_llm.__module__}.{bundle_with_llm.__name__}"
+        elif target != SpokenDialogPipeline.from_parts:
+            raise InputError(f"models.*.llm={llm}: {config.model._target_} has no folder that it could replace")
+    return replaced
+
+
+def bundle_with_llm(name: str, llm: str, options: LoadOptions) -> SpokenDialogPipeline:
+    """The bundle `name` with another language model in its own's place. Raises InputError as `from_pretrained`."""
+    folder, places = bundle_folder(name), bundle_places(name)
+    voices = folder / VOICES_FOLDER
+    return SpokenDialogPipeline.from_parts(
+        units=places["units"],
+        llm=llm,
+        decoder=places["decoder"],
+        vocoder=places["vocoder"],
+        options=options,
+        settings=GenerationSettings.load(folder),
+        voices=voices if voices.is_dir() else None,
+    )
