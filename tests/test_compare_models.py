@@ -14,7 +14,7 @@ import torch
 from tiny_models import SHORT_TEMPLATE, build_random_bundle, save_random_llm
 
 import usdm.cli.compare_models
-from usdm.chain import DecoderSampling, GenerationSettings, LoadOptions, SpokenDialogPipeline
+from usdm.chain import DecoderSampling, GenerationSettings, SpokenDialogPipeline
 from usdm.cli.main import main
 from usdm.evaluation.baselines import MOST_FREQUENT, RANDOM, SAME_SERVICE, baseline_replies, read_dialogs_file
 from usdm.evaluation.models import Contender, compare_models
@@ -250,6 +250,6 @@ def test_a_bundle_whose_language_model_is_replaced_keeps_its_voices(
     (spoken / "voices").mkdir()
     soundfile.write(spoken / "voices/hoarse.flac", np.random.default_rng(0).uniform(-0.5, 0.5, 16_000), 16_000)
     GenerationSettings(voice="hoarse").save(spoken)
-    pipeline = usdm.cli.compare_models.bundle_with_llm(str(spoken), str(other_llm), LoadOptions())
+    pipeline = SpokenDialogPipeline.from_pretrained(spoken, llm=other_llm)
     assert pipeline.voices == ["hoarse"] and pipeline.settings.voice == "hoarse"
     assert pipeline.folders["llm"] == other_llm and pipeline.folders["units"] == spoken / "units"

@@ -56,16 +56,25 @@ class SpokenDialogPipeline:
         cls,
         name: str | Path,
         options: LoadOptions = LoadOptions(),  # noqa: B008 (frozen)
+        *,
+        units: str | Path | None = None,
+        llm: str | Path | None = None,
+        decoder: str | Path | None = None,
+        vocoder: str | Path | None = None,
     ) -> SpokenDialogPipeline:
         """An embedded model ("tiny"), or a folder that holds `units/`, `llm/`, `decoder/` and `vocoder/`.
 
-        It may hold `voices/NAME.flac` too: voices to speak in. Raises InputError if anything is missing, damaged, or
-        not made for the rest.
+        It may hold `voices/NAME.flac` too: voices to speak in. A part that is given, as a folder or a hub name, takes
+        the place of the bundle's own. Raises InputError if anything is missing, damaged, or not made for the rest.
         """
         folder = bundle_folder(name)
         settings, voices = GenerationSettings.load(folder), folder / VOICES_FOLDER
+        given = {"units": units, "llm": llm, "decoder": decoder, "vocoder": vocoder}
         return cls.from_parts(
-            **bundle_places(name), options=options, settings=settings, voices=voices if voices.is_dir() else None
+            **bundle_places(name, given),
+            options=options,
+            settings=settings,
+            voices=voices if voices.is_dir() else None,
         )
 
     @classmethod

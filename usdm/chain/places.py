@@ -185,10 +185,13 @@ def bundle_folder(name: str | Path) -> Path:
     return folder
 
 
-def bundle_places(name: str | Path) -> dict[str, Path]:
-    """The folder of each part of a bundle. Raises as `bundle_folder` does."""
-    folder = bundle_folder(name)
-    return {part: folder / part for part in PART_NAMES}
+def bundle_places(name: str | Path, given: Mapping[str, str | Path | None] | None = None) -> dict[str, str | Path]:
+    """Where each part of a bundle is to be looked for; a part that is `given` takes the place of its own.
+
+    Raises as `bundle_folder` does.
+    """
+    folder, replaced = bundle_folder(name), given or {}
+    return {part: replaced.get(part) or folder / part for part in PART_NAMES}
 
 
 def embedded_models() -> list[str]:

@@ -76,11 +76,13 @@ class LanguageModelChain:
         stream: TokenStream | None = None,
     ) -> None:
         """`layout` None is the checkpoint's own. `stream` is what all answers go through, one at a time: each goes
-        back to where it departs from the one before; None gives each a new one. Raises InputError for an unknown
-        layout."""
+        back to where it departs from the one before; None gives each a new one. Raises InputError for a layout that
+        is unknown or gives no answer."""
         self.model = model
         self.template = template
         self.name = template.layout(layout).name
+        if "speak" not in template.layout(layout).stages:
+            raise InputError(f"chain={self.name} hears and says nothing: it is for training; take another")
         self.stream = stream
 
     def answer(self, question: Question, sampling: Mapping[str, Sampling], speak: bool = True) -> Answer:

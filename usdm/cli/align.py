@@ -15,6 +15,8 @@ def run(config: DictConfig) -> None:
         f"{report.words} words of {report.aligned} utterances in {config.output_dir}; {report.without_text} utterances "
         f"have no text, {report.failed} failed"
     )
+    if report.heard:
+        print(f"{report.heard} utterances without text got the phones of what the aligner heard, but no text")
     if report.confidence is not None:
         print(f"mean confidence of a word {report.confidence:.2f}")
     if report.failed or report.unknown or report.interpolated:

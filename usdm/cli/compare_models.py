@@ -5,12 +5,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from usdm.chain import GenerationSettings, LoadOptions, SpokenDialogPipeline
-from usdm.chain.places import bundle_folder, bundle_places, find_parts
-from usdm.chain.voices import VOICES_FOLDER
+from usdm.chain.places import find_parts
 from usdm.cli import WorkFailed
 from usdm.cli.evaluate import PACKAGED_SET, bar, services, training_replies
 from usdm.cli.model import load_model
@@ -22,7 +19,7 @@ from usdm.tokens.layout import LAYOUTS
 from usdm.types import InputError
 
 SELECTED = "model"  # name of the one that `model=` selects
-CHAINS = [name for name in LAYOUTS if name != "typed"]  # those that hear the question
+CHAINS = [name for name in LAYOUTS if name not in ("typed", "transcribe")]  # those that hear and answer
 
 
 def run(config: DictConfig) -> None:
@@ -74,27 +71,9 @@ def contender(config: DictConfig, name: str) -> Contender:
 
 def with_llm(config: DictConfig, llm: str) -> DictConfig:
     """The configuration with another language model in the selected model's place."""
-    target = get_object(config.model._target_)
+    if "llm" not in config.model or isinstance(config.model.llm, DictConfig):
+        raise InputError(f"models.*.llm={llm}: {config.model._target_} has no folder that it could replace")
     replaced: DictConfig = OmegaConf.masked_copy(config, [str(key) for key in config if key != "models"])
     with open_dict(replaced):
         replaced.model.llm = llm
-        if target == SpokenDialogPipeline.from_pretrained:
-            replaced.model._target_ = f"{bundle_with_llm.__module__}.{bundle_with_llm.__name__}"
-        elif target != SpokenDialogPipeline.from_parts:
-            raise InputError(f"models.*.llm={llm}: {config.model._target_} has no folder that it could replace")
     return replaced
-
-
-def bundle_with_llm(name: str, llm: str, options: LoadOptions) -> SpokenDialogPipeline:
-    """The bundle `name` with another language model in its own's place. Raises InputError as `from_pretrained`."""
-    folder, places = bundle_folder(name), bundle_places(name)
-    voices = folder / VOICES_FOLDER
-    return SpokenDialogPipeline.from_parts(
-        units=places["units"],
-        llm=llm,
-        decoder=places["decoder"],
-        vocoder=places["vocoder"],
-        options=options,
-        settings=GenerationSettings.load(folder),
-        voices=voices if voices.is_dir() else None,
-    )

@@ -32,7 +32,7 @@ def run(config: DictConfig) -> None:
 def model_places(model: DictConfig) -> dict[str, str | Path]:
     """Where the parts of `model=...` are to be looked for. Raises InputError for a model without such parts."""
     if "name" in model:
-        return {**bundle_places(model.name)}
+        return bundle_places(model.name, {part: model.get(part) for part in PART_NAMES})
     places = {part: model.get(part) for part in PART_NAMES}
     if strange := [part for part, place in places.items() if not isinstance(place, str)]:
         raise InputError(f"this model has no folder or hub name for {', '.join(strange)}, so it cannot be planned")

@@ -20,10 +20,17 @@ from usdm.types import InputError
 class Spoken(Protocol):
     """A turn whose words have times."""
 
-    text: str
-    units: NDArray[np.uint16]  # (U,)
-    words: tuple[str, ...]
-    word_ends: NDArray[np.int32]  # in units
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def units(self) -> NDArray[np.uint16]: ...  # (U,)
+
+    @property
+    def words(self) -> tuple[str, ...]: ...
+
+    @property
+    def word_ends(self) -> NDArray[np.int32]: ...  # in units
 
 
 @dataclass(frozen=True)
