@@ -96,15 +96,17 @@ class TestDecoder:
         assert came[2] == frame_count(2, 25, decoder.mel)
 
     def test_what_was_given_decides_what_follows(self) -> None:
-        """Later frames see the earlier mel, not only the earlier units."""
+        """Drawn frames see the earlier mel, not only the earlier units; where nothing is drawn, the units suffice."""
         decoder, units = random_decoder(), torch.randint(12, (12,))
         continued = {}
-        for shift in (0.0, 2.0):
-            stream = StreamingDecoder(decoder, **SHORT, **ONE_STEP)
-            stream.push(units[:3])
-            stream._mel = stream._mel + shift
-            continued[shift] = stream.push(units[3:])
-        assert not torch.allclose(continued[0.0], continued[2.0], atol=1e-3)
+        for sampling in (FEW_STEPS, ONE_STEP):
+            for shift in (0.0, 2.0):
+                stream = StreamingDecoder(decoder, **SHORT, **sampling)
+                stream.push(units[:3])
+                stream._mel = stream._mel + shift
+                continued[sampling["temperature"], shift] = stream.push(units[3:])
+        assert not torch.allclose(continued[1.0, 0.0], continued[1.0, 2.0], atol=1e-3)
+        assert torch.equal(continued[0.0, 0.0], continued[0.0, 2.0])
 
     def test_the_look_ahead_is_a_first_view_of_the_next_frames(self, embedded: tuple[UnitDecoder, Vocoder]) -> None:
         decoder = embedded[0]
