@@ -36,6 +36,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_packaged_model_answers_as_its_parts_do(bundle: Path, tmp_path: Path) -> None:
     scorecard = tmp_path / "scorecard.json"
     scorecard.write_text(json.dumps({"transcript_wer": 0.125, "details": {}}))
+    table = tmp_path / "table.md"
+    table.write_text("| voice | WER |\n")
+    (bundle / "curves.png").write_bytes(b"a picture")
     packaged = package_model(
         str(tmp_path / "model"),
         parts={name: str(bundle / name) for name in PARTS},
@@ -45,6 +48,7 @@ def test_the_packaged_model_answers_as_its_parts_do(bundle: Path, tmp_path: Path
         voices={"hers": "flite-slt"},
         voices_corpus=str(_spoken(tmp_path / "speech")),
         scorecard=str(scorecard),
+        tables=[str(table)],
     )
     assert packaged.bytes == sum(path.stat().st_size for path in (tmp_path / "model").rglob("*.safetensors"))
     for name in PARTS:
@@ -55,6 +59,9 @@ def test_the_packaged_model_answers_as_its_parts_do(bundle: Path, tmp_path: Path
     card = (tmp_path / "model/README.md").read_text()
     assert "| transcript_wer | 0.125 |" in card
     assert "- steps: 12" in card and "- loss: 1.25" in card
+    assert "\n| voice | WER |\n" in card
+    assert "](curves/encoder.png)" in card
+    assert (tmp_path / "model/curves/encoder.png").read_bytes() == b"a picture"
 
     pipeline = SpokenDialogPipeline.from_pretrained(tmp_path / "model")
     assert pipeline.settings == GENERATION

@@ -438,6 +438,7 @@ class PackageModel(Stage):
     voices: dict[str, str] | None = None  # names, and the speakers that they are
     voices_corpus: str | None = None
     scorecard: str | None = None
+    tables: list[str] = MISSING
 
 
 OUTSIDE = ("debug", "shared")  # keys that the work itself never sees

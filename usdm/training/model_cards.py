@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _WHAT = {
@@ -59,8 +59,10 @@ def bundle_card(
     records: Mapping[str, Any],
     facts: Mapping[str, str],
     scorecard: Mapping[str, Any] | None,
+    tables: Sequence[str] = (),
+    curves: Mapping[str, str] | None = None,
 ) -> str:
-    """The card of the whole model; `size` is that of the weights in bytes."""
+    """The card of the whole model; `size` is that of the weights in bytes, `curves` are pictures by run."""
     lines = [
         *_front_matter(),
         "# The embedded model",
@@ -75,8 +77,11 @@ def bundle_card(
     ]
     if scorecard is not None:
         lines += ["## Figures", "", "Held-out dialogs, `usdm evaluate`:", "", *_table(scorecard), ""]
+    lines += [line for table in tables for line in (table.strip(), "")]
     for run, record in records.items():
         lines += _training_lines(run, record)
+        if curves and run in curves:
+            lines += [f"![loss curves of {run}]({curves[run]})", ""]
     return "\n".join([*lines, *_fact_lines(facts)])
 
 

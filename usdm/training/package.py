@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from usdm.types import InputError, Waveform
 logger = logging.getLogger(__name__)
 
 PARTS = ("units", "llm", "decoder", "vocoder")
+CURVES_FOLDER = "curves"
 VOICE_SECONDS = (1.5, 2.5)  # long enough to hear a voice, short enough to be read with every reply
 
 
@@ -44,22 +45,25 @@ def package_model(
     voices: Mapping[str, str] | None = None,
     voices_corpus: str | None = None,
     scorecard: str | None = None,
+    tables: Sequence[str] = (),
 ) -> PackagedModel:
     """Copy four model folders into `output_dir/{units,llm,decoder,vocoder}` with float weights in half precision.
 
     Args:
         parts: folder of each of `PARTS`.
-        runs: training runs by name, each a folder with `training.json`; their figures go into the cards.
+        runs: training runs by name, each a folder with `training.json`; their figures go into the cards, and
+            `curves.png` from there or from the folder above into `curves/NAME.png`.
         facts: data, licence and limits by heading, written into the bundle's card as they are.
         generation: how the model wants to be used; `generation.json` beside the parts.
         voices: names of voices to choose from, and the speakers of `voices_corpus` that they are; a dev recording of
             each goes into `voices/NAME.flac`.
         scorecard: `scorecard.json` of `usdm evaluate`; its figures go into the bundle's card.
+        tables: Markdown files that go into the bundle's card as they are.
 
     Raises:
         InputError: a part, a run or a speaker is missing; nothing is written then.
     """
-    _check(parts, runs, scorecard)
+    _check(parts, runs, scorecard, tables)
     recordings = _voices(voices or {}, voices_corpus)
     folder = Path(output_dir)
     part_folder = folder.with_name(folder.name + ".part")
@@ -75,7 +79,9 @@ def package_model(
         soundfile.write(path, recording.samples.numpy(), recording.sample_rate, subtype="PCM_16")
     scores = json.loads(Path(scorecard).read_text()) if scorecard else None
     size = sum(path.stat().st_size for path in part_folder.rglob("*.safetensors"))
-    (part_folder / "README.md").write_text(bundle_card(parameters, size, records, facts, scores))
+    pictures = _curves(runs, part_folder / CURVES_FOLDER)
+    written = [Path(table).read_text() for table in tables]
+    (part_folder / "README.md").write_text(bundle_card(parameters, size, records, facts, scores, written, pictures))
     shutil.rmtree(folder, ignore_errors=True)
     part_folder.rename(folder)
     logger.info("%s: %.1f MB of weights", folder, size / 1e6)
@@ -100,12 +106,26 @@ def _voices(voices: Mapping[str, str], corpus: str | None) -> dict[str, Waveform
     return found
 
 
-def _check(parts: Mapping[str, str], runs: Mapping[str, str], scorecard: str | None) -> None:
+def _curves(runs: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """Copies each run's curves; their places by run, as the card names them."""
+    folder.mkdir()
+    found = {}
+    for name, run in runs.items():
+        for place in (Path(run), Path(run).parent):
+            if (place / "curves.png").is_file():
+                shutil.copyfile(place / "curves.png", folder / f"{name}.png")
+                found[name] = f"{CURVES_FOLDER}/{name}.png"
+                break
+    return found
+
+
+def _check(parts: Mapping[str, str], runs: Mapping[str, str], scorecard: str | None, tables: Sequence[str]) -> None:
     missing = [f"parts.{name}" for name in PARTS if name not in parts]
     missing += [f"parts.{name}={path}" for name, path in parts.items() if not (Path(path) / "config.json").is_file()]
     missing += [f"runs.{name}={run}" for name, run in runs.items() if not (Path(run) / "training.json").is_file()]
     if scorecard and not Path(scorecard).is_file():
         missing.append(f"scorecard={scorecard}")
+    missing += [f"tables: {table}" for table in tables if not Path(table).is_file()]
     if missing:
         raise InputError(f"Missing: {', '.join(missing)}. Train these first, or name the folders where they lie.")
 
