@@ -16,7 +16,7 @@ from usdm.data.unit_corpus import UnitCorpus
 from usdm.training.encoder import NO_LABEL, EncoderTask
 from usdm.training.kmeans import fit_kmeans
 from usdm.training.loop import LoopSettings, train
-from usdm.training.sound_variation import SoundVariation
+from usdm.training.sound_variation import SoundVariation, shift_formants
 from usdm.types import InputError
 from usdm.units import UnitExtractor, UnitSettings
 
@@ -113,6 +113,20 @@ def test_a_corpus_can_be_heard_often_and_a_speaker_kept_unseen(corpus: Path) -> 
         lines(repeats=[1, 2])
 
 
+def test_a_run_can_start_from_an_earlier_one(corpus: Path, tmp_path: Path) -> None:
+    settings = LoopSettings(steps=20, learning_rate=3e-3, warmup_steps=5, log_every=10, save_every=10, threads=1)
+    train(task(corpus), settings, tmp_path / "first")
+    checkpoint = torch.load(tmp_path / "first/checkpoint.pt", weights_only=True)
+    second = EncoderTask([str(corpus)], CONFIG, layer=1, padding=0, initial=str(tmp_path / "first"))
+    for name, value in second.model.state_dict().items():
+        assert torch.equal(value, checkpoint["average"][f"model.{name}"])
+    with pytest.raises(InputError, match="nowhere/checkpoint.pt does not exist"):
+        EncoderTask([str(corpus)], CONFIG, layer=1, padding=0, initial=str(tmp_path / "nowhere"))
+    wider = CONFIG | {"hidden_size": 48}
+    with pytest.raises(InputError, match="is of another encoder"):
+        EncoderTask([str(corpus)], wider, layer=1, padding=0, initial=str(tmp_path / "first"))
+
+
 class TestSoundVariation:
     TONE = torch.sin(torch.arange(32_000) * (2 * np.pi * 440 / 16_000))
 
@@ -129,6 +143,18 @@ class TestSoundVariation:
         assert speed == 1.0
         assert torch.allclose(sound, self.TONE, atol=1e-5)
 
+    @pytest.mark.parametrize("ratio", [0.8, 1.0, 1.25])
+    def test_formants_move_and_pitch_stays(self, ratio: float) -> None:
+        time = torch.arange(16_000) / 16_000
+        weights = 1 / (1 + ((torch.arange(1, 60) * 125 - 1500) / 250) ** 2)  # harmonics of a voice with one resonance
+        voice = (weights[:, None] * torch.sin(2 * np.pi * 125 * torch.arange(1, 60)[:, None] * time)).sum(0) / 10
+        moved = shift_formants(voice, 16_000, ratio)
+        assert len(moved) == len(voice)
+        strongest = torch.fft.rfft(moved).abs().topk(5).indices.float()  # in Hz, of one second
+        assert strongest.mean() == pytest.approx(1500 * ratio, rel=0.16)  # the envelope is smooth, so it moves softly
+        assert ratio == 1 or abs(strongest.mean() - 1500 * ratio) < 0.6 * abs(1500 - 1500 * ratio)
+        assert (strongest - (strongest / 125).round() * 125).abs().max() <= 2
+
     def test_noise_lies_within_its_bounds(self) -> None:
         random = np.random.default_rng(1)
         variation = SoundVariation(noise_share=1.0, quietest_signal_to_noise=8.0)
@@ -144,7 +170,8 @@ class TestSoundVariation:
         assert spectrum[3_500:].max() < 0.01 * spectrum[:3_300].min()
 
     @pytest.mark.parametrize(
-        ("change", "message"), [({"speed": 0.7}, "speed=0.7"), ({"noise_share": 2}, "noise_share=2")]
+        ("change", "message"),
+        [({"speed": 0.7}, "speed=0.7"), ({"formants": -1}, "formants=-1"), ({"noise_share": 2}, "noise_share=2")],
     )
     def test_bad_settings_say_why(self, change: dict[str, float], message: str) -> None:
         with pytest.raises(InputError, match=message):

@@ -69,10 +69,12 @@ class EncoderTask:
         validation_utterances: of split "dev".
         variation: of training sound, drawn anew each time it is read; None leaves it as it is.
         repeats: how often an epoch hears the utterances of a corpus, one number for each of `corpora`; None: once.
+        initial: folder of an earlier run on the same phones, from whose averaged weights this one starts.
         without_speakers: leaves these speakers out, so that a voice can be kept unseen.
 
     Raises:
-        InputError: no utterance has labels, or `repeats` is not a number for each corpus.
+        InputError: no utterance has labels, `repeats` is not a number for each corpus, or `initial` is of another
+            size or other phones.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class EncoderTask:
         validation_utterances: int = 60,
         variation: SoundVariation | None = None,
         repeats: Sequence[int] | None = None,
+        initial: str | Path | None = None,
         without_speakers: Sequence[str] = (),
         seed: int = 0,
     ) -> None:
@@ -107,6 +110,8 @@ class EncoderTask:
         self.phone_ids = {name: index for index, name in enumerate([SILENCE, *sorted(names - {SILENCE})])}
         torch.manual_seed(seed)
         self.model = PhoneEncoder(Wav2Vec2Config(**config), layer, len(self.phone_ids), labels_per_unit)
+        if initial is not None:
+            self.model.load_state_dict(_averaged(Path(initial) / "checkpoint.pt", self.model))
         self.unit_samples = int(np.prod(self.model.encoder.config.conv_stride))
         self._epoch = -1
         self._batches: list[list[Utterance]] = []
@@ -218,6 +223,21 @@ class EncoderTask:
             reduction="none", zero_infinity=True,
         )  # fmt: skip
         return (loss / lengths.clamp(min=1)).mean()
+
+
+def _averaged(checkpoint: Path, model: PhoneEncoder) -> dict[str, Tensor]:
+    """The weights that a run of the loop would have saved."""
+    if not checkpoint.is_file():
+        raise InputError(f"{checkpoint} does not exist: initial= takes the folder of an earlier run")
+    average = torch.load(checkpoint, weights_only=True)["average"]
+    state = {name.removeprefix("model."): value for name, value in average.items()}
+    own = model.state_dict()
+    if different := [name for name in own if name not in state or state[name].shape != own[name].shape]:
+        raise InputError(
+            f"{checkpoint} is of another encoder, or other phones: {different[0]} and {len(different) - 1} more "
+            "weights do not fit; start without initial="
+        )
+    return state
 
 
 def _labelled(utterances: Sequence[Utterance], without_speakers: Sequence[str]) -> list[Utterance]:

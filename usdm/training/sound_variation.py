@@ -1,7 +1,8 @@
-"""Training sound, differently each time it is read: tempo and pitch, spectrum, noise, loudness.
+"""Training sound, differently each time it is read: tempo and pitch, length of the vocal tract, spectrum, noise.
 
-All in one pass through the frequency domain, since an encoder on a CPU waits for its sound. Sources: speed
-perturbation (Ko et al., Interspeech 2015); random filters and noise as in most recipes of speech recognition.
+In few passes through the frequency domain, since an encoder on a CPU waits for its sound. Sources: speed perturbation
+(Ko et al., Interspeech 2015), vocal tract length perturbation (Jaitly and Hinton, 2013); random filters and noise as
+in most recipes of speech recognition.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from torch import Tensor
 from usdm.types import InputError
 
 _FILTER_POINTS = 8  # of the random filter, evenly spaced over the spectrum
+_WINDOW = 512  # samples, of the frames whose formants are moved; hop a quarter
+_ENVELOPE = 1.9e-3  # s: what repeats faster is the spectrum's envelope, what repeats slower is pitch
 _TELEPHONE = 3400.0  # Hz, the highest frequency of a telephone call
 
 
@@ -24,24 +27,28 @@ class SoundVariation:
     """How far sound may be varied; each recording draws its own.
 
     Raises:
-        InputError: `speed` outside 0..0.5, or a share outside 0..1.
+        InputError: `speed` or `formants` outside 0..0.5, or a share outside 0..1.
     """
 
     speed: float = 0.0  # up to this share faster and higher, or slower and lower
+    formants: float = 0.0  # up to this share higher or lower, pitch untouched: a shorter or longer vocal tract
     filter_decibels: float = 0.0  # a smooth random filter between plus and minus this
     noise_share: float = 0.0  # of recordings that get noise of a random colour
     quietest_signal_to_noise: float = 8.0  # dB; the clearest is 40
     telephone_share: float = 0.0  # of recordings without what lies above 3,400 Hz
 
     def __post_init__(self) -> None:
-        if not 0 <= self.speed <= 0.5:
-            raise InputError(f"speed={self.speed}: give a share from 0 to 0.5")
+        for name in ("speed", "formants"):
+            if not 0 <= getattr(self, name) <= 0.5:
+                raise InputError(f"{name}={getattr(self, name)}: give a share from 0 to 0.5")
         for name in ("noise_share", "telephone_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}={getattr(self, name)}: give a share from 0 to 1")
 
     def vary(self, samples: Tensor, sample_rate: int, random: np.random.Generator) -> tuple[Tensor, float]:
         """(T,) float32 -> (T',) float32 and its speed: what lay at second t now lies at t / speed."""
+        if self.formants:
+            samples = shift_formants(samples, sample_rate, 1 + random.uniform(-self.formants, self.formants))
         length = max(2, round(len(samples) / (1 + random.uniform(-self.speed, self.speed))))
         speed = len(samples) / length
         spectrum = torch.fft.rfft(samples)
@@ -71,3 +78,19 @@ class SoundVariation:
         shaped[0] = 0  # an offset is not heard
         power = spectrum.abs().square().mean() / shaped.abs().square().mean()
         return shaped * power.sqrt() * 10 ** (-distance / 20)
+
+
+def shift_formants(samples: Tensor, sample_rate: int, ratio: float) -> Tensor:
+    """(T,) -> (T,): the envelope of each frame's spectrum stretched by `ratio`, its fine structure left alone."""
+    window = torch.hann_window(_WINDOW)
+    spectrum = torch.stft(samples, _WINDOW, _WINDOW // 4, window=window, return_complex=True, pad_mode="constant")
+    cepstrum = torch.fft.irfft((spectrum.abs() + 1e-5).log(), dim=0)  # (_WINDOW, frames), symmetric
+    kept = round(_ENVELOPE * sample_rate)
+    cepstrum[kept : _WINDOW - kept + 1] = 0
+    envelope = torch.fft.rfft(cepstrum, dim=0).real
+    places = (torch.arange(len(envelope)) / ratio).clamp(max=len(envelope) - 1)
+    below = places.long().clamp(max=len(envelope) - 2)
+    share = (places - below)[:, None]
+    moved = envelope[below] * (1 - share) + envelope[below + 1] * share
+    gain = (moved - envelope).clamp(-3, 3).exp()
+    return torch.istft(spectrum * gain, _WINDOW, _WINDOW // 4, window=window, length=len(samples))
