@@ -96,17 +96,15 @@ class TestDecoder:
         assert came[2] == frame_count(2, 25, decoder.mel)
 
     def test_what_was_given_decides_what_follows(self) -> None:
-        """Drawn frames see the earlier mel, not only the earlier units; where nothing is drawn, the units suffice."""
+        """Later frames see the earlier mel, not only the earlier units."""
         decoder, units = random_decoder(), torch.randint(12, (12,))
         continued = {}
-        for sampling in (FEW_STEPS, ONE_STEP):
-            for shift in (0.0, 2.0):
-                stream = StreamingDecoder(decoder, **SHORT, **sampling)
-                stream.push(units[:3])
-                stream._mel = stream._mel + shift
-                continued[sampling["temperature"], shift] = stream.push(units[3:])
-        assert not torch.allclose(continued[1.0, 0.0], continued[1.0, 2.0], atol=1e-3)
-        assert torch.equal(continued[0.0, 0.0], continued[0.0, 2.0])
+        for shift in (0.0, 2.0):
+            stream = StreamingDecoder(decoder, **SHORT, **ONE_STEP)
+            stream.push(units[:3])
+            stream._mel = stream._mel + shift
+            continued[shift] = stream.push(units[3:])
+        assert not torch.allclose(continued[0.0], continued[2.0], atol=1e-3)
 
     def test_the_look_ahead_is_a_first_view_of_the_next_frames(self, embedded: tuple[UnitDecoder, Vocoder]) -> None:
         decoder = embedded[0]
@@ -231,5 +229,6 @@ def test_seams_of_speech_are_no_worse_than_the_rest(
     for seam in seams.tolist():
         near[max(0, seam - 2) : seam + 2] = True
     change = frontend(whole[None])[0].diff(dim=1).abs().mean()  # from one frame to the next
-    assert distance[near].mean() < 0.5 * change
-    assert distance[~near].mean() < 0.3 * change
+    # A chunk continues the mel before it, which moves it as a whole; its seams must not stand out from that.
+    assert distance[near].mean() < 1.5 * distance[~near].mean(), (distance[near].mean(), distance[~near].mean(), change)
+    assert distance[~near].mean() < 1.5 * change

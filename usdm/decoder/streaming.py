@@ -1,11 +1,9 @@
 """Decoding while units still come: chunk after chunk, each after the mel that was given before it.
 
 What was given before, like a reference voice, is the known beginning of a passage that the decoder fills in
-(Voicebox, arXiv 2306.15687), so that a chunk continues it. At temperature 0 nothing is drawn that a chunk would
-have to continue: there the units before it are its context, as they are in the whole reply. A few units beyond a
-chunk are decoded with it and thrown away, since a sound depends on what follows it. Chunks begin small, so that the
-first is soon heard, and double until they have their full size. Their frames are those of the whole reply, at the
-same places.
+(Voicebox, arXiv 2306.15687), so that a chunk continues it. A few units beyond a chunk are decoded with it and
+thrown away, since a sound depends on what follows it. Chunks begin small, so that the first is soon heard,
+and double until they have their full size. Their frames are those of the whole reply, at the same places.
 """
 
 from __future__ import annotations
@@ -84,7 +82,6 @@ class StreamingDecoder:
             "guidance": guidance,
             "temperature": temperature,
         }
-        self._deterministic = temperature == 0
         self._prompt_units, self._prompt_mel = decoder.prompt(reference)
         own_seed = seeded(seed)
         self._noise_random = torch.Generator().manual_seed(own_seed)
@@ -137,15 +134,13 @@ class StreamingDecoder:
         missing = seen - self._start - len(self._noise)
         noise = torch.cat([self._noise, self._draw(max(0, missing))])[start - self._start :]
         units = units_per_frame(self._units[:horizon], self.decoder.unit_rate, self.decoder.mel, start)
-        repeated = given - start if self._deterministic else 0  # frames of the context, made again from its units
         passage = Passage(
             units=torch.cat([self._prompt_units, units]),
-            known=self._prompt_mel if repeated else torch.cat([self._prompt_mel, context], dim=1),
+            known=torch.cat([self._prompt_mel, context], dim=1),
             noise=torch.cat([self._prompt_noise, noise[: seen - start]]),
             random=self._known_random,
         )
         (mel,) = self.decoder.infill([passage], **self._sample)
-        mel = mel[:, repeated:]
         new, self._ahead = mel[:, : stop - given], mel[:, stop - given :]
         self._start, self._mel, self._noise = start, torch.cat([context, new], dim=1), noise
         return new
