@@ -99,8 +99,9 @@ def prepare_dialogs(
     held_out = [(row, list(_exchanges(row, max_user_words, max_agent_words))) for row in _read_dialogs(held_out_file)]
     often = {
         text for text, count in _user_texts(runs for _, runs in train).items() if count > max_train_occurrences
-    } | {_words_of(user) for users, _ in INTENTS.values() for user in users}
+    } | {_words_of(user) for users, _ in INTENTS.values() for user in users[:-1]}
     unseen = set(_user_texts(runs for _, runs in held_out)) - often
+    unseen |= {_words_of(users[-1]) for users, _ in INTENTS.values()}
     dialogs: list[dict] = []
     order = sorted(train, key=lambda item: _draw(seed, item[0]["dialog"]))
     kept = 0
@@ -230,7 +231,8 @@ def _not_understood(kind: str, turns: Sequence[tuple[str, Path | None]], seed: i
     """A dialog for each turn, some of them held out; `audio` in a turn is its sound."""
     for number, (text, audio) in enumerate(turns):
         name = f"not-understood-{kind}-{number}"
-        split = "test" if _draw(seed, name) < _NOT_UNDERSTOOD_TEST_SHARE else "train"
+        drawn_by = name if text == not_understood.NOTHING_SAID else text  # who says it twice says it in one split
+        split = "test" if _draw(seed, drawn_by) < _NOT_UNDERSTOOD_TEST_SHARE else "train"
         dialog = _dialog(name, split, ["not understood"], [Exchange(text, not_understood.reply(number))])
         if audio is not None:
             dialog["turns"][0]["audio"] = str(audio)

@@ -16,6 +16,7 @@ from data_prep.espeak import Espeak
 from data_prep.flite import Flite
 from data_prep.held_out import make_held_out
 from data_prep.recordings import import_recordings
+from data_prep.small_talk import INTENTS
 from data_prep.speech_corpus import Voices, synthesize_corpus
 from data_prep.spoken_text import spoken_text, spoken_words
 from usdm.data.speech_corpus import read_speech_corpora
@@ -115,6 +116,18 @@ def test_a_text_that_training_has_rarely_is_tested_instead(dialog_files: tuple[s
     often, rarely = texts(3), texts(4)  # "i want pizza." is said four times
     assert "i want pizza." in often["train"] - often["test"]
     assert "i want pizza." in rarely["test"] - rarely["train"]
+
+
+def test_no_text_is_both_trained_and_tested(dialog_files: tuple[str, str], tmp_path: Path) -> None:
+    last_greeting = INTENTS["greeting"][0][-1]
+    often_said = "".join(_dialog(f"e{index}", last_greeting, "Which place?") for index in range(6))
+    strange = "".join(_dialog(f"f{index}", "A purple zeppelin flies.", "Which place?") for index in range(40))
+    Path(dialog_files[0]).write_text(Path(dialog_files[0]).read_text() + often_said + strange)
+    texts: dict[str, set[str]] = {"train": set(), "test": set()}
+    for dialog in _prepare(dialog_files, tmp_path / "out", unknown_words_turns=40):
+        texts[dialog["split"]] |= {turn["text"] for turn in dialog["turns"] if turn["role"] == "user"}
+    assert last_greeting in texts["test"]
+    assert not texts["train"] & texts["test"]
 
 
 def test_what_is_not_understood_has_its_own_dialogs(dialog_files: tuple[str, str], tmp_path: Path) -> None:
