@@ -98,11 +98,11 @@ class Espeak:
             elif words:  # spoken in one breath with the word before: they share its span
                 words[-1] = AlignedWord(f"{words[-1].text} {name}", words[-1].start, seconds)
             position += len(token)
-        return _split_shared(words)
+        return split_shared(words)
 
 
-def _split_shared(words: list[AlignedWord]) -> tuple[AlignedWord, ...]:
-    """Divide a span that several words share by their numbers of letters."""
+def split_shared(words: list[AlignedWord]) -> tuple[AlignedWord, ...]:
+    """Divide a span that several words share, their texts joined by spaces, by their numbers of letters."""
     divided: list[AlignedWord] = []
     for word in words:
         parts = word.text.split()

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,9 @@ from tqdm import tqdm
 from data_prep import espeak
 from data_prep.augment import SAMPLE_RATE, draw_noise, draw_variation, vary
 from data_prep.files import write_atomically
-from data_prep.flite import Flite, SpokenText
+from data_prep.flite import SpokenText
 from data_prep.not_understood import NOTHING_SAID
+from data_prep.synthesisers import check_speakers, flite_voice, speak_as
 from usdm.audio import read_audio
 from usdm.types import AlignedWord, InputError
 
@@ -31,12 +32,12 @@ _DIALOGS_PER_PART = 100
 
 @dataclass(frozen=True)
 class Voices:
-    """Who speaks. Flite voices are named as in `data_prep.flite.VOICES`."""
+    """Who speaks: agents are named as in `data_prep.flite.VOICES`, users as in `data_prep.synthesisers.SPEAKERS`."""
 
     agents: Sequence[str]  # one a dialog
     user: Sequence[str]
     espeak_share: float  # of user turns, spoken by a random eSpeak voice
-    held_out: Sequence[str] = ()  # flite voices heard in split "test" only
+    held_out: Sequence[str] = ()  # heard in split "test" only
 
 
 def synthesize_corpus(dialogs_file: str, output_dir: str, *, voices: Voices, processes: int, seed: int) -> int:
@@ -49,12 +50,13 @@ def synthesize_corpus(dialogs_file: str, output_dir: str, *, voices: Voices, pro
         The number of turns.
 
     Raises:
-        InputError: the dialogs file is missing, or a synthesiser is not installed.
+        InputError: the dialogs file is missing, a speaker is unknown, or a synthesiser is not installed.
     """
     source = Path(dialogs_file)
     if not source.is_file():
         raise InputError(f"{source} does not exist: run `usdm prepare_dialogs` first, or give dialogs_file=.")
     dialogs = [json.loads(line) for line in source.read_text().splitlines()]
+    check_speakers([*(f"flite-{agent}" for agent in voices.agents), *voices.user, *voices.held_out])
     folder = Path(output_dir)
     (folder / "audio").mkdir(parents=True, exist_ok=True)
     (folder / "parts").mkdir(exist_ok=True)
@@ -104,7 +106,7 @@ def _speak_dialog(part: _Part, dialog: dict) -> list[dict]:
         name = f"{dialog['dialog']}-{index}"
         if turn["role"] == "agent":
             audio = f"audio/agent-{agent}-{hashlib.sha256(turn['text'].encode()).hexdigest()[:16]}.flac"
-            speaker, spoken, speed = f"flite-{agent}", _flite(agent).speak(turn["text"]), 1.0
+            speaker, spoken, speed = f"flite-{agent}", flite_voice(agent).speak(turn["text"]), 1.0
             sound = spoken.samples.astype(np.float32) / 32768
         else:
             audio = f"audio/{name}.flac"
@@ -150,22 +152,11 @@ def _speak_user(
 ) -> tuple[str, SpokenText]:
     """Slower by `speed`, which the variation will make up for: it moves the voice, not the tempo."""
     if random.random() < voices.espeak_share:
-        voice = espeak.VOICES[random.integers(len(espeak.VOICES))]
-        rate, pitch = int(random.integers(135, 190) / speed), int(random.integers(30, 70))
-        return f"espeak-{voice}", _espeak().speak(text, voice, words_per_minute=rate, pitch=pitch)
-    names = list(voices.user) + (list(voices.held_out) if split == "test" else [])
-    voice = names[random.integers(len(names))]
-    return f"flite-{voice}", _flite(voice).speak(text, stretch=float(random.uniform(0.85, 1.2)) * speed)
-
-
-@cache
-def _flite(voice: str) -> Flite:
-    return Flite(voice)
-
-
-@lru_cache(maxsize=1)
-def _espeak() -> espeak.Espeak:
-    return espeak.Espeak()
+        speaker = f"espeak-{espeak.VOICES[random.integers(len(espeak.VOICES))]}"
+    else:
+        names = list(voices.user) + (list(voices.held_out) if split == "test" else [])
+        speaker = names[random.integers(len(names))]
+    return speaker, speak_as(speaker, text, random, speed=speed)
 
 
 @lru_cache(maxsize=100_000)
@@ -173,7 +164,7 @@ def _pronunciation(text: str) -> list[str]:
     """Phones of a text whoever speaks it: kal16, the diphone voice, is the cheapest way to flite's lexicon."""
     if text == NOTHING_SAID:
         return []
-    return [phone.text for phone in _flite("kal16").speak(text).phones if phone.text != "pau"]
+    return [phone.text for phone in flite_voice("kal16").speak(text).phones if phone.text != "pau"]
 
 
 def _times(spans: Sequence[AlignedWord], speed: float) -> list[list]:

@@ -209,7 +209,7 @@ def test_a_synthesised_corpus_resumes_and_can_be_read(dialog_files: tuple[str, s
     dialogs = (tmp_path / "dialogs.jsonl").read_text().splitlines()
     few = tmp_path / "few.jsonl"
     few.write_text("\n".join([dialogs[0], dialogs[-1]]) + "\n")
-    voices = Voices(agents=("kal16",), user=("kal16",), espeak_share=0.5)
+    voices = Voices(agents=("kal16",), user=("flite-kal16",), espeak_share=0.5)
     turns = synthesize_corpus(str(few), str(tmp_path / "speech"), voices=voices, processes=1, seed=3)
     utterances = read_speech_corpora([tmp_path / "speech"])
     assert len(utterances) == turns
@@ -239,7 +239,7 @@ def test_a_corpus_takes_recordings_and_noise_as_turns(tmp_path: Path) -> None:
         },
     ]
     (tmp_path / "dialogs.jsonl").write_text("".join(json.dumps(dialog) + "\n" for dialog in dialogs))
-    voices = Voices(agents=("kal16",), user=("kal16",), espeak_share=0.0)
+    voices = Voices(agents=("kal16",), user=("flite-kal16",), espeak_share=0.0)
     synthesize_corpus(str(tmp_path / "dialogs.jsonl"), str(tmp_path / "speech"), voices=voices, processes=1, seed=0)
     noise, _, said, _ = read_speech_corpora([tmp_path / "speech"])
     assert (noise.speaker, noise.text, noise.words, noise.pronunciation) == ("noise", "...", (), ())
