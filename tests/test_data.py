@@ -453,7 +453,7 @@ def test_splices_say_what_their_pieces_say() -> None:
     turns = [make_utterance(number) for number in range(5)]
     random, lengths = np.random.default_rng(0), set()
     for _ in range(50):
-        units, text = Splices(1.0, most_pieces=1, most_words=3).splice(turns, random)
+        units, text = Splices(1.0, most_pieces=1, most_words=3).splice(turns, [], random)
         said = text.strip(".").split()
         lengths.add(len(said))
         places = [
@@ -468,8 +468,12 @@ def test_splices_say_what_their_pieces_say() -> None:
         ]
         assert any(np.array_equal(units, cut) for cut in cuts)
     assert lengths == {1, 2, 3}
-    units, text = Splices(1.0, most_pieces=4).splice(turns, random)
+    units, text = Splices(1.0, most_pieces=4).splice(turns, [], random)
     assert len(text.split()) <= 4 * 6 and units.dtype == np.int64
+    alone = [replace(make_utterance(9), words=("alone",), word_ends=np.array([1], np.int32), text="alone")]
+    drawn = [Splices(1.0, most_pieces=3, alone_share=0.3).splice(turns, alone, random)[1].split() for _ in range(300)]
+    pieces_alone = sum(words.count("alone") for words in drawn)
+    assert 120 < pieces_alone < 240  # 600 pieces are expected, 180 of them alone
 
 
 def test_spliced_turns_are_transcribed_and_not_answered(corpus: UnitCorpus, template: DialogTemplate) -> None:
@@ -485,11 +489,31 @@ def test_spliced_turns_are_transcribed_and_not_answered(corpus: UnitCorpus, temp
     assert again != [each.input_ids.tobytes() for each in all_sequences(source, 1)]
 
 
+def test_pieces_come_from_what_is_heard_and_from_turns_alone(tmp_path: Path, template: DialogTemplate) -> None:
+    def saying(number: int, word: str) -> UnitUtterance:
+        turn = make_utterance(number)
+        return replace(turn, words=(word,), word_ends=np.array([len(turn.units)], np.int32), text=word)
+
+    dialog = [saying(number, "said" if number % 2 else "asked") for number in range(8)]
+    recording = replace(saying(8, "recorded"), id="r", dialog="r")
+    corpus = UnitCorpus(write_corpus(tmp_path / "c.parquet", [*dialog, recording]))
+    source = DialogSequences(corpus, template, 512, splices=Splices(1.0, most_pieces=1, alone_share=0.5))
+    heard = {
+        template.vocabulary.decode_text(each.labels[each.labels != IGNORED].tolist()).strip()
+        for epoch in range(4)
+        for each in all_sequences(source, epoch)
+    }
+    assert heard == {"asked", "recorded"}
+
+
 def test_splices_need_word_times_and_sense(tmp_path: Path, template: DialogTemplate) -> None:
     untimed = [replace(make_utterance(i), words=(), word_ends=np.empty(0, np.int32)) for i in range(4)]
     corpus = UnitCorpus(write_corpus(tmp_path / "c.parquet", untimed))
-    with pytest.raises(InputError, match="no turn of split 'train' has word times"):
+    with pytest.raises(InputError, match="no answered turn of split 'train' has word times"):
         DialogSequences(corpus, template, 512, splices=Splices(0.5))
+    timed = UnitCorpus(write_corpus(tmp_path / "d.parquet", [make_utterance(i) for i in range(4)]))
+    with pytest.raises(InputError, match="alone_share=0.5, but no turn with word times stands alone"):
+        DialogSequences(timed, template, 512, splices=Splices(0.5, alone_share=0.5))
     for wrong, message in (({"share": 1.5}, "share=1.5"), ({"share": 0.5, "most_words": 0}, "most_words=0")):
         with pytest.raises(InputError, match=message):
             Splices(**wrong)  # type: ignore[arg-type]

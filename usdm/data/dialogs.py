@@ -64,7 +64,7 @@ class DialogSequences:
 
     Raises:
         InputError: corpus and vocabulary differ in the number of units, a layout is unknown or has no share,
-            the split has no reply, or there are splices and no turn has word times.
+            the split has no reply, or there are splices and no turn to take them from has word times.
     """
 
     def __init__(
@@ -98,9 +98,16 @@ class DialogSequences:
                 f"{corpus.files[0]}: no turn of {' or '.join(agent_roles)} answers another speaker in split "
                 f"{split!r}; check the corpus' roles, dialogs and splits"
             )
-        self._timed = [turn for dialog in self.dialogs for turn in dialog if turn.words]
-        if splices is not None and not self._timed:
-            raise InputError(f"{corpus.files[0]}: no turn of split {split!r} has word times, from which to splice")
+        self._answered = [turn for turn in map(self._heard_turn, self._examples) if turn.words]
+        alone = [dialog[0] for dialog in self.dialogs if len(dialog) == 1]
+        self._alone = [turn for turn in alone if turn.words and turn.role not in agent_roles]
+        if splices is not None and not self._answered:
+            raise InputError(f"{corpus.files[0]}: no answered turn of split {split!r} has word times to splice at")
+        if splices is not None and splices.alone_share and not self._alone:
+            raise InputError(
+                f"splices.alone_share={splices.alone_share}, but no turn with word times stands alone in split "
+                f"{split!r}: add recordings that went through `usdm align`, or give alone_share=0"
+            )
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -123,12 +130,15 @@ class DialogSequences:
                 logger.warning("%s: %d ids do not fit rows of %d: left out, and others", name, length, self.row_length)
             self.left_out += 1
 
+    def _heard_turn(self, example: _Example) -> DialogTurn:
+        return self.dialogs[example.dialog][example.index - 1]
+
     def _reply(self, example: _Example) -> DialogTurn:
         return self.dialogs[example.dialog][example.index]
 
     def _sequence(self, example: _Example, epoch: int) -> TrainingSequence:
         dialog = self.dialogs[example.dialog]
-        user, agent = dialog[example.index - 1], self._reply(example)
+        user, agent = self._heard_turn(example), self._reply(example)
         if self.splices is not None:
             random = keyed_generator(self.seed, epoch, f"splice for {agent.id}")
             if random.random() < self.splices.share:
@@ -146,7 +156,7 @@ class DialogSequences:
         return self._built(content, self._history(dialog, example.index), layout)
 
     def _spliced(self, splices: Splices, random: np.random.Generator) -> TrainingSequence:
-        units, text = splices.splice(self._timed, random)
+        units, text = splices.splice(self._answered, self._alone, random)
         content = TurnContent(user_units=torch.from_numpy(self._heard(units, random)), user_text=text)
         return self._built(content, [], "transcribe")
 

@@ -38,25 +38,30 @@ class Splices:
     """How turns are put together.
 
     Raises:
-        InputError: `share` outside 0..1, or a number below 1.
+        InputError: a share outside 0..1, or a number below 1.
     """
 
     share: float  # of training sequences that are such a turn, to be transcribed only
     most_pieces: int = 3
     most_words: int = 6  # in a piece
+    alone_share: float = 0.0  # of pieces from turns that stand alone, such as recordings that no dialog is made of
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1:
-            raise InputError(f"share={self.share}: give a share from 0 to 1")
+        for name in ("share", "alone_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name}={getattr(self, name)}: give a share from 0 to 1")
         for name in ("most_pieces", "most_words"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: give 1 or more")
 
-    def splice(self, turns: Sequence[Spoken], random: np.random.Generator) -> tuple[NDArray[np.int64], str]:
-        """Pieces of random `turns` -> (U,) units and what they say."""
+    def splice(
+        self, answered: Sequence[Spoken], alone: Sequence[Spoken], random: np.random.Generator
+    ) -> tuple[NDArray[np.int64], str]:
+        """Pieces of random turns, `answered` in a dialog or standing `alone` -> (U,) units and what they say."""
         pieces = []
-        for index in random.integers(len(turns), size=random.integers(1, self.most_pieces + 1)):
-            turn = turns[index]
+        for _ in range(random.integers(1, self.most_pieces + 1)):
+            turns = alone if random.random() < self.alone_share else answered
+            turn = turns[int(random.integers(len(turns)))]
             count = min(len(turn.words), int(random.integers(1, self.most_words + 1)))
             first = int(random.integers(len(turn.words) - count + 1))
             pieces.append(_piece(turn, first, first + count))
