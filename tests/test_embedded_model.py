@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 
 import jiwer
+import numpy as np
 import pytest
 import soundfile
 import torch
 
 import usdm
+from data_prep.augment import SAMPLE_RATE, draw_noise
+from data_prep.small_talk import INTENTS
 from usdm.audio import read_audio
 from usdm.chain import bundle_folder
 from usdm.cli.main import main
@@ -58,7 +61,7 @@ def test_held_out_users_are_understood_as_far_as_the_card_says(pipeline: usdm.Sp
         reply = pipeline.respond(sound.samples, sound.sample_rate, history=item.history, speak=False)
         truth.append(words(item.user.text or ""))
         heard.append(words(reply.user_text or ""))
-    assert jiwer.wer(truth, heard) <= 0.45
+    assert jiwer.wer(truth, heard) <= 0.25
 
 
 def test_a_recording_survives_its_units(pipeline: usdm.SpokenDialogPipeline) -> None:
@@ -68,13 +71,28 @@ def test_a_recording_survives_its_units(pipeline: usdm.SpokenDialogPipeline) -> 
         sound = read_audio(item.agent.audio)
         truth.append(words(item.agent.text or ""))
         heard.append(words(recogniser(pipeline.resynthesize(sound.samples, sound.sample_rate))))
-    assert jiwer.wer(truth, heard) <= 0.4
+    assert jiwer.wer(truth, heard) <= 0.3
 
 
 def test_typed_turns_and_history(pipeline: usdm.SpokenDialogPipeline) -> None:
     history = [Turn("user", "i want to find a restaurant."), Turn("agent", "what city should i search in?")]
     reply = pipeline.respond(text="san jose please.", history=history, speak=False)
     assert reply.agent_text and reply.waveform is None and reply.user_units is None
+
+
+@pytest.mark.parametrize("intent", ["greeting", "how_are_you", "name", "ability", "thanks", "goodbye"])
+def test_small_talk_is_answered_with_small_talk(pipeline: usdm.SpokenDialogPipeline, intent: str) -> None:
+    users, agents = INTENTS[intent]
+    for text in (users[0], users[-1]):  # the last one is kept out of training
+        assert pipeline.respond(text=text, speak=False).agent_text in agents
+
+
+def test_noise_is_not_understood(pipeline: usdm.SpokenDialogPipeline) -> None:
+    answers = []
+    for seed in range(5):
+        noise = torch.from_numpy(draw_noise(np.random.default_rng(seed)).astype(np.float32) / 32768)
+        answers.append(pipeline.respond(noise, SAMPLE_RATE, speak=False).agent_text or "")
+    assert sum("did not understand" in answer for answer in answers) >= 4
 
 
 def test_the_command_answers_from_any_folder(

@@ -177,7 +177,8 @@ def test_a_run_leaves_a_log_curves_and_a_complete_model(
     assert (folder / "curves.png").stat().st_size > 1000
     model = load_model(folder / "model")
     assert model.config._attn_implementation == "sdpa"
-    assert model.config.use_cache and model.num_parameters() == tiny_model(vocabulary).num_parameters()
+    assert model.config.use_cache and model.generation_config.use_cache
+    assert model.num_parameters() == tiny_model(vocabulary).num_parameters()
     assert SpeechTextVocabulary.from_pretrained(folder / "model").layout == vocabulary.layout
     assert UnitSource.load(folder / "model") == SOURCE
     training = json.loads((folder / "model" / "training.json").read_text())

@@ -35,11 +35,12 @@ def finished_model(
 
     The trained model may lie in parts on several devices; `weights` are those of all of it, under its names.
     """
+    config = deepcopy(config)
+    config.use_cache = True  # training turns it off; the generation config is made from this one
     with torch.device("meta"):
         model: Any = with_adapter(AutoModelForCausalLM.from_config(config), adapter)
     model.load_state_dict(weights, assign=True)
     if adapter is not None:
         model = model.merge_and_unload()
-    model.config.use_cache = True
     finished: PreTrainedModel = model if dtype is None else model.to(dtype=dtype)
     return finished
