@@ -62,6 +62,7 @@ def prepare_dialogs(
     max_train_exchanges: int,
     max_copies: int,
     max_train_occurrences: int,
+    small_talk_copies: int,
     noise_turns: int,
     unknown_words_turns: int,
     unknown_words_recordings: Sequence[str],
@@ -78,6 +79,8 @@ def prepare_dialogs(
         vocabulary_size: the domain is the most frequent words, this many.
         max_copies: the same exchange (user and agent text) is kept this often at most.
         max_train_occurrences: a held-out user text that training has more often stays in training.
+        small_talk_copies: how often training has each exchange of small talk, each time in a voice of its own: a
+            stranger begins with it, and the dialogs hardly have it.
         noise_turns: user turns without words that the agent does not understand.
         unknown_words_turns: the same with at least two words outside the domain, at most this many.
         unknown_words_recordings: folders of transcribed recordings; those with a word outside the domain become
@@ -121,7 +124,7 @@ def prepare_dialogs(
             kept += len(learnt)
             services.update(row["services"])
             dialogs.append(_dialog(f"{row['dialog']}-{len(dialogs)}", split, row["services"], learnt))
-    dialogs.extend(_small_talk())
+    dialogs.extend(_small_talk(small_talk_copies))
     for row, runs in held_out:
         for run in _inside(runs, vocabulary, left_out):
             tested = [exchange for exchange in run if _words_of(exchange.user) in unseen]
@@ -210,13 +213,15 @@ def _words_of(text: str) -> tuple[str, ...]:
     return tuple(spoken_words(text))
 
 
-def _small_talk() -> Iterator[dict]:
+def _small_talk(copies: int) -> Iterator[dict]:
+    """A dialog for each user form, reply and copy; of a held-out form one alone."""
     for intent, (users, agents) in INTENTS.items():
         for position, user in enumerate(users):
-            held_out = position == len(users) - 1
-            for variant, agent in enumerate(agents[:1] if held_out else agents):
-                name = f"small-talk-{intent}-{position}-{variant}"
-                yield _dialog(name, "test" if held_out else "train", ["small talk"], [Exchange(user, agent)])
+            split, times = ("test", 1) if position == len(users) - 1 else ("train", copies * len(agents))
+            for number in range(times):
+                agent = agents[number % len(agents)]
+                name = f"small-talk-{intent}-{position}-{number}"
+                yield _dialog(name, split, ["small talk"], [Exchange(user, agent)])
 
 
 def _unknown(runs: Iterable[list[Exchange]], vocabulary: set[str]) -> Iterator[str]:

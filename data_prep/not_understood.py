@@ -26,7 +26,7 @@ def recorded_turns(folders: Sequence[str]) -> Iterator[tuple[str, Path]]:
     """The text and the sound file of the transcribed recordings in folders with a `manifest.jsonl`.
 
     Raises:
-        InputError: a folder has no manifest.
+        InputError: a folder has no manifest, or names a sound file that does not exist.
     """
     for folder in map(Path, folders):
         manifest = folder / "manifest.jsonl"
@@ -34,5 +34,9 @@ def recorded_turns(folders: Sequence[str]) -> Iterator[tuple[str, Path]]:
             raise InputError(f"{folder} has no manifest.jsonl: give a folder of recordings that has one.")
         for line in manifest.read_text().splitlines():
             item = json.loads(line)
-            if item.get("text"):
-                yield spoken_text(item["text"]), (folder / item["audio"]).resolve()
+            if not item.get("text"):
+                continue
+            audio = (folder / item["audio"]).resolve()
+            if not audio.is_file():
+                raise InputError(f"{manifest} names {audio}, which does not exist: fetch it, or take its line out.")
+            yield spoken_text(item["text"]), audio

@@ -56,7 +56,9 @@ def synthesize_corpus(dialogs_file: str, output_dir: str, *, voices: Voices, pro
     if not source.is_file():
         raise InputError(f"{source} does not exist: run `usdm prepare_dialogs` first, or give dialogs_file=.")
     dialogs = [json.loads(line) for line in source.read_text().splitlines()]
-    check_speakers([*(f"flite-{agent}" for agent in voices.agents), *voices.user, *voices.held_out])
+    agents = [f"flite-{agent}" for agent in voices.agents]
+    of_espeak = [f"espeak-{voice}" for voice in espeak.VOICES] if voices.espeak_share else []
+    check_speakers([*agents, *voices.user, *voices.held_out, *of_espeak])
     folder = Path(output_dir)
     (folder / "audio").mkdir(parents=True, exist_ok=True)
     (folder / "parts").mkdir(exist_ok=True)

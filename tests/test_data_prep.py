@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import json
+from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +84,7 @@ def dialog_files(tmp_path: Path) -> tuple[str, str]:
 def _prepare(files: tuple[str, str], folder: Path, **changes: object) -> list[dict]:
     arguments = dict(
         vocabulary_size=12, max_user_words=10, max_agent_words=10, max_train_exchanges=100, max_copies=2,
-        max_train_occurrences=0, noise_turns=0, unknown_words_turns=0, unknown_words_recordings=[],
+        max_train_occurrences=0, small_talk_copies=1, noise_turns=0, unknown_words_turns=0, unknown_words_recordings=[],
         dev_share=0.0, seed=0,
     )  # fmt: skip
     prepare_dialogs(*files, str(folder), **(arguments | changes))
@@ -133,6 +135,8 @@ def test_no_text_is_both_trained_and_tested(dialog_files: tuple[str, str], tmp_p
 def test_what_is_not_understood_has_its_own_dialogs(dialog_files: tuple[str, str], tmp_path: Path) -> None:
     recorded = tmp_path / "recorded"
     recorded.mkdir()
+    for name in ("a.wav", "b.wav"):
+        (recorded / name).touch()
     items = [{"audio": "a.wav", "text": "I LOVE ZEPPELINS"}, {"audio": "b.wav", "text": "pizza"}, {"audio": "c.wav"}]
     (recorded / "manifest.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
     strange = _dialog("d", "A purple zeppelin flies.", "Which place?")
@@ -149,6 +153,23 @@ def test_what_is_not_understood_has_its_own_dialogs(dialog_files: tuple[str, str
     assert {dialog["split"] for dialog in dialogs if "noise" in dialog["dialog"]} == {"train", "test"}
     with pytest.raises(InputError, match="nowhere has no manifest"):
         _prepare(dialog_files, tmp_path / "out", unknown_words_recordings=[str(tmp_path / "nowhere")])
+    (recorded / "b.wav").unlink()
+    with pytest.raises(InputError, match="b.wav, which does not exist"):
+        _prepare(dialog_files, tmp_path / "out", unknown_words_recordings=[str(recorded)])
+
+
+def test_small_talk_is_trained_as_often_as_asked(dialog_files: tuple[str, str], tmp_path: Path) -> None:
+    def exchanges(copies: int, split: str) -> Counter[tuple[str, str]]:
+        dialogs = _prepare(dialog_files, tmp_path / str(copies), small_talk_copies=copies)
+        assert len({dialog["dialog"] for dialog in dialogs}) == len(dialogs)  # each copy is spoken anew
+        talks = [d["turns"] for d in dialogs if d["split"] == split and d["services"] == ["small talk"]]
+        return Counter((user["text"], agent["text"]) for user, agent in talks)
+
+    once, thrice = exchanges(1, "train"), exchanges(3, "train")
+    assert len(once) == sum((len(users) - 1) * len(agents) for users, agents in INTENTS.values())
+    assert set(once.values()) == {1}
+    assert thrice == Counter({pair: 3 for pair in once})
+    assert exchanges(3, "test") == Counter((users[-1], agents[0]) for users, agents in INTENTS.values())
 
 
 def test_prepare_dialogs_repeats_itself_and_names_bad_input(dialog_files: tuple[str, str], tmp_path: Path) -> None:
@@ -224,6 +245,20 @@ def test_a_synthesised_corpus_resumes_and_can_be_read(dialog_files: tuple[str, s
     (tmp_path / "speech/parts/00000.jsonl").unlink()  # as if killed before the part was finished
     synthesize_corpus(str(few), str(tmp_path / "speech"), voices=voices, processes=1, seed=3)
     assert (tmp_path / "speech/manifest.jsonl").read_text() == manifest
+
+
+@needs_synthesisers
+def test_a_missing_synthesiser_is_named_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise InputError("eSpeak NG is not installed")
+
+    monkeypatch.setattr("data_prep.synthesisers._espeak", missing)
+    (tmp_path / "dialogs.jsonl").touch()
+    synthesize = partial(synthesize_corpus, str(tmp_path / "dialogs.jsonl"), processes=1, seed=0)
+    with pytest.raises(InputError, match="eSpeak NG is not installed"):
+        synthesize(str(tmp_path / "a"), voices=Voices(("kal16",), ("flite-kal16",), espeak_share=0.1))
+    assert not (tmp_path / "a").exists()
+    synthesize(str(tmp_path / "b"), voices=Voices(("kal16",), ("flite-kal16",), espeak_share=0.0))
 
 
 @needs_synthesisers

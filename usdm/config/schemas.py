@@ -254,6 +254,7 @@ class PrepareDialogs(Stage):
     max_train_exchanges: int = MISSING
     max_copies: int = MISSING
     max_train_occurrences: int = MISSING
+    small_talk_copies: int = MISSING
     noise_turns: int = MISSING
     unknown_words_turns: int = MISSING
     unknown_words_recordings: list[str] = MISSING
