@@ -8,6 +8,8 @@ import numpy as np
 import torch
 import torchaudio
 
+from usdm.training.sound_variation import room_response
+
 SAMPLE_RATE = 16_000  # Hz, of everything in a synthesised corpus
 
 
@@ -47,10 +49,8 @@ def vary(samples: np.ndarray, sample_rate: int, variation: Variation, random: np
 
 
 def _reverberate(sound: np.ndarray, seconds: float, random: np.random.Generator) -> np.ndarray:
-    """Convolve with a direct path and an exponentially decaying tail of noise, a simple model of a room."""
-    time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
-    response = random.standard_normal(len(time)) * 10 ** (-3 * time / seconds) * 0.03
-    response[0] = 1.0
+    """As in a room, cut to the length of the speech."""
+    response = room_response(seconds, SAMPLE_RATE, random)
     size = len(sound) + len(response)
     return np.fft.irfft(np.fft.rfft(sound, size) * np.fft.rfft(response, size), size)[: len(sound)]
 

@@ -122,6 +122,10 @@ def test_a_run_can_start_from_an_earlier_one(corpus: Path, tmp_path: Path) -> No
         assert torch.equal(value, checkpoint["average"][f"model.{name}"])
     with pytest.raises(InputError, match="nowhere/checkpoint.pt does not exist"):
         EncoderTask([str(corpus)], CONFIG, layer=1, padding=0, initial=str(tmp_path / "nowhere"))
+    masking = CONFIG | {"apply_spec_augment": True, "mask_time_prob": 0.2, "mask_time_length": 2}
+    third = EncoderTask([str(corpus)], masking, layer=1, padding=0, initial=str(tmp_path / "first"))
+    for name, value in second.model.state_dict().items():
+        assert torch.equal(value, third.model.state_dict()[name])
     wider = CONFIG | {"hidden_size": 48}
     with pytest.raises(InputError, match="is of another encoder"):
         EncoderTask([str(corpus)], wider, layer=1, padding=0, initial=str(tmp_path / "first"))
@@ -162,6 +166,17 @@ class TestSoundVariation:
             noise = variation.vary(self.TONE, 16_000, random)[0] - self.TONE
             assert 7.5 < 10 * np.log10(float(self.TONE.square().mean() / noise.square().mean())) < 40.5
 
+    def test_a_room_answers_for_its_time_and_not_longer(self) -> None:
+        click = torch.zeros(32_000)
+        click[8_000] = 1.0
+        for seed in range(5):
+            sound, _ = SoundVariation(room_share=1.0).vary(click, 16_000, np.random.default_rng(seed))
+            energy = sound.square()
+            assert energy[8_000] == pytest.approx(1, abs=0.2)  # the direct path
+            assert energy[8_001:8_800].sum() > 0.05  # its answer within 50 ms
+            assert energy[16_100:].sum() < 1e-6  # half a second is the longest room
+            assert energy[:7_900].sum() < 1e-6
+
     def test_a_telephone_carries_nothing_high(self) -> None:
         click = torch.zeros(16_000)
         click[8_000] = 1.0
@@ -171,7 +186,12 @@ class TestSoundVariation:
 
     @pytest.mark.parametrize(
         ("change", "message"),
-        [({"speed": 0.7}, "speed=0.7"), ({"formants": -1}, "formants=-1"), ({"noise_share": 2}, "noise_share=2")],
+        [
+            ({"speed": 0.7}, "speed=0.7"),
+            ({"formants": -1}, "formants=-1"),
+            ({"noise_share": 2}, "noise_share=2"),
+            ({"room_share": 2}, "room_share=2"),
+        ],
     )
     def test_bad_settings_say_why(self, change: dict[str, float], message: str) -> None:
         with pytest.raises(InputError, match=message):

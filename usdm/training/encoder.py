@@ -232,12 +232,15 @@ def _averaged(checkpoint: Path, model: PhoneEncoder) -> dict[str, Tensor]:
     average = torch.load(checkpoint, weights_only=True)["average"]
     state = {name.removeprefix("model."): value for name, value in average.items()}
     own = model.state_dict()
+    masked = "encoder.masked_spec_embed"  # what stands for a masked frame: a run without masks has none
+    if masked in own:
+        state.setdefault(masked, own[masked])
     if different := [name for name in own if name not in state or state[name].shape != own[name].shape]:
         raise InputError(
             f"{checkpoint} is of another encoder, or other phones: {different[0]} and {len(different) - 1} more "
             "weights do not fit; start without initial="
         )
-    return state
+    return {name: state[name] for name in own}
 
 
 def _labelled(utterances: Sequence[Utterance], without_speakers: Sequence[str]) -> list[Utterance]:

@@ -1,4 +1,4 @@
-"""Training sound, differently each time it is read: tempo and pitch, length of the vocal tract, spectrum, noise.
+"""Training sound, differently each time it is read: tempo and pitch, length of the vocal tract, spectrum, room, noise.
 
 In few passes through the frequency domain, since an encoder on a CPU waits for its sound. Sources: speed perturbation
 (Ko et al., Interspeech 2015), vocal tract length perturbation (Jaitly and Hinton, 2013); random filters and noise as
@@ -20,6 +20,7 @@ _FILTER_POINTS = 8  # of the random filter, evenly spaced over the spectrum
 _WINDOW = 512  # samples, of the frames whose formants are moved; hop a quarter
 _ENVELOPE = 1.9e-3  # s: what repeats faster is the spectrum's envelope, what repeats slower is pitch
 _TELEPHONE = 3400.0  # Hz, the highest frequency of a telephone call
+_REVERBERATION = (0.1, 0.5)  # s, until it has fallen by 60 dB
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,13 @@ class SoundVariation:
     noise_share: float = 0.0  # of recordings that get noise of a random colour
     quietest_signal_to_noise: float = 8.0  # dB; the clearest is 40
     telephone_share: float = 0.0  # of recordings without what lies above 3,400 Hz
+    room_share: float = 0.0  # of recordings that reverberate, 0.1 to 0.5 s long
 
     def __post_init__(self) -> None:
         for name in ("speed", "formants"):
             if not 0 <= getattr(self, name) <= 0.5:
                 raise InputError(f"{name}={getattr(self, name)}: give a share from 0 to 0.5")
-        for name in ("noise_share", "telephone_share"):
+        for name in ("noise_share", "telephone_share", "room_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}={getattr(self, name)}: give a share from 0 to 1")
 
@@ -57,6 +59,9 @@ class SoundVariation:
         resampled[:kept] = spectrum[:kept] / speed
         frequencies = torch.linspace(0, 1, len(resampled)) * (sample_rate / 2)
         resampled *= torch.from_numpy(self._filter(frequencies.numpy(), sample_rate, random))
+        if self.room_share and random.random() < self.room_share:
+            response = torch.from_numpy(room_response(random.uniform(*_REVERBERATION), sample_rate, random)[:length])
+            resampled *= torch.fft.rfft(response, length)  # what outlasts the recording falls on its beginning
         if random.random() < self.noise_share:
             resampled += self._noise(resampled, random)
         return torch.fft.irfft(resampled, length), speed
@@ -78,6 +83,14 @@ class SoundVariation:
         shaped[0] = 0  # an offset is not heard
         power = spectrum.abs().square().mean() / shaped.abs().square().mean()
         return shaped * power.sqrt() * 10 ** (-distance / 20)
+
+
+def room_response(seconds: float, sample_rate: int, random: np.random.Generator) -> NDArray[np.float32]:
+    """(seconds * sample_rate,) impulse response: a direct path and a tail of noise that falls by 60 dB in `seconds`."""
+    time = np.arange(int(seconds * sample_rate)) / sample_rate
+    response = random.standard_normal(len(time)) * 10 ** (-3 * time / seconds) * 0.03
+    response[0] = 1.0
+    return response.astype(np.float32)
 
 
 def shift_formants(samples: Tensor, sample_rate: int, ratio: float) -> Tensor:
