@@ -51,7 +51,7 @@ def write_dialogs(path: Path, name: str) -> None:
 
 
 def keep_few_dialogs(path: Path) -> None:
-    """Two for each split of what was prepared, 180 dialogs of small talk among it."""
+    """Two for each split of what was prepared, with thousands of dialogs of small talk among it."""
     dialogs = [json.loads(line) for line in path.read_text().splitlines()]
     trained = [dialog for dialog in dialogs if dialog["split"] == "train"]
     tested = [dialog for dialog in dialogs if dialog["split"] == "test"]
@@ -69,12 +69,12 @@ def test_the_recipe_from_text_to_a_reply(tmp_path: Path, monkeypatch: pytest.Mon
     usdm("synthesize_corpus", "processes=1")
     usdm("make_held_out", "exchanges=1")
     encoder = ["encoder.hidden_size=32", "encoder.intermediate_size=32", "encoder.conv_dim=[8,8,8,8,8,8]"]
-    usdm("train_encoder", "corpora=[run/speech]", "task.batch_seconds=6", *encoder, *SMALL)
+    usdm("train_encoder", "corpora=[run/speech]", "task.batch_seconds=6", "task.repeats=null", *encoder, *SMALL)
     usdm("fit_kmeans", "corpora=[run/speech]", "frames=200")
     usdm("extract_units", "corpora=[run/speech]", "processes=1")
     usdm("train_tokenizer", "size=330")
     usdm("pretrain", "llm.model.hidden_size=32", "llm.model.intermediate_size=32", *SMALL, *LLM_ROWS)
-    usdm("finetune", *SMALL, *LLM_ROWS)
+    usdm("finetune", "splices.alone_share=0", *SMALL, *LLM_ROWS)
     decoder = ["decoder.hidden_size=32", "decoder.intermediate_size=32", "decoder.num_hidden_layers=2"]
     task = ["task.regression_steps=1", "task.batch_size=2", "task.default_speaker=null"]
     usdm("train_decoder", "corpora=[run/speech]", *task, *decoder, *SMALL)
