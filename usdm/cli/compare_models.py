@@ -11,7 +11,7 @@ from usdm.chain.places import find_parts
 from usdm.cli import WorkFailed
 from usdm.cli.evaluate import PACKAGED_SET, bar, services, training_replies
 from usdm.cli.model import load_model
-from usdm.config.schemas import ComparedModel
+from usdm.config.model_schemas import ComparedModel
 from usdm.evaluation import PocketSphinxRecogniser, read_held_out
 from usdm.evaluation.ledger import write_atomically
 from usdm.evaluation.models import Contender, compare_models

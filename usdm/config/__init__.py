@@ -2,7 +2,8 @@
 
 from usdm.config.checks import check_config, fits, misfits, missing_keys, parameters, parts
 from usdm.config.folder import config_folder
-from usdm.config.schemas import OUTSIDE, SCHEMAS, Precision, ReplyKind, arguments, register_schemas
+from usdm.config.model_schemas import Precision, ReplyKind
+from usdm.config.schemas import OUTSIDE, SCHEMAS, arguments, register_schemas
 
 __all__ = [
     "OUTSIDE",

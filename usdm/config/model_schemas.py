@@ -1,0 +1,214 @@
+"""Settings of the verbs that use, judge or convert a finished model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING
+
+from usdm.config.verb_schema import Verb
+
+
+class Precision(Enum):
+    """Of weights."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Quantized(Enum):
+    """Of the language model's linear layers."""
+
+    int8 = "int8"
+    int4 = "int4"
+
+
+@dataclass
+class UseModel(Verb):
+    """What the verbs share that use a finished model; see `conf/loading` and `usdm.chain.LoadOptions`."""
+
+    model: Any = MISSING
+    device: str | None = None
+    dtype: Precision | None = None
+    device_map: str | None = None
+    quantization: Quantized | None = None
+    attention: str | None = None
+    decoder_dtype: Precision | None = None
+    vocoder_cuda_kernel: bool = False
+    threads: int | None = None
+
+
+@dataclass
+class StageSampling:
+    """See `usdm.types.Sampling`; what is not given is as the model's bundle has it."""
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float | None = None
+    max_new_tokens: int | None = None
+    seed: int | None = None
+
+
+@dataclass
+class ChainSampling:
+    transcribe: StageSampling = field(default_factory=StageSampling)
+    respond: StageSampling = field(default_factory=StageSampling)
+    speak: StageSampling = field(default_factory=StageSampling)
+
+
+@dataclass
+class Decoding:
+    """See `usdm.chain.DecoderSampling`; what is not given is as the model's bundle has it."""
+
+    steps: int | None = None
+    solver: str | None = None
+    guidance: float | None = None
+    temperature: float | None = None
+
+
+class ReplyKind(Enum):
+    speech = "speech"
+    text = "text"
+
+
+@dataclass
+class Respond(UseModel):
+    input: str | None = None
+    text: str | None = None
+    output: str = MISSING
+    reply: ReplyKind = MISSING
+    trace: str | None = None
+    history: Any = None
+    reference: str | None = None
+    voice: str | None = None
+    chain: str | None = None
+    stream: bool = MISSING
+    seed: int = MISSING
+    sampling: ChainSampling = field(default_factory=ChainSampling)
+    decoding: Decoding = field(default_factory=Decoding)
+
+
+@dataclass
+class Synthesize(UseModel):
+    requests: str = MISSING
+    output_dir: str = MISSING
+    shard: int = MISSING
+    num_shards: int = MISSING
+    capacity: int = MISSING
+    encode_batch: int | None = None
+    decode_batch: int | None = None
+    retry_errors: bool = MISSING
+    chain: str | None = None
+    seed: int = MISSING
+    sampling: ChainSampling = field(default_factory=ChainSampling)
+    decoding: Decoding = field(default_factory=Decoding)
+
+
+@dataclass
+class Demo(UseModel):
+    host: str = MISSING
+    port: int = MISSING
+    share: bool = MISSING
+
+
+@dataclass
+class Plan(UseModel):
+    context: int = MISSING
+    json: str | None = None
+    must_fit: bool = MISSING
+
+
+@dataclass
+class Evaluate(UseModel):
+    dialogs: bool = MISSING
+    held_out: str | None = None
+    recordings: list[str] = MISSING
+    where: dict[str, str] = MISSING
+    by: str | None = None
+    training_corpus: str | None = None
+    dialogs_file: str | None = None
+    refusal_phrase: str | None = None
+    synthesiser: str | None = None
+    output_dir: str = MISSING
+    limit: int | None = None
+    examples: int = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class Benchmark(UseModel):
+    questions: str | None = None
+    output_dir: str = MISSING
+    limit: int | None = None
+    repeats: int = MISSING
+    warmup: int = MISSING
+    concurrency: list[int] = MISSING
+    rounds: int = MISSING
+    batch: int = MISSING
+    batch_published: int = MISSING
+    capacity: int | None = None
+    decoding_tokens: int = MISSING
+    decoding_context: int = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class ComparedModel:
+    """What takes the place of parts of the selected model."""
+
+    llm: str | None = None
+    chain: str | None = None
+
+
+@dataclass
+class CompareModels(UseModel):
+    models: dict[str, Any] = MISSING  # ComparedModel, by name
+    held_out: str | None = None
+    training_corpus: str | None = None
+    dialogs_file: str | None = None
+    output_dir: str = MISSING
+    limit: int | None = None
+    seed: int = MISSING
+
+
+@dataclass
+class CompareStreaming(UseModel):
+    settings: list[Any] = MISSING  # lengths of usdm.decoder.StreamingSettings
+    quality: bool = MISSING
+    held_out: str | None = None
+    items: int | None = None
+    output_dir: str = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class CompareVoices(UseModel):
+    references: list[str] = MISSING
+    held_out: str | None = None
+    items: int | None = None
+    output_dir: str = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class CompareSampling(UseModel):
+    held_out: str | None = None
+    items: int | None = None
+    settings: list[Decoding] = MISSING
+    reference: str | None = None
+    similarity: bool = MISSING
+    output_dir: str = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class ConvertUnits(Verb):
+    checkpoint: str = MISSING
+    centroids: str = MISSING
+    output_dir: str = MISSING
+    config: Any = MISSING  # None where the checkpoint has it
+    settings: Any = MISSING

@@ -1,0 +1,229 @@
+"""Settings of the verbs that make a model, from dialog text to a packaged folder, and that plan and measure it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import MISSING
+
+from usdm.config.verb_schema import Verb
+
+
+@dataclass
+class Shared:
+    """What several parts of one experiment must agree on, written once in `conf/experiment/<name>.yaml`."""
+
+    folder: str = MISSING  # the stages' outputs lie in it
+    num_units: int = MISSING  # K
+    unit_rate: int = MISSING  # Hz
+    unit_layer: int = MISSING  # of the encoder, 0-based
+    encoder_sample_rate: int = MISSING  # Hz
+    encoder_padding: int = MISSING  # samples on each side
+    mel: Any = MISSING
+
+
+@dataclass
+class Stage(Verb):
+    """A stage of the recipe, with a folder of its own."""
+
+    shared: Shared = MISSING
+    output_dir: str = MISSING
+
+
+@dataclass
+class PrepareDialogs(Stage):
+    train_file: str = MISSING
+    held_out_file: str = MISSING
+    vocabulary_size: int = MISSING
+    max_user_words: int = MISSING
+    max_agent_words: int = MISSING
+    max_train_exchanges: int = MISSING
+    max_copies: int = MISSING
+    max_train_occurrences: int = MISSING
+    small_talk_copies: int = MISSING
+    noise_turns: int = MISSING
+    unknown_words_turns: int = MISSING
+    unknown_words_recordings: list[str] = MISSING
+    dev_share: float = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class SynthesizeCorpus(Stage):
+    dialogs_file: str = MISSING
+    voices: Any = MISSING
+    processes: int = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class ImportRecordings(Stage):
+    sources: list[str] = MISSING
+    max_seconds: float = MISSING
+    dev_every: int = MISSING
+
+
+@dataclass
+class ImportCorpus(Stage):
+    source: Any = MISSING
+    dev_share: float = MISSING
+    max_failed_share: float = MISSING
+    decode: bool = MISSING
+    threads: int = MISSING
+
+
+@dataclass
+class Align(Stage):
+    corpus: str = MISSING
+    aligner: Any = MISSING
+    shard_utterances: int = MISSING
+    max_failed_share: float = MISSING
+    processes: int = MISSING
+
+
+@dataclass
+class Inspect(Verb):
+    corpora: list[str] = MISSING
+    unit_corpus: str | None = None
+    output_dir: str = MISSING
+    limit: int | None = None
+    outliers: int = MISSING
+    processes: int = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class MakeHeldOut(Stage):
+    corpus: str = MISSING
+    exchanges: int = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class TrainPart(Stage):
+    """What `usdm.training.loop.train` works with."""
+
+    corpora: list[str] = MISSING
+    task: Any = MISSING
+    loop: Any = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class TrainEncoder(TrainPart):
+    encoder: Any = MISSING
+
+
+@dataclass
+class FitKmeans(Stage):
+    encoder: str = MISSING
+    corpora: list[str] = MISSING
+    settings: Any = MISSING
+    frames: int = MISSING
+    predecessor: str | None = None
+    seed: int = MISSING
+
+
+@dataclass
+class ExtractUnits(Stage):
+    corpora: list[str] = MISSING
+    extractor: str = MISSING
+    shard_utterances: int = MISSING
+    batch_seconds: float = MISSING
+    processes: int = MISSING
+    job: int = MISSING
+    num_jobs: int = MISSING
+
+
+@dataclass
+class TrainTokenizer(Stage):
+    corpora: list[str] = MISSING
+    size: int = MISSING
+    min_frequency: int = MISSING
+    extra_characters: str = MISSING
+    max_length: int = MISSING
+
+
+@dataclass
+class TrainLanguageModel(Stage):
+    """What pretraining and fine-tuning share."""
+
+    corpora: list[str] = MISSING
+    adapter: Any = None  # a configuration of the package peft; null: all weights are trained
+    loop: Any = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class Interleave:
+    pattern: str = MISSING
+
+
+@dataclass
+class Pretrain(TrainLanguageModel):
+    llm: Any = MISSING
+    interleave: Interleave = MISSING
+    order: Any = MISSING  # usdm.data.order
+    mixture: list[Any] = MISSING  # usdm.data.mixture.MixtureMember
+    segment_units: Any = MISSING  # a number, or a curriculum of pairs: from this step on, so many units
+
+
+@dataclass
+class PlanTraining(Verb):
+    shared: Shared = MISSING
+    architecture: Any = MISSING  # a configuration of transformers
+    adapter: Any = None
+    loop: Any = MISSING
+    corpus_hours: float = MISSING
+    unit_rate: int = MISSING
+    gpu: str = MISSING
+    processes: int = MISSING
+    efficiency: float = MISSING
+    json: str | None = None
+    seed: int = MISSING
+
+
+@dataclass
+class BenchmarkTraining(Stage):
+    llm: Any = MISSING
+    adapter: Any = None
+    loop: Any = MISSING
+    corpus_units: list[int] = MISSING
+    data_row_length: int = MISSING
+    data_rows: int = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class Finetune(TrainLanguageModel):
+    pretrained: str = MISSING
+    template: Any = MISSING
+    agent_roles: list[str] = MISSING
+    history_turns: int = MISSING
+    layouts: dict[str, float] | None = None
+    noise: Any = None  # usdm.data.unit_noise.UnitNoise
+    splices: Any = None  # usdm.data.splices.Splices
+
+
+@dataclass
+class TrainDecoder(TrainPart):
+    unit_corpus: str = MISSING
+    decoder: Any = MISSING
+
+
+@dataclass
+class TrainVocoder(TrainPart):
+    vocoder: Any = MISSING
+
+
+@dataclass
+class PackageModel(Stage):
+    parts: dict[str, str] = MISSING
+    runs: dict[str, str] = MISSING
+    facts: dict[str, str] = MISSING
+    generation: Any = MISSING  # usdm.chain.GenerationSettings
+    voices: dict[str, str] | None = None  # names, and the speakers that they are
+    voices_corpus: str | None = None
+    scorecard: str | None = None
+    tables: list[str] = MISSING
