@@ -126,9 +126,10 @@ def test_a_run_can_start_from_an_earlier_one(corpus: Path, tmp_path: Path) -> No
     third = EncoderTask([str(corpus)], masking, layer=1, padding=0, initial=str(tmp_path / "first"))
     for name, value in second.model.state_dict().items():
         assert torch.equal(value, third.model.state_dict()[name])
-    wider = CONFIG | {"hidden_size": 48}
-    with pytest.raises(InputError, match="is of another encoder"):
-        EncoderTask([str(corpus)], wider, layer=1, padding=0, initial=str(tmp_path / "first"))
+    layers = int(str(CONFIG["num_hidden_layers"]))
+    for change in ({"hidden_size": 48}, {"num_hidden_layers": layers + 1}, {"num_hidden_layers": layers - 1}):
+        with pytest.raises(InputError, match="is of another encoder"):
+            EncoderTask([str(corpus)], CONFIG | change, layer=1, padding=0, initial=str(tmp_path / "first"))
 
 
 class TestSoundVariation:

@@ -232,15 +232,17 @@ def _averaged(checkpoint: Path, model: PhoneEncoder) -> dict[str, Tensor]:
     average = torch.load(checkpoint, weights_only=True)["average"]
     state = {name.removeprefix("model."): value for name, value in average.items()}
     own = model.state_dict()
-    masked = "encoder.masked_spec_embed"  # what stands for a masked frame: a run without masks has none
+    masked = "encoder.masked_spec_embed"  # what stands for a masked frame: only an encoder with masks has it
+    earlier = state.pop(masked, own.get(masked))
     if masked in own:
-        state.setdefault(masked, own[masked])
-    if different := [name for name in own if name not in state or state[name].shape != own[name].shape]:
+        state[masked] = earlier
+    names = [*own, *(name for name in state if name not in own)]
+    if different := [n for n in names if n not in own or n not in state or state[n].shape != own[n].shape]:
         raise InputError(
             f"{checkpoint} is of another encoder, or other phones: {different[0]} and {len(different) - 1} more "
             "weights do not fit; start without initial="
         )
-    return {name: state[name] for name in own}
+    return state
 
 
 def _labelled(utterances: Sequence[Utterance], without_speakers: Sequence[str]) -> list[Utterance]:
