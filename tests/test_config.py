@@ -183,9 +183,14 @@ def readme_commands() -> list[list[str]]:
     """Verb and settings of every `usdm` line in the README's code blocks; of a sweep, its first run."""
     text = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
-    lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
+    lines = [shlex.split(line, comments=True) for block in blocks for line in joined_lines(block)]
     commands = [line[1:] for line in lines if line[:1] == ["usdm"]]
     return [[*(first_run(word) for word in line if word != "-m")] if "-m" in line else line for line in commands]
+
+
+def joined_lines(block: str) -> list[str]:
+    """The lines of a shell block, those that end in a backslash with what follows them."""
+    return block.replace("\\\n", " ").splitlines()
 
 
 def first_run(word: str) -> str:
