@@ -40,6 +40,10 @@ def usdm(*arguments: str) -> None:
     assert main([*arguments, *shared]) == 0, arguments
 
 
+def vocabulary_of(folder: str) -> bytes:
+    return Path(folder, "model/tokenizer.json").read_bytes()
+
+
 def write_dialogs(path: Path, name: str) -> None:
     """In the layout that `prepare_dialogs` reads: one dialog a line."""
     turns = [
@@ -73,8 +77,11 @@ def test_the_recipe_from_text_to_a_reply(tmp_path: Path, monkeypatch: pytest.Mon
     usdm("fit_kmeans", "corpora=[run/speech]", "frames=200")
     usdm("extract_units", "corpora=[run/speech]", "processes=1")
     usdm("train_tokenizer", "size=330")
-    usdm("pretrain", "llm.model.hidden_size=32", "llm.model.intermediate_size=32", *SMALL, *LLM_ROWS)
+    llm = ["llm.model.hidden_size=32", "llm.model.intermediate_size=32", *SMALL, *LLM_ROWS]
+    usdm("pretrain", *llm)
     usdm("finetune", "splices.alone_share=0", *SMALL, *LLM_ROWS)
+    usdm("finetune", "llm=tiny", "splices=null", "output_dir=run/scratch", *llm)
+    assert vocabulary_of("run/scratch") == vocabulary_of("run/finetune")
     decoder = ["decoder.hidden_size=32", "decoder.intermediate_size=32", "decoder.num_hidden_layers=2"]
     task = ["task.regression_steps=1", "task.batch_size=2", "task.default_speaker=null"]
     usdm("train_decoder", "corpora=[run/speech]", *task, *decoder, *SMALL)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
+from usdm.cli.pretrain import base_model
 from usdm.cli.training import show_result
 from usdm.config import arguments
 from usdm.data.unit_corpus import UnitSource
@@ -16,10 +18,17 @@ from usdm.training.language_model import finetune
 
 def run(config: DictConfig) -> None:
     disable_progress_bar()  # of every file that is read or written
-    settings = arguments(config)
+    settings = arguments(OmegaConf.masked_copy(config, [key for key in config if key != "llm"]))  # built below
+    if config.llm is None:
+        model: PreTrainedModel = load_model(config.pretrained, dtype=torch.float32)
+        vocabulary = SpeechTextVocabulary.from_pretrained(config.pretrained)
+        unit_source = UnitSource.load(config.pretrained)
+    else:
+        model, vocabulary = base_model(config)
+        unit_source = None  # it knows no units yet
     figures = finetune(
-        load_model(config.pretrained, dtype=torch.float32),
-        SpeechTextVocabulary.from_pretrained(config.pretrained),
+        model,
+        vocabulary,
         settings["corpora"],
         config.output_dir,
         settings["loop"],
@@ -29,7 +38,7 @@ def run(config: DictConfig) -> None:
         layouts=settings["layouts"],
         noise=settings["noise"],
         splices=settings["splices"],
-        unit_source=UnitSource.load(config.pretrained),
+        unit_source=unit_source,
         adapter=settings["adapter"],
     )
     show_result(figures, config.output_dir)

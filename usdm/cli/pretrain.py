@@ -18,11 +18,9 @@ from usdm.training.language_model import pretrain
 
 def run(config: DictConfig) -> None:
     disable_progress_bar()  # of every file that is read or written
-    base = read_tokenizer(config.llm.tokenizer)
-    vocabulary = SpeechTextVocabulary.from_tokenizer(extend_tokenizer(base, config.shared.num_units))
-    torch.manual_seed(config.seed)  # random weights
+    model, vocabulary = base_model(config)
     figures = pretrain(
-        instantiate(config.llm.model, vocabulary, _convert_="all"),
+        model,
         vocabulary,
         list(config.corpora),
         config.output_dir,
@@ -34,6 +32,14 @@ def run(config: DictConfig) -> None:
         adapter=instantiate(config.adapter, _convert_="all"),
     )
     show_result(figures, config.output_dir)
+
+
+def base_model(config: DictConfig) -> tuple[PreTrainedModel, SpeechTextVocabulary]:
+    """`config.llm` before it has met speech: random weights or a text model's, with rows for tags and units."""
+    base = read_tokenizer(config.llm.tokenizer)
+    vocabulary = SpeechTextVocabulary.from_tokenizer(extend_tokenizer(base, config.shared.num_units))
+    torch.manual_seed(config.seed)  # random weights
+    return instantiate(config.llm.model, vocabulary, _convert_="all"), vocabulary
 
 
 def segment_units(given: int | ListConfig) -> int | list[tuple[int, int]]:

@@ -198,6 +198,7 @@ class BenchmarkTraining(Stage):
 @dataclass
 class Finetune(TrainLanguageModel):
     pretrained: str = MISSING
+    llm: Any = None
     template: Any = MISSING
     agent_roles: list[str] = MISSING
     history_turns: int = MISSING
