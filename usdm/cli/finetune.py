@@ -18,7 +18,7 @@ from usdm.training.language_model import finetune
 
 def run(config: DictConfig) -> None:
     disable_progress_bar()  # of every file that is read or written
-    settings = arguments(OmegaConf.masked_copy(config, [key for key in config if key != "llm"]))  # built below
+    settings = arguments(OmegaConf.masked_copy(config, [str(key) for key in config if key != "llm"]))  # built below
     if config.llm is None:
         model: PreTrainedModel = load_model(config.pretrained, dtype=torch.float32)
         vocabulary = SpeechTextVocabulary.from_pretrained(config.pretrained)
