@@ -101,6 +101,7 @@ class LanguageModelSettings:
             dataloader_pin_memory=torch.cuda.is_available(),
             # Rows are skipped where they are made, and every process reads the same order and takes its share.
             ignore_data_skip=True,
+            ddp_find_unused_parameters=False,  # every row uses all weights, so there is nothing to search for
             accelerator_config={"dispatch_batches": False, "split_batches": False},
             remove_unused_columns=False,
             disable_tqdm=True,
