@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
+from usdm.audio.variation import SoundVariation, shift_formants
+from usdm.chain.places import EMBEDDED_MODELS
 from usdm.data.extraction import extract_units
-from usdm.data.unit_corpus import UnitCorpus
+from usdm.data.unit_corpus import UnitCorpus, UnitUtterance
 from usdm.training.encoder import NO_LABEL, EncoderTask
 from usdm.training.kmeans import fit_kmeans
 from usdm.training.loop import LoopSettings, train
-from usdm.training.sound_variation import SoundVariation, shift_formants
 from usdm.types import InputError
 from usdm.units import UnitExtractor, UnitSettings
 
@@ -265,3 +267,30 @@ def test_encoder_to_unit_corpus(corpus: Path, tmp_path: Path) -> None:
     extractor.save_pretrained(tmp_path / "other")
     with pytest.raises(InputError, match="different units"):
         extract_units([str(corpus)], str(tmp_path / "other"), str(tmp_path / "corpus"), shard_utterances=16)
+
+
+def test_users_are_extracted_as_other_voices(corpus: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()[:8]]
+    for row in rows:
+        row |= {"audio": str(corpus / row["audio"]), "role": "agent" if int(row["id"]) % 2 else "user"}
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    units = str(EMBEDDED_MODELS / "tiny/units")
+
+    def extracted(name: str, **settings: Any) -> dict[str, UnitUtterance]:
+        extract_units([str(tmp_path)], units, str(tmp_path / name), **settings)
+        return {row.id: row for row in UnitCorpus([tmp_path / name]).utterances()}
+
+    other_voices = SoundVariation(formants=0.2, filter_decibels=6.0, noise_share=1.0)
+    plain = extracted("plain")
+    varied = extracted("varied", variation=other_voices, seed=3)
+    assert set(varied) == {f"varied3-{name}" for name in plain}
+    for name, row in plain.items():
+        other = varied[f"varied3-{name}"]
+        assert (other.dialog, other.words, other.role) == (f"varied3-{row.dialog}", row.words, row.role)
+        assert len(other.units) == len(row.units) and other.word_ends.tolist() == row.word_ends.tolist()
+        assert (other.units.tolist() == row.units.tolist()) == (row.role == "agent")
+    again = extracted("again", variation=other_voices, seed=3, shard_utterances=3)
+    assert all(again[name].units.tolist() == row.units.tolist() for name, row in varied.items())
+
+    with pytest.raises(InputError, match=r"variation\.speed=0\.1: words would no longer"):
+        extracted("faster", variation=replace(other_voices, speed=0.1))

@@ -76,10 +76,11 @@ def test_the_recipe_from_text_to_a_reply(tmp_path: Path, monkeypatch: pytest.Mon
     usdm("train_encoder", "corpora=[run/speech]", "task.batch_seconds=6", "task.repeats=null", *encoder, *SMALL)
     usdm("fit_kmeans", "corpora=[run/speech]", "frames=200")
     usdm("extract_units", "corpora=[run/speech]", "processes=1")
+    usdm("extract_units", "corpora=[run/speech]", "variation=other_voices", "output_dir=run/varied", "processes=1")
     usdm("train_tokenizer", "size=330")
     llm = ["llm.model.hidden_size=32", "llm.model.intermediate_size=32", *SMALL, *LLM_ROWS]
     usdm("pretrain", *llm)
-    usdm("finetune", "splices.alone_share=0", *SMALL, *LLM_ROWS)
+    usdm("finetune", "corpora=[run/unit_corpus,run/varied]", "splices.alone_share=0", *SMALL, *LLM_ROWS)
     usdm("finetune", "llm=tiny", "splices=null", "output_dir=run/scratch", *llm)
     assert vocabulary_of("run/scratch") == vocabulary_of("run/finetune")
     decoder = ["decoder.hidden_size=32", "decoder.intermediate_size=32", "decoder.num_hidden_layers=2"]

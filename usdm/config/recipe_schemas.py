@@ -129,6 +129,8 @@ class FitKmeans(Stage):
 class ExtractUnits(Stage):
     corpora: list[str] = MISSING
     extractor: str = MISSING
+    variation: Any = None  # usdm.audio.variation.SoundVariation
+    seed: int = MISSING
     shard_utterances: int = MISSING
     batch_seconds: float = MISSING
     processes: int = MISSING

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from usdm.audio.variation import SoundVariation
 from usdm.data.speech_corpus import Sound, Utterance, read_speech_corpora
 from usdm.data.unit_corpus import UnitCorpus, UnitCorpusWriter, UnitSource, UnitUtterance
 from usdm.interleave import spoken_form, spoken_words
@@ -20,6 +22,8 @@ from usdm.types import InputError
 from usdm.units import UnitExtractor
 
 logger = logging.getLogger(__name__)
+
+_Heard = tuple[Sound, bool]  # a sound, and whether a user says it
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class _Shard:
     extractor: str
     utterances: list[Utterance]
     batch_seconds: float
+    variation: SoundVariation | None
+    seed: int
 
 
 def extract_units(
@@ -47,6 +53,8 @@ def extract_units(
     *,
     shard_utterances: int = 1000,
     batch_seconds: float = 60.0,
+    variation: SoundVariation | None = None,
+    seed: int = 0,
     processes: int = 1,
     job: int = 0,
     num_jobs: int = 1,
@@ -57,14 +65,22 @@ def extract_units(
         corpora: speech corpus folders (see `usdm.data.speech_corpus`).
         extractor: folder of a `UnitExtractor`.
         batch_seconds: sound that goes through the encoder at once; utterances of like length go together.
+        variation: of the sound of users' turns, so that a language model learns how voices that the encoder does not
+            know come out as units. Ids and dialogs are then named after `seed` and can be read beside the plain ones'.
+        seed: of the variation.
         processes: each with one CPU thread.
         job: of `num_jobs` that share the work, on as many machines; each takes every `num_jobs`-th shard. The report
             is of this job's own.
 
     Raises:
-        InputError: `job` is not one of `num_jobs`, a manifest or the extractor is missing, or shards of another
-            extractor lie in `output_dir`.
+        InputError: `job` is not one of `num_jobs`, a manifest or the extractor is missing, shards of another
+            extractor lie in `output_dir`, or `variation` changes the speed, which word times do not follow.
     """
+    if variation is not None and variation.speed:
+        raise InputError(
+            f"variation.speed={variation.speed}: words would no longer be where the corpus says; give 0 here and let "
+            "fine-tuning stretch the units (noise.stretch)"
+        )
     if not 0 <= job < num_jobs:
         raise InputError(f"job={job} of num_jobs={num_jobs}: jobs are numbered from 0 to {num_jobs - 1}")
     folder = Path(output_dir)
@@ -74,8 +90,9 @@ def extract_units(
         ours = unit_source(UnitExtractor.from_pretrained(extractor))
         ours.check(UnitCorpus(present).source, extractor, output_dir)
     shards = [
-        _Shard(folder / f"{number:05d}.parquet", extractor, utterances[start : start + shard_utterances], batch_seconds)
-        for number, start in enumerate(range(0, len(utterances), shard_utterances))
+        _Shard(path, extractor, utterances[start : start + shard_utterances], batch_seconds, variation, seed)
+        for start in range(0, len(utterances), shard_utterances)
+        for path in [folder / f"{start // shard_utterances:05d}.parquet"]
     ]
     mine = shards[job::num_jobs]
     todo = [shard for shard in mine if not shard.path.exists()]
@@ -110,15 +127,25 @@ def _extractor(folder: str) -> UnitExtractor:
 def _extract_shard(shard: _Shard) -> list[str]:
     extractor = _extractor(shard.extractor)
     failed: list[str] = []
-    units: dict[Sound, np.ndarray] = {}  # several turns may share one
-    unique = {utterance.sound: utterance for utterance in shard.utterances}
+    units: dict[_Heard, np.ndarray] = {}  # several turns may share one
+    unique = {_heard(utterance): utterance for utterance in shard.utterances}
     for batch in _batches(sorted(unique.values(), key=lambda utterance: utterance.duration), shard.batch_seconds):
-        units.update(_extract_batch(extractor, batch, failed))
+        units.update(_extract_batch(shard, extractor, batch, failed))
     with UnitCorpusWriter(shard.path, unit_source(extractor)) as writer:
         for utterance in shard.utterances:
-            if utterance.sound in units:
-                writer.write(_row(utterance, units[utterance.sound], extractor.unit_rate))
+            if _heard(utterance) in units:
+                row = _row(utterance, units[_heard(utterance)], extractor.unit_rate)
+                writer.write(row if shard.variation is None else _renamed(row, shard.seed))
     return failed
+
+
+def _heard(utterance: Utterance) -> _Heard:
+    """What an utterance's units depend on: users' sound may be varied, where others' is not."""
+    return utterance.sound, utterance.role == "user"
+
+
+def _renamed(row: UnitUtterance, seed: int) -> UnitUtterance:
+    return replace(row, id=f"varied{seed}-{row.id}", dialog=row.dialog and f"varied{seed}-{row.dialog}")
 
 
 def _batches(utterances: Sequence[Utterance], seconds: float) -> list[list[Utterance]]:
@@ -131,17 +158,23 @@ def _batches(utterances: Sequence[Utterance], seconds: float) -> list[list[Utter
     return batches
 
 
-def _extract_batch(extractor: UnitExtractor, batch: Sequence[Utterance], failed: list[str]) -> dict[Sound, np.ndarray]:
+def _extract_batch(
+    shard: _Shard, extractor: UnitExtractor, batch: Sequence[Utterance], failed: list[str]
+) -> dict[_Heard, np.ndarray]:
     waveforms = {}
     for utterance in batch:
         try:
-            waveforms[utterance.sound] = utterance.read(extractor.sample_rate).samples
+            samples = utterance.read(extractor.sample_rate).samples
+            if shard.variation is not None and utterance.role == "user":
+                random = np.random.default_rng((shard.seed, zlib.crc32(utterance.id.encode())))
+                samples, _ = shard.variation.vary(samples, extractor.sample_rate, random)
+            waveforms[_heard(utterance)] = samples
         except InputError as error:
             failed.append(str(error))
     if not waveforms:
         return {}
     extracted = extractor(list(waveforms.values()))
-    return {sound: row.numpy().astype(np.uint16) for sound, row in zip(waveforms, extracted, strict=True)}
+    return {heard: row.numpy().astype(np.uint16) for heard, row in zip(waveforms, extracted, strict=True)}
 
 
 def _row(utterance: Utterance, units: np.ndarray, unit_rate: int) -> UnitUtterance:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
+from usdm.audio.variation import SoundVariation
 from usdm.data.speech_corpus import Utterance, read_speech_corpora
-from usdm.training.sound_variation import SoundVariation
 from usdm.types import AlignedWord, InputError
 from usdm.units.extractor import keep_layers, pad_normalised
 
