@@ -292,5 +292,9 @@ def test_users_are_extracted_as_other_voices(corpus: Path, tmp_path: Path) -> No
     again = extracted("again", variation=other_voices, seed=3, shard_utterances=3)
     assert all(again[name].units.tolist() == row.units.tolist() for name, row in varied.items())
 
+    with pytest.raises(InputError, match="plain has units of another variation: '0' is there.*called varied3-"):
+        extracted("plain", variation=other_voices, seed=3)
+    with pytest.raises(InputError, match="varied has units of another variation: 'varied3-0'"):
+        extracted("varied")
     with pytest.raises(InputError, match=r"variation\.speed=0\.1: words would no longer"):
         extracted("faster", variation=replace(other_voices, speed=0.1))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +76,8 @@ def extract_units(
 
     Raises:
         InputError: `job` is not one of `num_jobs`, a manifest or the extractor is missing, shards of another
-            extractor lie in `output_dir`, or `variation` changes the speed, which word times do not follow.
+            extractor or variation lie in `output_dir`, or `variation` changes the speed, which word times do not
+            follow.
     """
     if variation is not None and variation.speed:
         raise InputError(
@@ -88,7 +91,9 @@ def extract_units(
     utterances = read_speech_corpora(corpora)
     if present := sorted(folder.glob("*.parquet")):
         ours = unit_source(UnitExtractor.from_pretrained(extractor))
-        ours.check(UnitCorpus(present).source, extractor, output_dir)
+        kept = UnitCorpus(present)
+        ours.check(kept.source, extractor, output_dir)
+        _check_names(kept, _prefix(variation, seed), output_dir)
     shards = [
         _Shard(path, extractor, utterances[start : start + shard_utterances], batch_seconds, variation, seed)
         for start in range(0, len(utterances), shard_utterances)
@@ -135,7 +140,7 @@ def _extract_shard(shard: _Shard) -> list[str]:
         for utterance in shard.utterances:
             if _heard(utterance) in units:
                 row = _row(utterance, units[_heard(utterance)], extractor.unit_rate)
-                writer.write(row if shard.variation is None else _renamed(row, shard.seed))
+                writer.write(_renamed(row, _prefix(shard.variation, shard.seed)))
     return failed
 
 
@@ -144,8 +149,23 @@ def _heard(utterance: Utterance) -> _Heard:
     return utterance.sound, utterance.role == "user"
 
 
-def _renamed(row: UnitUtterance, seed: int) -> UnitUtterance:
-    return replace(row, id=f"varied{seed}-{row.id}", dialog=row.dialog and f"varied{seed}-{row.dialog}")
+def _prefix(variation: SoundVariation | None, seed: int) -> str:
+    """Before the ids and dialogs of varied turns, so that they are told from the plain ones."""
+    return "" if variation is None else f"varied{seed}-"
+
+
+def _renamed(row: UnitUtterance, prefix: str) -> UnitUtterance:
+    return replace(row, id=prefix + row.id, dialog=row.dialog and prefix + row.dialog)
+
+
+def _check_names(corpus: UnitCorpus, prefix: str, folder: str) -> None:
+    """Shards that are kept are of the same variation as those to come."""
+    for first in islice(corpus.utterances(), 1):
+        if re.match(r"(varied\d+-)?", first.id)[0] != prefix:  # type: ignore[index]  # it matches anything
+            raise InputError(
+                f"{folder} has units of another variation: {first.id!r} is there, and what is asked for would be "
+                f"called {prefix}...; give another output_dir"
+            )
 
 
 def _batches(utterances: Sequence[Utterance], seconds: float) -> list[list[Utterance]]:
