@@ -42,6 +42,7 @@ GIVEN_BY_CODE = {
 # The function that does a stage's work, and takes its settings as keyword arguments.
 STAGES = {
     "prepare_dialogs": "data_prep.dialog_text.prepare_dialogs",
+    "prepare_sentences": "data_prep.sentences.prepare_sentences",
     "synthesize_corpus": "data_prep.speech_corpus.synthesize_corpus",
     "import_recordings": "data_prep.recordings.import_recordings",
     "make_held_out": "data_prep.held_out.make_held_out",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -476,6 +477,21 @@ def test_splices_say_what_their_pieces_say() -> None:
     assert 120 < pieces_alone < 240  # 600 pieces are expected, 180 of them alone
 
 
+def test_pieces_are_whole_turns_as_often_as_asked_and_where_word_times_lack() -> None:
+    timed, random = [make_utterance(number) for number in range(5)], np.random.default_rng(0)
+    whole = {turn.text: turn.units.tolist() for turn in timed}
+    splices = Splices(1.0, most_pieces=1, most_words=1, whole_share=0.5)
+    drawn = [splices.splice(timed, [], random) for _ in range(200)]
+    assert 70 < sum(text in whole for _, text in drawn) < 130
+    assert all(units.tolist() == whole[text] for units, text in drawn if text in whole)
+    untimed = [replace(turn, words=(), word_ends=np.empty(0, np.int32)) for turn in timed]
+    cut_if_possible = Splices(1.0, most_pieces=2, alone_share=1.0)
+    for _ in range(20):
+        units, text = cut_if_possible.splice(timed, untimed, random)
+        assert any(text == " ".join(turns) for turns in [*itertools.product(whole, repeat=2), *((t,) for t in whole)])
+        assert len(units) == sum(len(whole[part + "."]) for part in text.rstrip(".").split(". "))
+
+
 def test_spliced_turns_are_transcribed_and_not_answered(corpus: UnitCorpus, template: DialogTemplate) -> None:
     plain = {each.input_ids.tobytes() for each in all_sequences(DialogSequences(corpus, template, 512))}
     source = DialogSequences(corpus, template, 512, splices=Splices(0.5))
@@ -496,14 +512,15 @@ def test_pieces_come_from_what_is_heard_and_from_turns_alone(tmp_path: Path, tem
 
     dialog = [saying(number, "said" if number % 2 else "asked") for number in range(8)]
     recording = replace(saying(8, "recorded"), id="r", dialog="r")
-    corpus = UnitCorpus(write_corpus(tmp_path / "c.parquet", [*dialog, recording]))
+    untimed = replace(saying(10, "read"), id="u", dialog="u", words=(), word_ends=np.empty(0, np.int32))
+    corpus = UnitCorpus(write_corpus(tmp_path / "c.parquet", [*dialog, recording, untimed]))
     source = DialogSequences(corpus, template, 512, splices=Splices(1.0, most_pieces=1, alone_share=0.5))
     heard = {
         template.vocabulary.decode_text(each.labels[each.labels != IGNORED].tolist()).strip()
         for epoch in range(4)
         for each in all_sequences(source, epoch)
     }
-    assert heard == {"asked", "recorded"}
+    assert heard == {"asked", "recorded", "read"}
 
 
 def test_splices_need_word_times_and_sense(tmp_path: Path, template: DialogTemplate) -> None:
@@ -512,7 +529,7 @@ def test_splices_need_word_times_and_sense(tmp_path: Path, template: DialogTempl
     with pytest.raises(InputError, match="no answered turn of split 'train' has word times"):
         DialogSequences(corpus, template, 512, splices=Splices(0.5))
     timed = UnitCorpus(write_corpus(tmp_path / "d.parquet", [make_utterance(i) for i in range(4)]))
-    with pytest.raises(InputError, match="alone_share=0.5, but no turn with word times stands alone"):
+    with pytest.raises(InputError, match="alone_share=0.5, but no turn stands alone"):
         DialogSequences(timed, template, 512, splices=Splices(0.5, alone_share=0.5))
     for wrong, message in (({"share": 1.5}, "share=1.5"), ({"share": 0.5, "most_words": 0}, "most_words=0")):
         with pytest.raises(InputError, match=message):

@@ -18,6 +18,7 @@ from data_prep.espeak import Espeak
 from data_prep.flite import Flite
 from data_prep.held_out import make_held_out
 from data_prep.recordings import import_recordings
+from data_prep.sentences import prepare_sentences
 from data_prep.small_talk import INTENTS
 from data_prep.speech_corpus import Voices, synthesize_corpus
 from data_prep.spoken_text import spoken_text, spoken_words
@@ -181,6 +182,43 @@ def test_prepare_dialogs_repeats_itself_and_names_bad_input(dialog_files: tuple[
     broken.write_text('{"dialog": "x"}\n')
     with pytest.raises(InputError, match="line 1 is no dialog"):
         _prepare((str(broken), dialog_files[1]), tmp_path / "three")
+
+
+def test_sentences_are_drawn_alike_from_every_file(tmp_path: Path) -> None:
+    novel, examples = tmp_path / "novel.txt", tmp_path / "examples.txt"
+    paragraphs = [
+        'Mr. Bennet was\n_so_ odd. "Was he?" She\nlaughed at 2 of them!',
+        "No end here",
+        "Too short. She laughed at 2 of them!",
+    ]
+    novel.write_text("\n\n".join(paragraphs))
+    examples.write_text("".join(f"this is example {number}.\n" for number in range(30)))
+
+    def texts(output: str, **changes: object) -> dict[str, str]:
+        arguments = dict(sentences=6, min_words=3, max_words=6, dev_share=0.0, seed=0) | changes
+        report = prepare_sentences([str(novel), str(examples)], str(tmp_path / output), **arguments)  # type: ignore[arg-type]
+        dialogs = [json.loads(line) for line in (tmp_path / output / "dialogs.jsonl").read_text().splitlines()]
+        assert sum(report.sentences.values()) == len({dialog["dialog"] for dialog in dialogs}) == len(dialogs)
+        assert json.loads((tmp_path / output / "sentences.json").read_text())["words"] == report.words
+        assert all([turn["role"] for turn in dialog["turns"]] == ["user"] for dialog in dialogs)
+        return {dialog["turns"][0]["text"]: dialog["split"] for dialog in dialogs}
+
+    drawn = texts("one")
+    of_the_novel = {"mister bennet was so odd.", "she laughed at two of them.", "no end here."}
+    assert of_the_novel < set(drawn)
+    assert len([text for text in drawn if text.startswith("this is example ")]) == 3
+    assert set(drawn.values()) == {"train"}
+    assert texts("two") == drawn
+    assert texts("three", seed=1) != drawn
+    assert set(texts("four", dev_share=1.0).values()) == {"dev"}
+    with pytest.raises(InputError, match="novel.txt has 3 different sentences of 3 to 6 words, 4 are wanted"):
+        texts("five", sentences=8)
+    for files, told in (([str(tmp_path / "nowhere.txt")], "nowhere.txt does not exist"), ([], "at least one file")):
+        with pytest.raises(InputError, match=told):
+            prepare_sentences(files, "out", sentences=1, min_words=1, max_words=9, dev_share=0, seed=0)
+    novel.write_bytes(b"caf\xe9 au lait.")
+    with pytest.raises(InputError, match="no UTF-8 text"):
+        texts("six")
 
 
 def test_variation_does_what_it_says() -> None:

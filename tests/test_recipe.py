@@ -72,15 +72,21 @@ def test_the_recipe_from_text_to_a_reply(tmp_path: Path, monkeypatch: pytest.Mon
     keep_few_dialogs(tmp_path / "run/dialogs/dialogs.jsonl")
     usdm("synthesize_corpus", "processes=1")
     usdm("make_held_out", "exchanges=1")
+    Path("text.txt").write_text("A purple zeppelin flies. It flies over the old town. No end")
+    usdm("prepare_sentences", "text_files=[text.txt]", "sentences=2", "dev_share=0")
+    spoken = ["dialogs_file=run/sentences/dialogs.jsonl", "output_dir=run/sentences_speech"]
+    usdm("synthesize_corpus", *spoken, "processes=1")
     encoder = ["encoder.hidden_size=32", "encoder.intermediate_size=32", "encoder.conv_dim=[8,8,8,8,8,8]"]
     usdm("train_encoder", "corpora=[run/speech]", "task.batch_seconds=6", "task.repeats=null", *encoder, *SMALL)
     usdm("fit_kmeans", "corpora=[run/speech]", "frames=200")
     usdm("extract_units", "corpora=[run/speech]", "processes=1")
     usdm("extract_units", "corpora=[run/speech]", "variation=other_voices", "output_dir=run/varied", "processes=1")
+    sentences = ["corpora=[run/sentences_speech]", "output_dir=run/sentences_units"]
+    usdm("extract_units", *sentences, "variation=other_voices", "processes=1")
     usdm("train_tokenizer", "size=330")
     llm = ["llm.model.hidden_size=32", "llm.model.intermediate_size=32", *SMALL, *LLM_ROWS]
     usdm("pretrain", *llm)
-    usdm("finetune", "corpora=[run/unit_corpus,run/varied]", "splices.alone_share=0", *SMALL, *LLM_ROWS)
+    usdm("finetune", "corpora=[run/unit_corpus,run/varied,run/sentences_units]", *SMALL, *LLM_ROWS)
     usdm("finetune", "llm=tiny", "splices=null", "output_dir=run/scratch", *llm)
     assert vocabulary_of("run/scratch") == vocabulary_of("run/finetune")
     decoder = ["decoder.hidden_size=32", "decoder.intermediate_size=32", "decoder.num_hidden_layers=2"]

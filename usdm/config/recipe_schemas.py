@@ -50,6 +50,16 @@ class PrepareDialogs(Stage):
 
 
 @dataclass
+class PrepareSentences(Stage):
+    text_files: list[str] = MISSING
+    sentences: int = MISSING
+    min_words: int = MISSING
+    max_words: int = MISSING
+    dev_share: float = MISSING
+    seed: int = MISSING
+
+
+@dataclass
 class SynthesizeCorpus(Stage):
     dialogs_file: str = MISSING
     voices: Any = MISSING

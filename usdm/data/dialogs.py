@@ -100,13 +100,13 @@ class DialogSequences:
             )
         self._answered = [turn for turn in map(self._heard_turn, self._examples) if turn.words]
         alone = [dialog[0] for dialog in self.dialogs if len(dialog) == 1]
-        self._alone = [turn for turn in alone if turn.words and turn.role not in agent_roles]
+        self._alone = [turn for turn in alone if turn.role not in agent_roles]
         if splices is not None and not self._answered:
             raise InputError(f"{corpus.files[0]}: no answered turn of split {split!r} has word times to splice at")
         if splices is not None and splices.alone_share and not self._alone:
             raise InputError(
-                f"splices.alone_share={splices.alone_share}, but no turn with word times stands alone in split "
-                f"{split!r}: add recordings that went through `usdm align`, or give alone_share=0"
+                f"splices.alone_share={splices.alone_share}, but no turn stands alone in split {split!r}: add "
+                "recordings or spoken sentences, or give alone_share=0"
             )
 
     def __len__(self) -> int:

@@ -18,7 +18,7 @@ from usdm.types import InputError
 
 
 class Spoken(Protocol):
-    """A turn whose words have times."""
+    """A turn; without word times it can only be taken whole."""
 
     @property
     def text(self) -> str: ...
@@ -43,11 +43,12 @@ class Splices:
 
     share: float  # of training sequences that are such a turn, to be transcribed only
     most_pieces: int = 3
-    most_words: int = 6  # in a piece
+    most_words: int = 6  # in a piece that is cut
+    whole_share: float = 0.0  # of pieces that are all of a turn
     alone_share: float = 0.0  # of pieces from turns that stand alone, such as recordings that no dialog is made of
 
     def __post_init__(self) -> None:
-        for name in ("share", "alone_share"):
+        for name in ("share", "whole_share", "alone_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}={getattr(self, name)}: give a share from 0 to 1")
         for name in ("most_pieces", "most_words"):
@@ -62,6 +63,9 @@ class Splices:
         for _ in range(random.integers(1, self.most_pieces + 1)):
             turns = alone if random.random() < self.alone_share else answered
             turn = turns[int(random.integers(len(turns)))]
+            if not turn.words or random.random() < self.whole_share:
+                pieces.append((turn.units, turn.text))
+                continue
             count = min(len(turn.words), int(random.integers(1, self.most_words + 1)))
             first = int(random.integers(len(turn.words) - count + 1))
             pieces.append(_piece(turn, first, first + count))

@@ -1,0 +1,13 @@
+"""Sentences of plain text, to be spoken as user turns that no dialog is made of."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from data_prep.sentences import prepare_sentences
+from usdm.config import arguments
+
+
+def run(config: DictConfig) -> None:
+    report = prepare_sentences(**arguments(config))
+    print(f"{sum(report.sentences.values())} sentences of {report.words} different words in {config.output_dir}")
