@@ -1,4 +1,6 @@
-"""Sentences of plain text as user turns that stand alone, so that words outside the dialogs' domain are heard too."""
+"""Sentences of plain text as user turns, so that words outside the dialogs' domain are heard too. Most stand alone;
+to some with such words the agent says that it did not understand.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep import not_understood
 from data_prep.files import write_atomically
 from data_prep.spoken_text import spoken_text, spoken_words
 from usdm.types import InputError
@@ -20,39 +23,51 @@ _ABBREVIATION = re.compile("|".join(re.escape(short) for short in _ABBREVIATIONS
 _SENTENCE_END = re.compile(r"(?<=[.?!])[\"')\]]*\s+")
 
 
+_ANSWERED_STRANGE_WORDS = 2  # at least so many are outside the domain where the agent did not understand
+
+
 @dataclass(frozen=True)
 class SentencesReport:
     """How many sentences each split has, and how many different ones of fitting length each file."""
 
     sentences: dict[str, int]
+    not_understood: int
     available: dict[str, int]
     words: int  # different ones
 
 
 def prepare_sentences(
     text_files: Sequence[str],
+    dialogs_folder: str,
     output_dir: str,
     *,
     sentences: int,
     min_words: int,
     max_words: int,
+    not_understood_share: float,
     dev_share: float,
     seed: int,
 ) -> SentencesReport:
     """Draw sentences, as many from each file, for `synthesize_corpus`; write `dialogs.jsonl` and `sentences.json`.
+
+    Args:
+        dialogs_folder: where `prepare_dialogs` wrote. What its test dialogs say is left out here.
+        not_understood_share: of sentences, which the agent answers if two of their words are outside the domain.
 
     Raises:
         InputError: a file is missing or no UTF-8 text, or has fewer different sentences than its part.
     """
     if not text_files:
         raise InputError("text_files=[]: give at least one file of plain text.")
+    tested, domain = _tested_texts(Path(dialogs_folder)), _domain(Path(dialogs_folder))
     part, more = divmod(sentences, len(text_files))
     random = np.random.default_rng(seed)
-    dialogs, available = [], {}
+    dialogs: list[dict] = []
+    available: dict[str, int] = {}
     for number, file in enumerate(text_files):
         wanted = part + (number < more)
         found = [text for text in _sentences(file) if min_words <= len(spoken_words(text)) <= max_words]
-        different = list(dict.fromkeys(found))
+        different = [text for text in dict.fromkeys(found) if tuple(spoken_words(text)) not in tested]
         available[file] = len(different)
         if len(different) < wanted:
             raise InputError(
@@ -61,16 +76,40 @@ def prepare_sentences(
             )
         for position in random.permutation(len(different))[:wanted]:
             split = "dev" if random.random() < dev_share else "train"
-            turn = {"role": "user", "text": different[position]}
+            turns = [{"role": "user", "text": different[position]}]
+            strange = len(set(spoken_words(different[position])) - domain) >= _ANSWERED_STRANGE_WORDS
+            if random.random() < not_understood_share and strange:
+                turns.append({"role": "agent", "text": not_understood.reply(len(dialogs))})
             name = f"sentence-{number}-{position}"
-            dialogs.append({"dialog": name, "split": split, "services": ["sentences"], "turns": [turn]})
-    words = {word for dialog in dialogs for word in spoken_words(dialog["turns"][0]["text"])}
-    report = SentencesReport(dict(Counter(dialog["split"] for dialog in dialogs)), available, len(words))
+            dialogs.append({"dialog": name, "split": split, "services": ["sentences"], "turns": turns})
+    report = SentencesReport(
+        dict(Counter(dialog["split"] for dialog in dialogs)),
+        sum(len(dialog["turns"]) == 2 for dialog in dialogs),
+        available,
+        len({word for dialog in dialogs for word in spoken_words(dialog["turns"][0]["text"])}),
+    )
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "dialogs.jsonl", "".join(json.dumps(dialog) + "\n" for dialog in dialogs))
     write_atomically(folder / "sentences.json", json.dumps(asdict(report), indent=1))
     return report
+
+
+def _tested_texts(dialogs_folder: Path) -> set[tuple[str, ...]]:
+    """The words of every turn of the test dialogs, and of every sentence in one."""
+    path = dialogs_folder / "dialogs.jsonl"
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: run `usdm prepare_dialogs` first, or give dialogs_folder=.")
+    dialogs = [json.loads(line) for line in path.read_text().splitlines()]
+    turns = [turn["text"] for dialog in dialogs if dialog["split"] == "test" for turn in dialog["turns"]]
+    return {tuple(spoken_words(text)) for turn in turns for text in (turn, *_SENTENCE_END.split(turn))}
+
+
+def _domain(dialogs_folder: Path) -> set[str]:
+    path = dialogs_folder / "domain.json"
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: run `usdm prepare_dialogs` first, or give dialogs_folder=.")
+    return set(json.loads(path.read_text())["words"])
 
 
 def _sentences(file: str) -> Iterator[str]:

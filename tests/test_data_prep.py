@@ -184,41 +184,75 @@ def test_prepare_dialogs_repeats_itself_and_names_bad_input(dialog_files: tuple[
         _prepare((str(broken), dialog_files[1]), tmp_path / "three")
 
 
-def test_sentences_are_drawn_alike_from_every_file(tmp_path: Path) -> None:
+@pytest.fixture
+def text_files(tmp_path: Path) -> list[str]:
     novel, examples = tmp_path / "novel.txt", tmp_path / "examples.txt"
     paragraphs = [
         'Mr. Bennet was\n_so_ odd. "Was he?" She\nlaughed at 2 of them!',
         "No end here",
-        "Too short. She laughed at 2 of them!",
+        "Too short. She laughed at 2 of them! Book it now please.",
     ]
     novel.write_text("\n\n".join(paragraphs))
     examples.write_text("".join(f"this is example {number}.\n" for number in range(30)))
+    return [str(novel), str(examples)]
 
-    def texts(output: str, **changes: object) -> dict[str, str]:
-        arguments = dict(sentences=6, min_words=3, max_words=6, dev_share=0.0, seed=0) | changes
-        report = prepare_sentences([str(novel), str(examples)], str(tmp_path / output), **arguments)  # type: ignore[arg-type]
-        dialogs = [json.loads(line) for line in (tmp_path / output / "dialogs.jsonl").read_text().splitlines()]
-        assert sum(report.sentences.values()) == len({dialog["dialog"] for dialog in dialogs}) == len(dialogs)
-        assert json.loads((tmp_path / output / "sentences.json").read_text())["words"] == report.words
-        assert all([turn["role"] for turn in dialog["turns"]] == ["user"] for dialog in dialogs)
-        return {dialog["turns"][0]["text"]: dialog["split"] for dialog in dialogs}
 
-    drawn = texts("one")
-    of_the_novel = {"mister bennet was so odd.", "she laughed at two of them.", "no end here."}
-    assert of_the_novel < set(drawn)
-    assert len([text for text in drawn if text.startswith("this is example ")]) == 3
-    assert set(drawn.values()) == {"train"}
-    assert texts("two") == drawn
-    assert texts("three", seed=1) != drawn
-    assert set(texts("four", dev_share=1.0).values()) == {"dev"}
+@pytest.fixture
+def prepared(tmp_path: Path) -> str:
+    """A folder of `prepare_dialogs`."""
+    dialogs = [
+        {"split": "test", "turns": [{"role": "user", "text": "yes. book it now please."}]},
+        {"split": "train", "turns": [{"role": "user", "text": "no end here."}]},
+    ]
+    folder = tmp_path / "prepared"
+    folder.mkdir()
+    (folder / "dialogs.jsonl").write_text("".join(json.dumps(dialog) + "\n" for dialog in dialogs))
+    (folder / "domain.json").write_text(json.dumps({"words": ["this", "is", "no", "end", "here", "so"]}))
+    return str(folder)
+
+
+def _sentences(files: list[str], prepared: str, folder: Path, **changes: object) -> list[dict]:
+    arguments = dict(sentences=6, min_words=3, max_words=6, not_understood_share=0.0, dev_share=0.0, seed=0) | changes
+    report = prepare_sentences(files, prepared, str(folder), **arguments)  # type: ignore[arg-type]
+    dialogs = [json.loads(line) for line in (folder / "dialogs.jsonl").read_text().splitlines()]
+    assert sum(report.sentences.values()) == len({dialog["dialog"] for dialog in dialogs}) == len(dialogs)
+    assert report.not_understood == len([dialog for dialog in dialogs if len(dialog["turns"]) == 2])
+    assert json.loads((folder / "sentences.json").read_text())["words"] == report.words
+    return dialogs
+
+
+def test_sentences_are_drawn_alike_from_every_file(text_files: list[str], prepared: str, tmp_path: Path) -> None:
+    drawn = _sentences(text_files, prepared, tmp_path / "one")
+    assert [[turn["role"] for turn in dialog["turns"]] for dialog in drawn] == [["user"]] * 6
+    texts = {dialog["turns"][0]["text"] for dialog in drawn}
+    assert texts > {"mister bennet was so odd.", "she laughed at two of them.", "no end here."}
+    assert len([text for text in texts if text.startswith("this is example ")]) == 3
+    assert {dialog["split"] for dialog in drawn} == {"train"}
+    assert _sentences(text_files, prepared, tmp_path / "two") == drawn
+    assert _sentences(text_files, prepared, tmp_path / "three", seed=1) != drawn
+    assert {dialog["split"] for dialog in _sentences(text_files, prepared, tmp_path / "four", dev_share=1.0)} == {"dev"}
+
+
+def test_strange_sentences_are_not_understood(text_files: list[str], prepared: str, tmp_path: Path) -> None:
+    drawn = _sentences(text_files, prepared, tmp_path / "one", not_understood_share=1.0)
+    answered = {dialog["turns"][0]["text"]: len(dialog["turns"]) == 2 for dialog in drawn}
+    assert not answered.pop("no end here.")  # its words are the domain's
+    assert all(answered.values())
+    assert all("not understand" in dialog["turns"][1]["text"] for dialog in drawn if len(dialog["turns"]) == 2)
+
+
+def test_sentences_that_cannot_be_had_are_named(text_files: list[str], prepared: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="novel.txt has 3 different sentences of 3 to 6 words, 4 are wanted"):
-        texts("five", sentences=8)
-    for files, told in (([str(tmp_path / "nowhere.txt")], "nowhere.txt does not exist"), ([], "at least one file")):
-        with pytest.raises(InputError, match=told):
-            prepare_sentences(files, "out", sentences=1, min_words=1, max_words=9, dev_share=0, seed=0)
-    novel.write_bytes(b"caf\xe9 au lait.")
+        _sentences(text_files, prepared, tmp_path / "out", sentences=8)  # the fourth is said in a test dialog
+    with pytest.raises(InputError, match="nowhere.txt does not exist"):
+        _sentences([str(tmp_path / "nowhere.txt")], prepared, tmp_path / "out")
+    with pytest.raises(InputError, match="at least one file"):
+        _sentences([], prepared, tmp_path / "out")
+    with pytest.raises(InputError, match="run `usdm prepare_dialogs` first"):
+        _sentences(text_files, str(tmp_path), tmp_path / "out")
+    Path(text_files[0]).write_bytes(b"caf\xe9 au lait.")
     with pytest.raises(InputError, match="no UTF-8 text"):
-        texts("six")
+        _sentences(text_files, prepared, tmp_path / "out")
 
 
 def test_variation_does_what_it_says() -> None:

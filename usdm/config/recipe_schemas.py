@@ -52,9 +52,11 @@ class PrepareDialogs(Stage):
 @dataclass
 class PrepareSentences(Stage):
     text_files: list[str] = MISSING
+    dialogs_folder: str = MISSING
     sentences: int = MISSING
     min_words: int = MISSING
     max_words: int = MISSING
+    not_understood_share: float = MISSING
     dev_share: float = MISSING
     seed: int = MISSING
 
