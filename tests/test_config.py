@@ -51,6 +51,7 @@ STAGES = {
     "convert_units": "usdm.units.conversion.convert_extractor",
     "fit_kmeans": "usdm.training.kmeans.fit_kmeans",
     "extract_units": "usdm.data.extraction.extract_units",
+    "average_models": "usdm.training.average.average_models",
     "package_model": "usdm.training.package.package_model",
 }
 

@@ -233,6 +233,12 @@ class TrainVocoder(TrainPart):
 
 
 @dataclass
+class AverageModels(Stage):
+    models: list[str] = MISSING
+    shares: list[float] = MISSING
+
+
+@dataclass
 class PackageModel(Stage):
     parts: dict[str, str] = MISSING
     runs: dict[str, str] = MISSING

@@ -25,6 +25,7 @@ from usdm.config.model_schemas import (
 )
 from usdm.config.recipe_schemas import (
     Align,
+    AverageModels,
     BenchmarkTraining,
     ExtractUnits,
     Finetune,
@@ -74,6 +75,7 @@ SCHEMAS: dict[str, type[Verb]] = {
     "train_tokenizer": TrainTokenizer,
     "pretrain": Pretrain,
     "finetune": Finetune,
+    "average_models": AverageModels,
     "plan_training": PlanTraining,
     "benchmark_training": BenchmarkTraining,
     "train_decoder": TrainDecoder,
