@@ -77,7 +77,7 @@ def _check_alike(first: Path, first_files: list[str], other: Path, other_files: 
 
 def _shapes(folder: Path, files: list[str]) -> dict[str, tuple[str, list[int]]]:
     """File and shape of each weight, without reading it."""
-    found = {}
+    found: dict[str, tuple[str, list[int]]] = {}
     for file in files:
         with safe_open(folder / file, framework="pt") as weights:
             names = weights.keys()
