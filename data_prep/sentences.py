@@ -21,18 +21,16 @@ from usdm.types import InputError
 _ABBREVIATIONS = {"Mr.": "mister", "Mrs.": "missus", "Dr.": "doctor", "St.": "saint"}
 _ABBREVIATION = re.compile("|".join(re.escape(short) for short in _ABBREVIATIONS))
 _SENTENCE_END = re.compile(r"(?<=[.?!])[\"')\]]*\s+")
-
-
 _ANSWERED_STRANGE_WORDS = 2  # at least so many are outside the domain where the agent did not understand
 
 
 @dataclass(frozen=True)
 class SentencesReport:
-    """How many sentences each split has, and how many different ones of fitting length each file."""
+    """What was drawn, and of how much."""
 
-    sentences: dict[str, int]
-    not_understood: int
-    available: dict[str, int]
+    sentences: dict[str, int]  # by split
+    not_understood: int  # of them, answered so
+    available: dict[str, int]  # different ones of fitting length, by file
     words: int  # different ones
 
 
@@ -97,19 +95,19 @@ def prepare_sentences(
 
 def _tested_texts(dialogs_folder: Path) -> set[tuple[str, ...]]:
     """The words of every turn of the test dialogs, and of every sentence in one."""
-    path = dialogs_folder / "dialogs.jsonl"
-    if not path.is_file():
-        raise InputError(f"{path} does not exist: run `usdm prepare_dialogs` first, or give dialogs_folder=.")
-    dialogs = [json.loads(line) for line in path.read_text().splitlines()]
+    dialogs = [json.loads(line) for line in _prepared(dialogs_folder / "dialogs.jsonl").splitlines()]
     turns = [turn["text"] for dialog in dialogs if dialog["split"] == "test" for turn in dialog["turns"]]
     return {tuple(spoken_words(text)) for turn in turns for text in (turn, *_SENTENCE_END.split(turn))}
 
 
 def _domain(dialogs_folder: Path) -> set[str]:
-    path = dialogs_folder / "domain.json"
+    return set(json.loads(_prepared(dialogs_folder / "domain.json"))["words"])
+
+
+def _prepared(path: Path) -> str:
     if not path.is_file():
         raise InputError(f"{path} does not exist: run `usdm prepare_dialogs` first, or give dialogs_folder=.")
-    return set(json.loads(path.read_text())["words"])
+    return path.read_text(encoding="utf-8")
 
 
 def _sentences(file: str) -> Iterator[str]:

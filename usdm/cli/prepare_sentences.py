@@ -1,4 +1,4 @@
-"""Sentences of plain text, to be spoken as user turns that no dialog is made of."""
+"""Sentences of plain text, to be spoken as user turns."""
 
 from __future__ import annotations
 

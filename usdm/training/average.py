@@ -14,9 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from usdm.training.lm_folder import MODEL_FOLDER, RECORD_FILE
 from usdm.types import InputError
 
-RECORD_FILE = "training.json"
 # Weights under another of these mean something else.
 _MEANING = ("vocabulary.json", "tokenizer.json", "template.json", "unit_source.json", "units.json")
 
@@ -40,8 +40,8 @@ def average_models(models: Sequence[str], shares: Sequence[float], output_dir: s
     files = [_weight_files(folder) for folder in folders]
     for folder, its in zip(folders[1:], files[1:], strict=True):
         _check_alike(folders[0], files[0], folder, its)
-    final = Path(output_dir) / "model"
-    part = final.with_name("model.part")
+    final = Path(output_dir) / MODEL_FOLDER
+    part = final.with_name(MODEL_FOLDER + ".part")
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(folders[0], part, ignore=shutil.ignore_patterns("*.safetensors", "README.md"))
     parts_of_one = [share / sum(shares) for share in shares]
