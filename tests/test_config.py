@@ -47,6 +47,7 @@ STAGES = {
     "import_recordings": "data_prep.recordings.import_recordings",
     "make_held_out": "data_prep.held_out.make_held_out",
     "import_corpus": "data_prep.corpora.import_corpus",
+    "transcribe": "data_prep.transcripts.transcribe_corpus",
     "align": "data_prep.alignment.align_corpus",
     "convert_units": "usdm.units.conversion.convert_extractor",
     "fit_kmeans": "usdm.training.kmeans.fit_kmeans",

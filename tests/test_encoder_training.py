@@ -11,16 +11,20 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file
+from transformers import WhisperConfig, WhisperModel
 
 from usdm.audio.variation import SoundVariation, shift_formants
 from usdm.chain.places import EMBEDDED_MODELS
 from usdm.data.extraction import extract_units
 from usdm.data.unit_corpus import UnitCorpus, UnitUtterance
-from usdm.training.encoder import NO_LABEL, EncoderTask
+from usdm.training.encoder import NO_LABEL, EncoderTask, WhisperStart
 from usdm.training.kmeans import fit_kmeans
 from usdm.training.loop import LoopSettings, train
 from usdm.types import InputError
 from usdm.units import UnitExtractor, UnitSettings
+from usdm.units.encoder import encode, load_encoder
+from usdm.units.extractor import pad_normalised
 
 PITCH = {"pau": 0, "aa": 300, "iy": 900, "s": 2700}  # Hz
 CONFIG = dict(
@@ -132,6 +136,84 @@ def test_a_run_can_start_from_an_earlier_one(corpus: Path, tmp_path: Path) -> No
     for change in ({"hidden_size": 48}, {"num_hidden_layers": layers + 1}, {"num_hidden_layers": layers - 1}):
         with pytest.raises(InputError, match="is of another encoder"):
             EncoderTask([str(corpus)], CONFIG | change, layer=1, padding=0, initial=str(tmp_path / "first"))
+
+
+@pytest.fixture(scope="module")
+def whisper(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("whisper")
+    config = WhisperConfig(
+        d_model=32, encoder_layers=3, encoder_attention_heads=2, encoder_ffn_dim=64, decoder_layers=1, num_mel_bins=20,
+        decoder_attention_heads=2, decoder_ffn_dim=32, vocab_size=10, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    WhisperModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+LOG_MEL = {
+    "model_type": "log-mel", "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2,
+    "intermediate_size": 64, "conv_dim": (20, 32, 32), "conv_stride": (160, 1, 4), "mask_time_prob": 0.0,
+    "layerdrop": 0.0, "hidden_dropout": 0.0, "activation_dropout": 0.0, "attention_dropout": 0.0,
+}  # fmt: skip
+
+
+def log_mel_task(corpus: Path, **options: Any) -> EncoderTask:
+    return EncoderTask([str(corpus)], LOG_MEL, layer=1, padding=200, batch_seconds=8.0, **options)
+
+
+def test_a_log_mel_encoder_learns_and_its_features_are_those_of_its_folder(corpus: Path, tmp_path: Path) -> None:
+    settings = LoopSettings(steps=60, learning_rate=3e-3, warmup_steps=5, log_every=20, save_every=20, threads=1)
+    subject = log_mel_task(corpus)
+    figures = train(subject, settings, tmp_path)
+    assert figures["frame_accuracy"] > 0.7  # tones are told apart by their mel bands
+    encoder = load_encoder(tmp_path / "model").eval()
+    waveforms, lengths = pad_normalised(subject.batch(0).waveforms[:1], 200)
+    head = load_file(tmp_path / "model/phones.safetensors")
+    with torch.no_grad():
+        output = subject.model.eval()(waveforms, lengths)
+        told = encode(encoder, [waveforms[0]], [None]) @ head["weight"].T + head["bias"]
+    # What was saved is the average of the last weights, so labels agree and numbers do not.
+    agreement = (told.unflatten(-1, (2, -1)).argmax(-1) == output.frames.argmax(-1)).float().mean()
+    assert agreement > 0.9
+
+
+def test_an_encoder_begins_as_whispers_and_is_held_near_it(corpus: Path, whisper: str, tmp_path: Path) -> None:
+    held = log_mel_task(corpus, whisper=WhisperStart(whisper, teacher_weight=100.0, frozen_layers=0))
+    free = log_mel_task(corpus, whisper=WhisperStart(whisper, teacher_weight=0.0, frozen_layers=0))
+    generator = torch.Generator()
+    batch = free.batch(0)
+    assert "teacher" not in free.losses(batch, generator)
+    held.model.eval()  # positions from the same start as the teacher's
+    assert float(held.losses(batch, generator)["teacher"]) == pytest.approx(0.0, abs=1e-5)
+    settings = LoopSettings(steps=30, learning_rate=1e-2, warmup_steps=5, log_every=30, save_every=30, threads=1)
+    for name, subject in (("held", held), ("free", free)):
+        train(subject, settings, tmp_path / name)
+    heard = pad_normalised(batch.waveforms, 200)
+    assert held.teacher is not None
+    away = [float(held._unlike(held.teacher, *heard, each.model.eval()(*heard))) for each in (held, free)]
+    assert away[0] < 0.7 * away[1]
+
+
+def test_frozen_layers_stay_as_they_began(corpus: Path, whisper: str, tmp_path: Path) -> None:
+    subject = log_mel_task(corpus, whisper=WhisperStart(whisper, teacher_weight=0.0, frozen_layers=1))
+    before = {name: value.clone() for name, value in subject.model.encoder.state_dict().items()}
+    settings = LoopSettings(steps=4, learning_rate=3e-3, warmup_steps=1, log_every=2, save_every=2, threads=1)
+    train(subject, settings, tmp_path)
+    changed = {
+        name for name, value in subject.model.encoder.state_dict().items() if not torch.equal(value, before[name])
+    }
+    assert changed and not any(name.startswith(("feature_extractor", "encoder.layers.0")) for name in changed)
+    assert any(name.startswith("encoder.layers.1") for name in changed)
+
+
+def test_layers_are_not_dropped(corpus: Path) -> None:
+    with pytest.raises(InputError, match=r"layerdrop=0.1 leaves out layers"):
+        EncoderTask([str(corpus)], CONFIG | {"layerdrop": 0.1}, layer=1, padding=0)
+
+
+def test_only_log_mel_encoders_begin_as_whispers(corpus: Path, whisper: str) -> None:
+    with pytest.raises(InputError, match="starts encoders of model_type log-mel"):
+        EncoderTask([str(corpus)], CONFIG, layer=1, padding=0, whisper=WhisperStart(whisper, 0.0, 0))
 
 
 class TestSoundVariation:

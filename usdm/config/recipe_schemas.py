@@ -86,6 +86,14 @@ class ImportCorpus(Stage):
 
 
 @dataclass
+class Transcribe(Stage):
+    corpus: str = MISSING
+    recogniser: str = MISSING
+    lowest_confidence: float = MISSING
+    device: str = MISSING
+
+
+@dataclass
 class Align(Stage):
     corpus: str = MISSING
     aligner: Any = MISSING

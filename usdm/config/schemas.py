@@ -44,6 +44,7 @@ from usdm.config.recipe_schemas import (
     TrainEncoder,
     TrainTokenizer,
     TrainVocoder,
+    Transcribe,
 )
 from usdm.config.verb_schema import Verb
 
@@ -66,6 +67,7 @@ SCHEMAS: dict[str, type[Verb]] = {
     "synthesize_corpus": SynthesizeCorpus,
     "import_recordings": ImportRecordings,
     "import_corpus": ImportCorpus,
+    "transcribe": Transcribe,
     "align": Align,
     "inspect": Inspect,
     "make_held_out": MakeHeldOut,

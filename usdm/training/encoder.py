@@ -7,6 +7,7 @@ differences matter, and CTC above it lets recordings without phone times teach a
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +18,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import Wav2Vec2Config, Wav2Vec2Model
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from usdm.audio.variation import SoundVariation
 from usdm.data.speech_corpus import Utterance, read_speech_corpora
 from usdm.types import AlignedWord, InputError
+from usdm.units.encoder import ENCODERS, encoder_config, is_log_mel
 from usdm.units.extractor import keep_layers, pad_normalised
+from usdm.units.whisper import start_from_whisper
 
 SAMPLE_RATE = 16_000  # Hz
 NO_LABEL = -100  # what cross-entropy ignores
@@ -36,23 +39,53 @@ class EncoderBatch:
     phones: list[Tensor]  # each (N,) int64, CTC targets (0 is the blank); empty where not known
 
 
-class PhoneEncoder(nn.Module):
-    """A Wav2Vec2 encoder with a frame-wise head on `layer` and a CTC head on the last layer."""
+@dataclass(frozen=True)
+class EncoderOutput:
+    frames: Tensor  # (B, U, labels_per_unit, P) logits
+    ctc: Tensor  # (B, U, 1 + P) logits
+    units: Tensor  # (B,) true numbers of units
+    lower: tuple[Tensor, ...]  # (B, U, D) each, from the layers below the units'
 
-    def __init__(self, config: Wav2Vec2Config, layer: int, num_phones: int, labels_per_unit: int) -> None:
+
+class PhoneEncoder(nn.Module):
+    """An encoder with a frame-wise head on `layer` and a CTC head on the last layer."""
+
+    def __init__(self, config: PreTrainedConfig, layer: int, num_phones: int, labels_per_unit: int) -> None:
         super().__init__()
         self.layer, self.labels_per_unit = layer, labels_per_unit
-        self.encoder = Wav2Vec2Model(config)
+        self.encoder = ENCODERS[config.model_type][1](config)
         self.frame_head = nn.Linear(config.hidden_size, labels_per_unit * num_phones)
         self.ctc_head = nn.Linear(config.hidden_size, 1 + num_phones)
 
-    def forward(self, batch: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Padded (B, T) and (B,) samples -> frame logits (B, U, labels, P), CTC logits (B, U, 1 + P), (B,) units."""
+    def forward(self, batch: Tensor, lengths: Tensor) -> EncoderOutput:
+        """Padded (B, T) and (B,) samples."""
         mask = torch.arange(batch.shape[1])[None] < lengths[:, None]
         output = self.encoder(batch, attention_mask=mask.long(), output_hidden_states=True)
-        frames = self.frame_head(output.hidden_states[self.layer + 1])
-        units = self.encoder._get_feat_extract_output_lengths(lengths)
-        return frames.unflatten(-1, (self.labels_per_unit, -1)), self.ctc_head(output.last_hidden_state), units
+        features = output.hidden_states[self.layer + 1]
+        if is_log_mel(self.encoder.config):  # as the features that units are drawn from
+            features = functional.layer_norm(features, features.shape[-1:])
+        return EncoderOutput(
+            frames=self.frame_head(features).unflatten(-1, (self.labels_per_unit, -1)),
+            ctc=self.ctc_head(output.last_hidden_state),
+            units=self.encoder._get_feat_extract_output_lengths(lengths),
+            lower=output.hidden_states[1 : self.layer + 1],
+        )
+
+
+@dataclass(frozen=True)
+class WhisperStart:
+    """Recordings are few and Whisper has heard everybody, so an encoder may begin as Whisper's, and stay near it.
+
+    Args:
+        name: hub name or folder of a Whisper model.
+        teacher_weight: of one minus the cosine between the layers below the units' and what they gave in the
+            beginning, against 1 for the frames; 0: they may go anywhere.
+        frozen_layers: so many layers, and the convolutions, do not learn; 0: everything learns.
+    """
+
+    name: str
+    teacher_weight: float
+    frozen_layers: int
 
 
 class EncoderTask:
@@ -60,7 +93,7 @@ class EncoderTask:
 
     Args:
         corpora: speech corpus folders; utterances with neither phone times nor a pronunciation are not used.
-        config: arguments of `transformers.Wav2Vec2Config`.
+        config: arguments of `transformers.Wav2Vec2Config`, or, with `model_type` "log-mel", of `LogMelConfig`.
         layer: 0-based layer that the units will be taken from.
         padding: samples of silence around each waveform (see `UnitSettings.padding`).
         labels_per_unit: phone labels that each unit predicts, evenly spaced in its time.
@@ -70,11 +103,12 @@ class EncoderTask:
         variation: of training sound, drawn anew each time it is read; None leaves it as it is.
         repeats: how often an epoch hears the utterances of a corpus, one number for each of `corpora`; None: once.
         initial: folder of an earlier run on the same phones, from whose averaged weights this one starts.
+        whisper: a log-mel encoder begins as Whisper's; with `initial`, that run did.
         without_speakers: leaves these speakers out, so that a voice can be kept unseen.
 
     Raises:
         InputError: no utterance has labels, `repeats` is not a number for each corpus, or `initial` is of another
-            size or other phones.
+            size or other phones, `whisper` does not fit, or the config drops layers.
     """
 
     def __init__(
@@ -91,6 +125,7 @@ class EncoderTask:
         variation: SoundVariation | None = None,
         repeats: Sequence[int] | None = None,
         initial: str | Path | None = None,
+        whisper: WhisperStart | None = None,
         without_speakers: Sequence[str] = (),
         seed: int = 0,
     ) -> None:
@@ -109,7 +144,12 @@ class EncoderTask:
         names = {phone for utterance in self.train_set for phone in utterance.pronunciation}
         self.phone_ids = {name: index for index, name in enumerate([SILENCE, *sorted(names - {SILENCE})])}
         torch.manual_seed(seed)
-        self.model = PhoneEncoder(Wav2Vec2Config(**config), layer, len(self.phone_ids), labels_per_unit)
+        settings = encoder_config({"model_type": "wav2vec2", **config}, "config")
+        if settings.layerdrop:
+            raise InputError(f"layerdrop={settings.layerdrop} leaves out layers, and units have theirs: set it to 0.")
+        self.model = PhoneEncoder(settings, layer, len(self.phone_ids), labels_per_unit)
+        self.whisper = whisper
+        self.teacher = None if whisper is None else self._begin_as(whisper)
         if initial is not None:
             self.model.load_state_dict(_averaged(Path(initial) / "checkpoint.pt", self.model))
         self.unit_samples = int(np.prod(self.model.encoder.config.conv_stride))
@@ -120,6 +160,18 @@ class EncoderTask:
     def modules(self) -> dict[str, nn.Module]:
         return {"model": self.model}
 
+    def _begin_as(self, whisper: WhisperStart) -> PreTrainedModel | None:
+        """Whisper's weights into the encoder. Returns the teacher, if there is to be one."""
+        encoder = self.model.encoder
+        if not is_log_mel(encoder.config):
+            raise InputError(f"whisper={whisper.name} starts encoders of model_type log-mel: set encoder.model_type.")
+        start_from_whisper(encoder, whisper.name)
+        teacher = copy.deepcopy(encoder).eval().requires_grad_(False) if whisper.teacher_weight else None
+        if whisper.frozen_layers:
+            for part in (encoder.feature_extractor, *encoder.encoder.layers[: whisper.frozen_layers]):
+                part.requires_grad_(False)
+        return teacher
+
     def batch(self, step: int) -> EncoderBatch:
         if self._epoch < 0 or not self._first_step <= step < self._first_step + len(self._batches):
             self._open_epoch_of(step)
@@ -127,34 +179,50 @@ class EncoderTask:
         return self._read(self._batches[step - self._first_step], random)
 
     def losses(self, batch: EncoderBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        frames, ctc, units = self.model(*pad_normalised(batch.waveforms, self.padding))
-        labels = _fit(batch.frame_labels, frames.shape[1])
-        frame_loss = functional.cross_entropy(frames.flatten(0, 2), labels.flatten(), ignore_index=NO_LABEL)
+        waveforms, lengths = pad_normalised(batch.waveforms, self.padding)
+        output: EncoderOutput = self.model(waveforms, lengths)
+        labels = _fit(batch.frame_labels, output.frames.shape[1])
+        frame_loss = functional.cross_entropy(output.frames.flatten(0, 2), labels.flatten(), ignore_index=NO_LABEL)
         known = (labels != NO_LABEL).sum()
         if known == 0:
-            frame_loss = frames.sum() * 0.0
-        ctc_loss = self._ctc(ctc, units, batch.phones)
-        return {"loss": frame_loss + self.ctc_weight * ctc_loss, "frame": frame_loss, "ctc": ctc_loss}
+            frame_loss = output.frames.sum() * 0.0
+        ctc_loss = self._ctc(output.ctc, output.units, batch.phones)
+        losses = {"loss": frame_loss + self.ctc_weight * ctc_loss, "frame": frame_loss, "ctc": ctc_loss}
+        if self.whisper is not None and self.teacher is not None:
+            losses["teacher"] = self._unlike(self.teacher, waveforms, lengths, output)
+            losses["loss"] = losses["loss"] + self.whisper.teacher_weight * losses["teacher"]
+        return losses
+
+    def _unlike(self, teacher: PreTrainedModel, waveforms: Tensor, lengths: Tensor, output: EncoderOutput) -> Tensor:
+        """One minus the cosine between layer-normalised frames of the lower layers and the teacher's, on average."""
+        mask = torch.arange(waveforms.shape[1])[None] < lengths[:, None]
+        with torch.no_grad():
+            taught = teacher(waveforms, attention_mask=mask.long(), output_hidden_states=True).hidden_states
+        heard = torch.arange(output.frames.shape[1])[None] < output.units[:, None]
+        distances = []
+        for ours, theirs in zip(output.lower, taught[1:], strict=False):
+            one, other = (functional.layer_norm(hidden[heard], hidden.shape[-1:]) for hidden in (ours, theirs))
+            distances.append(1 - functional.cosine_similarity(one, other, dim=-1).mean())
+        return torch.stack(distances).mean()
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
         """Share of frames whose phone is right, and phone error rate of the CTC head."""
         right = known = errors = phones = 0
         for start in range(0, len(self.dev_set), 8):
             batch = self._read(self.dev_set[start : start + 8])
-            frames, ctc, units = self.model(*pad_normalised(batch.waveforms, self.padding))
-            labels = _fit(batch.frame_labels, frames.shape[1])
+            output: EncoderOutput = self.model(*pad_normalised(batch.waveforms, self.padding))
+            labels = _fit(batch.frame_labels, output.frames.shape[1])
             mask = labels != NO_LABEL
-            right += int((frames.argmax(-1)[mask] == labels[mask]).sum())
+            right += int((output.frames.argmax(-1)[mask] == labels[mask]).sum())
             known += int(mask.sum())
-            for row, length, target in zip(ctc.argmax(-1), units.tolist(), batch.phones, strict=True):
+            for row, length, target in zip(output.ctc.argmax(-1), output.units.tolist(), batch.phones, strict=True):
                 errors += _edit_distance(_collapse(row[:length]), target.tolist())
                 phones += len(target)
         return {"frame_accuracy": right / max(1, known), "phone_error_rate": errors / max(1, phones)}
 
     def save(self, folder: Path) -> None:
         """The encoder up to its unit layer in transformers' layout, for k-means; its phone head, for `usdm align`."""
-        encoder = Wav2Vec2Model(self.model.encoder.config)
-        encoder.load_state_dict(self.model.encoder.state_dict())
+        encoder = copy.deepcopy(self.model.encoder)
         keep_layers(encoder, self.layer + 1).save_pretrained(folder)
         head = self.model.frame_head
         save_file(

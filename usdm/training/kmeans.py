@@ -31,7 +31,7 @@ def fit_kmeans(
     """Cluster encoder features of random training utterances and write the unit extractor to `output_dir`.
 
     Args:
-        encoder: folder of a Wav2Vec2 encoder in transformers' layout.
+        encoder: folder of an encoder in transformers' layout.
         frames: how many features the centroids are fitted on.
         predecessor: folder of a unit extractor with as many units at the same rate; each unit then starts at the
             mean of the frames that have it there, so that it keeps its meaning, and models that know the old

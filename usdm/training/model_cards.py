@@ -8,7 +8,7 @@ from typing import Any
 _WHAT = {
     "units": (
         "Unit extractor",
-        "Speech at 16 kHz to discrete units: a `transformers` Wav2Vec2 encoder and the nearest k-means centroid.",
+        "Speech at 16 kHz to discrete units: an encoder in `transformers`' layout and the nearest k-means centroid.",
         ("encoder",),
         'usdm.units.UnitExtractor.from_pretrained("{folder}")',
     ),

@@ -30,12 +30,14 @@ from transformers import (
 
 from usdm.checkpoint import fill, read_config, read_weights
 from usdm.types import InputError
+from usdm.units.log_mel import LogMelConfig, LogMelModel
 
 ENCODERS: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel]]] = {
     "wav2vec2": (Wav2Vec2Config, Wav2Vec2Model),
     "hubert": (HubertConfig, HubertModel),
     "wavlm": (WavLMConfig, WavLMModel),
     "data2vec-audio": (Data2VecAudioConfig, Data2VecAudioModel),
+    "log-mel": (LogMelConfig, LogMelModel),
 }
 STATISTICS_AT_ONCE = 480_000  # samples that the first convolution reads at a time
 
@@ -83,7 +85,7 @@ def empty_encoder(config: PreTrainedConfig, layers: int) -> PreTrainedModel:
 def keep_layers(encoder: PreTrainedModel, count: int) -> PreTrainedModel:
     """Drop what comes after `count` transformer layers, so that the output is the last kept layer's."""
     encoder.encoder.layers = encoder.encoder.layers[:count]
-    if is_pre_norm(encoder.config):
+    if is_pre_norm(encoder.config) and not is_log_mel(encoder.config):
         encoder.encoder.layer_norm = nn.Identity()  # stands after the layers; in other encoders before them
     encoder.config.num_hidden_layers = count
     encoder.config.add_adapter, encoder.adapter = False, None
@@ -115,6 +117,11 @@ def frame_count(config: PreTrainedConfig, samples: int) -> int:
 def is_pre_norm(config: PreTrainedConfig) -> bool:
     """Whether each layer normalises what goes in; the encoder's own norm then stands after the layers."""
     return getattr(config, "do_stable_layer_norm", False)
+
+
+def is_log_mel(config: PreTrainedConfig) -> bool:
+    """Whether frames are told their place by sinusoids, and whatever layer they come from is normalised."""
+    return config.model_type == LogMelConfig.model_type
 
 
 def batches_unequal(config: PreTrainedConfig) -> bool:

@@ -16,7 +16,7 @@ from transformers.utils import logging
 from usdm.types import InputError
 from usdm.units.encoder import ENCODERS, check_kind, keep_layers
 
-_UNREADABLE = (OSError, HFValidationError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError)
+UNREADABLE = (OSError, HFValidationError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError)
 
 
 def load_hub_encoder(name: str | Path, layer: int) -> PreTrainedModel:
@@ -28,7 +28,7 @@ def load_hub_encoder(name: str | Path, layer: int) -> PreTrainedModel:
     Raises:
         InputError: it cannot be had or read, is of another kind, or has no such layer.
     """
-    config = _config(name)
+    config = hub_config(name)
     check_kind(config.model_type, name)
     if layer >= config.num_hidden_layers:
         raise InputError(
@@ -37,13 +37,13 @@ def load_hub_encoder(name: str | Path, layer: int) -> PreTrainedModel:
         )
     config.num_hidden_layers = layer + 1
     try:
-        with _quiet():
+        with quiet():
             encoder, report = ENCODERS[config.model_type][1].from_pretrained(
                 name, config=config, dtype=torch.float32, output_loading_info=True
             )
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise InputError(
-            f"{name}: the weights cannot be read, are damaged, or hold more than tensors ({_first_line(error)})."
+            f"{name}: the weights cannot be read, are damaged, or hold more than tensors ({first_line(error)})."
         ) from error
     encoder = keep_layers(encoder, layer + 1)
     if missing := sorted(set(report["missing_keys"]) & set(encoder.state_dict())):
@@ -59,33 +59,35 @@ def preprocessing(name: str | Path) -> tuple[bool, int]:
     Raises:
         InputError: the encoder cannot be had, or has no `preprocessor_config.json`.
     """
-    _config(name)
+    hub_config(name)
     try:
         preprocessor = Wav2Vec2FeatureExtractor.from_pretrained(name)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise InputError(
             f"{name}: no preprocessor_config.json, which says whether waveforms are normalised: add the one that was "
-            f"published with the encoder ({_first_line(error)})."
+            f"published with the encoder ({first_line(error)})."
         ) from error
     return preprocessor.do_normalize, preprocessor.sampling_rate
 
 
-def _config(name: str | Path) -> PreTrainedConfig:
+def hub_config(name: str | Path) -> PreTrainedConfig:
+    """Raises InputError if there is no such model, here or on the hub."""
     try:
         return AutoConfig.from_pretrained(name)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise InputError(
             f"{name} is neither a folder of a transformers model (looked for {Path(name).absolute()}) nor to be had "
-            f"from the hub ({_first_line(error)}): download it, and name the local copy with checkpoint=FOLDER."
+            f"from the hub ({first_line(error)}): download it, and name the local copy with checkpoint=FOLDER."
         ) from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The part of a library's message that fits into ours."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' progress bar, and its report of the layers that are left out on purpose."""
     verbosity, shows_progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

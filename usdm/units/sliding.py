@@ -3,7 +3,8 @@
 An encoder that learnt from utterances of seconds gives worse units when it attends to minutes at once. Here a frame
 sees `context` frames on both sides in each layer. That is computed in overlapping windows, layer by layer, so a unit
 depends on the sound around it alone and not on where a window ends: the seams change nothing, and memory beyond the
-window is one vector a frame.
+window is one vector a frame. Encoders that count positions are the exception: they count in each window anew, and what
+comes of a window's middle is kept.
 """
 
 from __future__ import annotations
@@ -17,7 +18,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from usdm.types import InputError
-from usdm.units.encoder import ChannelStatistics, frame_count, frame_stride, is_pre_norm, project, receptive_field
+from usdm.units.encoder import (
+    ChannelStatistics,
+    frame_count,
+    frame_stride,
+    is_log_mel,
+    is_pre_norm,
+    project,
+    receptive_field,
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,8 @@ def encode_long(
             ]
         )
 
+    if is_log_mel(encoder.config):
+        return in_windows(lambda window: transformer(window).last_hidden_state).float()
     hidden = hidden + in_windows(transformer.pos_conv_embed)
     if not is_pre_norm(encoder.config):
         hidden = transformer.layer_norm(hidden)

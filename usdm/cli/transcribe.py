@@ -1,0 +1,20 @@
+"""Text for the recordings of a speech corpus that have none."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from data_prep.transcripts import HEARD_FILE, transcribe_corpus
+from usdm.cli import WorkFailed
+from usdm.config import arguments
+
+
+def run(config: DictConfig) -> None:
+    report = transcribe_corpus(**arguments(config))
+    print(
+        f"{report.transcribed} utterances transcribed in {config.output_dir}, {report.with_text} had text; "
+        f"{report.doubtful} were heard with less than confidence {config.lowest_confidence} and stay without: "
+        f"{config.output_dir}/{HEARD_FILE}"
+    )
+    if report.failed:
+        raise WorkFailed(f"{len(report.failed)} utterances were left without text:\n" + "\n".join(report.failed))
