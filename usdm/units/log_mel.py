@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 
-import librosa
 import torch
+import torchaudio
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, Wav2Vec2Config, Wav2Vec2Model
@@ -67,9 +67,12 @@ class LogMelFrames(nn.Module):
     def __init__(self, config: LogMelConfig) -> None:
         super().__init__()
         bands, inner, width = config.conv_dim
-        mel = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=WINDOW, n_mels=bands)
+        with torch.device("cpu"):  # it cannot be made on the meta device
+            mel = torchaudio.functional.melscale_fbanks(
+                WINDOW // 2 + 1, 0.0, SAMPLE_RATE / 2, bands, SAMPLE_RATE, norm="slaney", mel_scale="slaney"
+            )
         # Stored with the weights: modules that are built on the meta device get their buffers from there.
-        self.register_buffer("mel", torch.tensor(mel))
+        self.register_buffer("mel", mel.T.contiguous())
         self.register_buffer("window", torch.hann_window(WINDOW))
         self.conv1 = nn.Conv1d(bands, inner, config.conv_kernel[1], stride=config.conv_stride[1])
         self.conv2 = nn.Conv1d(inner, width, config.conv_kernel[2], stride=config.conv_stride[2])
