@@ -214,6 +214,8 @@ def test_layers_are_not_dropped(corpus: Path) -> None:
 def test_only_log_mel_encoders_begin_as_whispers(corpus: Path, whisper: str) -> None:
     with pytest.raises(InputError, match="starts encoders of model_type log-mel"):
         EncoderTask([str(corpus)], CONFIG, layer=1, padding=0, whisper=WhisperStart(whisper, 0.0, 0))
+    with pytest.raises(InputError, match=r"teacher_weight=0.5 .* 0 has none below"):
+        EncoderTask([str(corpus)], LOG_MEL, layer=0, padding=200, whisper=WhisperStart(whisper, 0.5, 0))
 
 
 class TestSoundVariation:

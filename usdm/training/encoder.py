@@ -165,6 +165,11 @@ class EncoderTask:
         encoder = self.model.encoder
         if not is_log_mel(encoder.config):
             raise InputError(f"whisper={whisper.name} starts encoders of model_type log-mel: set encoder.model_type.")
+        if whisper.teacher_weight and self.layer == 0:
+            raise InputError(
+                f"teacher_weight={whisper.teacher_weight} is of the layers below the units', and 0 has none below: "
+                "set it to 0, or take the units from a higher layer."
+            )
         start_from_whisper(encoder, whisper.name)
         teacher = copy.deepcopy(encoder).eval().requires_grad_(False) if whisper.teacher_weight else None
         if whisper.frozen_layers:

@@ -77,7 +77,7 @@ def hub_config(name: str | Path) -> PreTrainedConfig:
     except UNREADABLE as error:
         raise InputError(
             f"{name} is neither a folder of a transformers model (looked for {Path(name).absolute()}) nor to be had "
-            f"from the hub ({first_line(error)}): download it, and name the local copy with checkpoint=FOLDER."
+            f"from the hub ({first_line(error)}): download it, and give the local folder instead."
         ) from error
 
 
