@@ -55,7 +55,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How one stage of the chain draws its tokens. Temperature 0 is greedy."""
+    """How one stage of the chain draws its tokens. Temperature 0 is greedy, or with `num_beams` a beam search."""
 
     temperature: float = 0.0
     top_k: int = 0  # 0: all
@@ -63,6 +63,7 @@ class Sampling:
     repetition_penalty: float = 1.0
     max_new_tokens: int = 512
     seed: int = 0
+    num_beams: int = 1  # texts that are followed side by side, of which the likeliest is taken
 
 
 @dataclass(frozen=True)

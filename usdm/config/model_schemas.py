@@ -51,6 +51,7 @@ class StageSampling:
     repetition_penalty: float | None = None
     max_new_tokens: int | None = None
     seed: int | None = None
+    num_beams: int | None = None
 
 
 @dataclass

@@ -128,6 +128,8 @@ def _generate(parts: Parts, ids: Sequence[int], stage: str, layout: str | None, 
     if sampling.repetition_penalty != 1.0:
         penalty = RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty, prompt_ignore_length=len(ids))
         options["logits_processor"] = LogitsProcessorList([penalty])
+    if sampling.num_beams > 1:  # probabilities of what is allowed, as here
+        options |= {"num_beams": sampling.num_beams, "early_stopping": True, "renormalize_logits": True}
     generate: Any = model.generate
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(sampling.seed)

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from usdm.lm.beams import BeamSearch, Hypothesis
 from usdm.lm.cuda_graph import GraphForward
 from usdm.lm.generation import Generated, check_room
 from usdm.lm.head import AllowedIds
@@ -37,8 +39,8 @@ Result = TypeVar("Result")
 class ContinuousBatch:
     """Plays scripts on one model, up to `capacity` of them at once.
 
-    The cache holds `capacity` sequences, as long as the longest so far. Raises InputError for a capacity below 1,
-    or a model whose attention cannot work on a batch.
+    The cache holds `capacity` sequences, as long as the longest so far, and more while beams are searched. Raises
+    InputError for a capacity below 1, or a model whose attention cannot work on a batch.
     """
 
     def __init__(self, model: PreTrainedModel, capacity: int) -> None:
@@ -58,7 +60,8 @@ class ContinuousBatch:
         place; any other error ends the run. Closing the iterator early closes all scripts.
         """
         waiting = iter(scripts)
-        rows: list[_Row] = []  # each in the slot of its place here
+        rows: list[_Row] = []
+        branches: list[_Branch] = []  # of all rows, each in the slot of its place here
         exhausted = False
         try:
             while True:
@@ -74,42 +77,79 @@ class ContinuousBatch:
                         yield row.key, row.outcome
                     else:
                         rows.append(row)
+                        self._enter(branches, row, num_read=0)
                 if not rows:
                     return
-                self._step(rows)
-                for slot in reversed(range(len(rows))):
-                    if rows[slot].ended:
-                        row = self._leave(rows, slot)
-                        yield row.key, row.outcome
+                self._step(branches)
+                for row in [row for row in rows if row.ended]:
+                    rows.remove(row)
+                    yield row.key, row.outcome
         finally:
             for row in rows:
                 row.script.close()
 
     @torch.inference_mode()
-    def _step(self, rows: Sequence[_Row]) -> None:
-        """One forward, and one id for every row that took part in it."""
-        slots = _fitting([len(row.ids) - row.num_read for row in rows])
-        reads = [Read(slot, rows[slot].num_read, rows[slot].ids[rows[slot].num_read :]) for slot in slots]
+    def _step(self, branches: list[_Branch]) -> None:
+        """One forward, and one id for every branch that took part in it."""
+        slots = _fitting([branch.num_unread for branch in branches])
+        reads = [Read(slot, branches[slot].num_read, branches[slot].unread()) for slot in slots]
         states = self._forward(reads)
-        alike: defaultdict[int, list[int]] = defaultdict(list)  # rows that may write the same
-        for place, slot in enumerate(slots):
-            rows[slot].num_read = len(rows[slot].ids)
-            alike[id(rows[slot].allowed)].append(place)
+        alike: defaultdict[int, list[int]] = defaultdict(list)  # branches that may write the same
+        for place, read in enumerate(reads):
+            branches[read.slot].num_read = read.end
+            alike[id(branches[read.slot].row.allowed)].append(place)
         for places in alike.values():
-            drawing = [rows[slots[place]] for place in places]
+            writing = [branches[slots[place]] for place in places]
             chosen = states if len(places) == len(states) else states[torch.tensor(places, device=states.device)]
-            logits = self._forward.logits(chosen, drawing[0].allowed)
-            for row, index in zip(drawing, draw_all([row.sampler for row in drawing], logits), strict=True):
-                row.take(index)
+            logits = self._forward.logits(chosen, writing[0].row.allowed)
+            self._write(branches, writing, logits)
+        for slot in reversed(range(len(branches))):
+            if branches[slot].is_over:
+                self._leave(branches, slot)
 
-    @torch.inference_mode()
-    def _leave(self, rows: list[_Row], slot: int) -> _Row:
-        """Take a row out; the last one fills its place, so that slots in use stay side by side."""
-        leaving, last = rows[slot], rows.pop()
-        if last is not leaving:
-            rows[slot] = last
-            self._cache.move(len(rows), slot, last.num_read)
-        return leaving
+    def _write(self, branches: list[_Branch], writing: Sequence[_Branch], logits: Tensor) -> None:
+        """(B, A) logits after B branches, each row's all among them."""
+        drawing = [place for place, branch in enumerate(writing) if branch.row.search is None]
+        samplers = [writing[place].row.sampler for place in drawing]
+        drawn = draw_all(samplers, logits if len(drawing) == len(writing) else logits[drawing])
+        place_of = {branch: place for place, branch in enumerate(writing)}
+        searching = {branch.row: branch.row.search for branch in writing if branch.row.search is not None}
+        for place, index in zip(drawing, drawn, strict=True):
+            writing[place].row.take(index)
+        for row, search in searching.items():
+            parents = search.advance(logits[[place_of[branch] for branch in row.branches]])
+            if parents:
+                self._follow(branches, row, search, parents)
+            else:
+                row.take_best(search.best)
+
+    def _follow(self, branches: list[_Branch], row: _Row, search: BeamSearch, parents: Sequence[int]) -> None:
+        """Let the row's branches be what its search follows now."""
+        read = row.branches[0].num_read
+        sources = [row.branches[parent].slot for parent in parents]
+        first = len(row.ids)  # position from which its branches differ
+        while len(row.branches) < len(parents):
+            self._enter(branches, row, read)
+            first = 0
+        self._cache.copy(sources, [branch.slot for branch in row.branches], slice(first, read))
+        for branch, hypothesis in zip(row.branches, search.live, strict=True):
+            branch.tail = hypothesis.ids
+
+    def _enter(self, branches: list[_Branch], row: _Row, num_read: int) -> None:
+        """Give the row one more branch."""
+        branch = _Branch(row, len(branches), num_read)
+        row.branches.append(branch)
+        branches.append(branch)
+        if len(branches) > self._cache.num_slots:
+            self._cache.widen(2 * self._cache.num_slots)
+
+    def _leave(self, branches: list[_Branch], slot: int) -> None:
+        """Take a branch out; the last one fills its place, so that slots in use stay side by side."""
+        last = branches.pop()
+        if last.slot != slot:
+            branches[slot] = last
+            self._cache.copy([last.slot], [slot], slice(last.num_read))
+            last.slot = slot
 
 
 def forward_for(model: PreTrainedModel) -> type[PackedForward | GraphForward | PaddedForward]:
@@ -131,13 +171,14 @@ class _Row(Generic[Key, Result]):
     max_length: int
     device: torch.device
     ids: list[int] = field(default_factory=list)
-    num_read: int = 0  # ids in the cache
+    branches: list[_Branch] = field(default_factory=list)  # one, or those that its search follows, in its order
     ended: bool = False
     outcome: Any = None  # the script's result, or its error
     # the stage that it writes
     request: Write = field(init=False)
     allowed: AllowedIds = field(init=False)
     sampler: Sampler = field(init=False)
+    search: BeamSearch | None = field(init=False)
     limit: int = field(init=False)
     written: list[int] = field(init=False)
 
@@ -155,6 +196,14 @@ class _Row(Generic[Key, Result]):
         self.ids.append(id_)
         if len(self.written) == self.limit:
             self._advance(Generated(self.written, stopped=False))
+
+    def take_best(self, best: Hypothesis) -> None:
+        """Go on by the text that a search has found. It is read again: the branch that stays may have read another."""
+        del self.branches[1:]
+        self.branches[0].tail = ()
+        self.branches[0].num_read = len(self.ids)
+        self.ids.extend(best.ids)
+        self._advance(Generated([*best.ids], best.stopped))
 
     def _advance(self, generated: Generated | None) -> None:
         """Send what was written; begin the next stage that can begin, or end."""
@@ -185,6 +234,30 @@ class _Row(Generic[Key, Result]):
         self.allowed = AllowedIds.of(request.allowed, self.device)
         self.limit = min(request.sampling.max_new_tokens, self.max_length - len(self.ids))
         self.written = []
+        beams = request.sampling.num_beams
+        self.search = BeamSearch(beams, self.allowed, request.stop_ids, self.limit) if beams > 1 else None
+
+
+@dataclass(eq=False)
+class _Branch:
+    """One sequence in the cache: a row's ids and, while it searches, one of its hypotheses after them."""
+
+    row: _Row
+    slot: int
+    num_read: int  # ids in the cache
+    tail: tuple[int, ...] = ()
+
+    @property
+    def num_unread(self) -> int:
+        return len(self.row.ids) + len(self.tail) - self.num_read
+
+    @property
+    def is_over(self) -> bool:
+        return self.row.ended or self not in self.row.branches
+
+    def unread(self) -> Sequence[int]:
+        read_of_tail = self.num_read - len(self.row.ids)
+        return self.tail[read_of_tail:] if read_of_tail >= 0 and self.tail else self.row.ids[self.num_read :]
 
 
 def _fitting(lengths: Sequence[int]) -> list[int]:

@@ -33,12 +33,8 @@ class GraphForward:
         self.packed = PackedForward(model, cache)
         self.device = model.device
         self.weights_at = _addresses(model)
-        num_slots = cache.num_slots
-        self.ids = torch.zeros(num_slots, dtype=torch.int64, device=self.device)
-        self.positions = torch.zeros_like(self.ids)
-        self.slots = torch.arange(num_slots, device=self.device)
         self._captured = self.device.type == "cuda"
-        self._reserved = 0  # positions of the cache that the steps were made for
+        self._made_for = (0, 0)  # slots and positions of the cache
         self._steps: dict[tuple[int, int], Callable[[], Tensor]] = {}
 
     def __call__(self, reads: Sequence[Read]) -> Tensor:
@@ -59,6 +55,7 @@ class GraphForward:
         return self.packed.logits(states, allowed)
 
     def _decode(self, reads: Sequence[Read]) -> Tensor:
+        self._follow_cache()
         rows = min(_power_of_two(max(read.slot for read in reads) + 1), self.cache.num_slots)
         length = min(max(FIRST_LENGTH, _power_of_two(max(read.end for read in reads))), self.cache.reserved)
         ids, positions = [0] * rows, [self.cache.reserved - 1] * rows
@@ -69,12 +66,20 @@ class GraphForward:
         states = self._step(rows, length)()
         return states[[read.slot for read in reads]]  # a copy: the next step writes over them
 
+    def _follow_cache(self) -> None:
+        """Forget what was made for the cache's buffers if they have moved since."""
+        num_slots, reserved = size = self.cache.num_slots, self.cache.reserved
+        if size == self._made_for:
+            return
+        self._made_for = size
+        self._steps.clear()
+        self.packed.weights.rotations.reserve(reserved)
+        self.ids = torch.zeros(num_slots, dtype=torch.int64, device=self.device)
+        self.positions = torch.zeros_like(self.ids)
+        self.slots = torch.arange(num_slots, device=self.device)
+
     def _step(self, rows: int, length: int) -> Callable[[], Tensor]:
         """What runs the fixed step of that size: -> (rows, hidden)"""
-        if self._reserved != self.cache.reserved:  # the buffers of the cache have moved
-            self._steps.clear()
-            self._reserved = self.cache.reserved
-            self.packed.weights.rotations.reserve(self._reserved)
         if (rows, length) not in self._steps:
             self._steps[rows, length] = self._made(rows, length)
         return self._steps[rows, length]

@@ -16,13 +16,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from usdm.lm.beams import BeamSearch, Hypothesis
 from usdm.lm.cache import GrowingCache
 from usdm.lm.cuda_graph import borrowed, give_back
 from usdm.lm.head import AllowedIds, OutputHead, pick_allowed
 from usdm.lm.model import max_positions
+from usdm.lm.packed import PackedForward
+from usdm.lm.padded import PaddedForward
 from usdm.lm.sampling import Sampler
 from usdm.lm.single_token import SingleTokenForward
-from usdm.lm.slots import Read
+from usdm.lm.slots import Read, SlotCache
 from usdm.lm.weights import is_llama_like, is_on_cpu_in_float32, is_on_one_gpu
 from usdm.types import InputError, Sampling
 
@@ -75,7 +78,8 @@ class TokenStream:
     def write(self, allowed: Tensor, stop_ids: Collection[int], sampling: Sampling) -> Generator[int, None, Generated]:
         """Write on until a stop id, the sampling's token limit, or the model's last position.
 
-        Yields each id as soon as it is drawn, and returns them all. allowed: (V,) bool, the stop ids included.
+        Yields each id as soon as it is drawn, those of a beam search when it is over, and returns them all.
+        allowed: (V,) bool, the stop ids included.
         What is written becomes part of the sequence; the stop id does not (extend with it). Raises InputError if
         there is nothing to continue, or no room for one id.
         """
@@ -84,8 +88,15 @@ class TokenStream:
         check_room(len(self.ids) + 1, self.max_length)
         allowed_ids = AllowedIds.of(allowed, self.model.device)
         sampler = Sampler(sampling)
+        limit = min(sampling.max_new_tokens, self.max_length - len(self.ids))
+        if sampling.num_beams > 1:
+            best = self._search(BeamSearch(sampling.num_beams, allowed_ids, stop_ids, limit))
+            for id_ in best.ids:
+                self.ids.append(id_)
+                yield id_
+            return Generated([*best.ids], best.stopped)
         written: list[int] = []
-        for _ in range(min(sampling.max_new_tokens, self.max_length - len(self.ids))):
+        for _ in range(limit):
             id_ = allowed_ids.ids[self._draw(sampler, allowed_ids)]
             if id_ in stop_ids:
                 return Generated(written, stopped=True)
@@ -106,6 +117,30 @@ class TokenStream:
     @torch.inference_mode()
     def _draw(self, sampler: Sampler, allowed: AllowedIds) -> int:
         return sampler.draw(self._head(self._read(), allowed)[0])
+
+    @torch.inference_mode()
+    def _search(self, search: BeamSearch) -> Hypothesis:
+        """Follow the hypotheses in slots of their own; the stream stays as it is."""
+        parents = search.advance(self._head(self._read(), search.allowed))
+        length = len(self.ids)
+        slots = SlotCache(len(self._cache.layers), search.num_beams)
+        slots.fill(self._cache if self._graphs is None else self._graphs.cache, length)
+        forward = self._forward_in(slots)
+        end = length
+        while parents:
+            if end > length:  # the slots differ in what lies after the prompt
+                slots.copy(parents, range(len(parents)), slice(length, end))
+            states = forward([Read(slot, end, each.ids[-1:]) for slot, each in enumerate(search.live)])
+            parents = search.advance(forward.logits(states, search.allowed))
+            end += 1
+        return search.best
+
+    def _forward_in(self, slots: SlotCache) -> PackedForward | PaddedForward:
+        if self._graphs is not None:
+            return PackedForward(self.model, slots, self._graphs.packed.weights)
+        if self._single is not None:
+            return PackedForward(self.model, slots, self._single.weights)
+        return PaddedForward(self.model, slots)
 
     def _read(self) -> Tensor:
         """Let the model read what it has not yet: -> (1, hidden) state, or (1, V) logits, after the last id."""

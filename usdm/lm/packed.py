@@ -21,8 +21,9 @@ from usdm.lm.weights import LlamaWeights
 class PackedForward:
     """Bound to one model and one cache of slots."""
 
-    def __init__(self, model: PreTrainedModel, cache: SlotCache) -> None:
-        self.weights = LlamaWeights(model, transposed=model.device.type == "cpu")
+    def __init__(self, model: PreTrainedModel, cache: SlotCache, weights: LlamaWeights | None = None) -> None:
+        """`weights`: of the model, where they are laid out already."""
+        self.weights = weights or LlamaWeights(model, transposed=model.device.type == "cpu")
         self.head = OutputHead(model)
         self.cache = cache
         self.device, self.dtype = model.device, model.dtype

@@ -76,7 +76,14 @@ def check_sampling(sampling: Sampling) -> None:
         ("top_p", 0 < sampling.top_p <= 1, "in (0, 1]"),
         ("repetition_penalty", sampling.repetition_penalty > 0, "above 0"),
         ("max_new_tokens", sampling.max_new_tokens >= 1, "1 or more"),
+        ("num_beams", sampling.num_beams >= 1, "1 (no search) or more"),
     )
     for name, holds, rule in rules:
         if not holds:
             raise InputError(f"{name}={getattr(sampling, name)}: it must be {rule}")
+    for name, neutral in (("temperature", 0.0), ("repetition_penalty", 1.0)):
+        if sampling.num_beams > 1 and (value := getattr(sampling, name)) != neutral:
+            raise InputError(
+                f"{name}={value} with num_beams={sampling.num_beams}: a beam search takes the model's own "
+                f"probabilities; set {name}={neutral:g} or num_beams=1"
+            )

@@ -75,13 +75,26 @@ class SlotLayer(DynamicLayer):
         if self.is_initialized and self.keys.shape[2] < length:
             self._buffer(self.keys)
 
+    def widen(self, num_slots: int) -> None:
+        """Have room for `num_slots` sequences."""
+        self.num_slots = num_slots
+        if self.is_initialized:
+            self._buffer(self.keys)
+
+    def fill(self, keys: Tensor, values: Tensor) -> None:
+        """Let every slot begin with (heads, k, head_dim)."""
+        if not self.is_initialized:
+            self._buffer(keys.transpose(0, 1))
+        self.keys[:, :, : keys.shape[1]] = keys
+        self.values[:, :, : keys.shape[1]] = values
+
     def _buffer(self, like: Tensor) -> None:
         heads, head_dim = (like.shape[1] if self.is_initialized else like.shape[-2]), like.shape[-1]
         for name in ("keys", "values"):
             new = like.new_zeros(self.num_slots, heads, self.reserved, head_dim)
             if self.is_initialized:
                 old = getattr(self, name)
-                new[:, :, : old.shape[2]] = old
+                new[: len(old), :, : old.shape[2]] = old
             setattr(self, name, new)
         self.dtype, self.device = like.dtype, like.device
         self.is_initialized = True
@@ -108,11 +121,24 @@ class SlotCache(Cache):
         for layer in self.slot_layers:
             layer.aim = aim
 
-    def move(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` positions of one slot into another."""
+    def widen(self, num_slots: int) -> None:
+        """Have room for `num_slots` sequences."""
+        self.num_slots = num_slots
+        for layer in self.slot_layers:
+            layer.widen(num_slots)
+
+    def fill(self, other: Cache, length: int) -> None:
+        """Let every slot begin with the first `length` positions of another cache's first sequence."""
+        self.reserve(length)
+        for mine, theirs in zip(self.slot_layers, other.layers, strict=True):
+            assert theirs.keys is not None and theirs.values is not None  # something was read
+            mine.fill(theirs.keys[0, :, :length], theirs.values[0, :, :length])
+
+    def copy(self, sources: Sequence[int], targets: Sequence[int], positions: slice) -> None:
+        """Copy positions of slots into others, as if all at once."""
         for layer in self.slot_layers:
             for buffer in (layer.keys, layer.values):
-                buffer[target, :, :length] = buffer[source, :, :length]
+                buffer[list(targets), :, positions] = buffer[list(sources), :, positions]
 
 
 def rows_of(slots: Sequence[int], device: torch.device) -> slice | Tensor:

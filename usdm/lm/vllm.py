@@ -28,7 +28,8 @@ class VllmBatch:
 
     Greedy ids are the model's own up to rounding; seeded ones come from vLLM's generator, so that they are the
     same from run to run here, but not those of the other backends. Repetition is penalised over the whole
-    sequence there, where `Sampler` counts a stage's own tokens: it is refused.
+    sequence there, where `Sampler` counts a stage's own tokens: it is refused, and so are beams, which the engine
+    does not have.
     """
 
     def __init__(self, engine: Any, max_length: int, capacity: int, make_parameters: Any, make_prompt: Any) -> None:
@@ -125,6 +126,8 @@ class VllmBatch:
             raise InputError(
                 f"repetition_penalty={sampling.repetition_penalty}: vLLM counts the prompt's tokens too; leave it at 1"
             )
+        if sampling.num_beams > 1:
+            raise InputError(f"num_beams={sampling.num_beams}: vLLM's engine follows one text alone; set it to 1")
         parameters = self._make_parameters(
             temperature=sampling.temperature,
             top_k=sampling.top_k,
