@@ -86,7 +86,8 @@ def _events(pipeline: SpokenDialogPipeline, asked: Asked) -> Generator[StreamEve
     reference = None if asked.reference_path is None else read_audio(asked.reference_path, max_seconds=MAX_SECONDS)
     seed = int(asked.seed or 0)
     sampling = {stage: replace(settings, seed=seed) for stage, settings in pipeline.settings.sampling.items()}
-    sampling["respond"] = replace(wording(pipeline), temperature=asked.temperature, seed=seed)
+    beams = 1 if asked.temperature else wording(pipeline).num_beams  # what is drawn is not searched
+    sampling["respond"] = replace(wording(pipeline), temperature=asked.temperature, seed=seed, num_beams=beams)
     yield from pipeline.stream(
         question.samples if question else None,
         question.sample_rate if question else None,

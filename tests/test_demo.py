@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -223,6 +224,14 @@ def test_the_page_follows_the_reply(pipeline: SpokenDialogPipeline, question: Pa
     assert name.split()[1] == str(rate) and len(chunks) == len(before) - 2
     assert b"".join(map(base64.b64decode, chunks)) == whole.tobytes()
     assert "heard from" in last["times"]["value"]
+
+
+def test_a_model_that_searches_its_replies_can_draw_them_too(pipeline: SpokenDialogPipeline) -> None:
+    searched = dict(SHORT.sampling) | {"respond": Sampling(max_new_tokens=8, num_beams=3)}
+    searching = SpokenDialogPipeline(pipeline.parts, pipeline.folders, replace(SHORT, sampling=searched))
+    for temperature in (0.0, 1.0):
+        *_, last = answer(searching, Asked(None, "hello", (), "text", temperature, 0, "", None))
+        assert [turn.role for turn in last[0]] == ["user", "agent"]
 
 
 def test_a_voice_is_offered_where_the_model_has_some(

@@ -314,6 +314,8 @@ def test_encoder_to_unit_corpus(corpus: Path, tmp_path: Path) -> None:
     assert (old(sound)[0] == new(sound)[0]).float().mean() > 0.5  # of eight units: chance is 0.125
     with pytest.raises(InputError, match="8 units at 25 Hz, wanted are 9 at 25 Hz"):
         fit_kmeans(*arguments, settings=replace(units, num_units=9), frames=400, predecessor=str(again), seed=1)
+    with pytest.raises(InputError, match=r"padding=200, .* learnt with 0: set shared.encoder_padding=0"):
+        fit_kmeans(*arguments, settings=replace(units, padding=200), frames=400, seed=1)
 
     report = extract_units([str(corpus)], str(tmp_path / "units"), str(tmp_path / "corpus"), shard_utterances=16)
     assert (report.utterances, report.failed) == (40, ())

@@ -60,6 +60,18 @@ def test_sampling_settings_mean_the_same(tmp_path: Path) -> None:
     assert torch.equal(state, torch.random.get_rng_state())
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_beams_mean_the_same(tmp_path: Path, seed: int) -> None:
+    pipeline = SpokenDialogPipeline.from_pretrained(build_random_bundle(tmp_path, seed=seed))
+    sampling = {stage: Sampling(num_beams=3, max_new_tokens=12) for stage in SHORT}
+    ours = pipeline.respond(noise(1).samples, 16_000, sampling=sampling)
+    published = published_respond(pipeline.parts, noise(1), sampling=sampling)
+    assert_alike(published.agent_units, ours.agent_units)
+    assert (published.user_text, published.truncated) == (ours.user_text, ours.truncated)
+    plain = pipeline.respond(noise(1).samples, 16_000, sampling=SHORT)
+    assert ours.user_text != plain.user_text
+
+
 def test_the_embedded_model_answers_alike(embedded: SpokenDialogPipeline) -> None:
     question = read_audio(QUESTION)
     ours = embedded.respond(question.samples, question.sample_rate)

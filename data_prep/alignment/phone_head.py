@@ -18,11 +18,12 @@ from torch.nn import functional
 
 from data_prep.alignment.spelling import Spelling, letters, said
 from data_prep.flite import Flite
+from usdm.training.encoder import PHONES_FILE
 from usdm.types import InputError
 from usdm.units.encoder import load_encoder
 from usdm.units.extractor import pad_normalised
 
-PHONES_FILE, HEAD_FILE = "phones.json", "phones.safetensors"
+HEAD_FILE = "phones.safetensors"
 PAUSE = "pau"  # flite's name; stands in for the blank, since it may come between any two phones
 _LETTERS = "abcdefghijklmnopqrstuvwxyz'"
 

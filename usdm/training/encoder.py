@@ -29,6 +29,7 @@ from usdm.units.whisper import start_from_whisper
 
 SAMPLE_RATE = 16_000  # Hz
 NO_LABEL = -100  # what cross-entropy ignores
+PHONES_FILE = "phones.json"  # beside the encoder: what its phone head knows
 SILENCE = "pau"  # flite's name for a pause
 
 
@@ -234,7 +235,7 @@ class EncoderTask:
             {"weight": head.weight.detach().contiguous(), "bias": head.bias.detach()}, folder / "phones.safetensors"
         )
         settings = {"phones": list(self.phone_ids), "labels_per_unit": self.labels_per_unit, "padding": self.padding}
-        (folder / "phones.json").write_text(json.dumps(settings, indent=1) + "\n")
+        (folder / PHONES_FILE).write_text(json.dumps(settings, indent=1) + "\n")
 
     def _open_epoch_of(self, step: int) -> None:
         """Batches depend on (seed, epoch) alone, so any step can be opened first."""

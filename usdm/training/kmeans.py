@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from usdm.data.speech_corpus import Utterance, read_speech_corpora
+from usdm.training.encoder import PHONES_FILE
 from usdm.types import InputError
 from usdm.units.extractor import UnitExtractor, UnitSettings, load_encoder, nearest_centroid
 from usdm.units.kmeans import UnitQuality, class_means, fit_centroids, unit_quality
@@ -41,9 +42,10 @@ def fit_kmeans(
         Quality of the units on dev utterances whose phone times are known; also in `quality.json`.
 
     Raises:
-        InputError: the encoder, the settings and the predecessor do not fit together, or there is too little
-            speech.
+        InputError: the encoder, the settings and the predecessor do not fit together, its training padded waveforms
+            otherwise, or there is too little speech.
     """
+    _check_padding(encoder, settings)
     model = load_encoder(encoder)
     placeholder = torch.zeros(settings.num_units, model.config.hidden_size)
     extractor = UnitExtractor(model, placeholder, settings)
@@ -72,6 +74,17 @@ def fit_kmeans(
     quality = unit_quality(*_units_and_phones(extractor, spoken))
     (Path(output_dir) / "quality.json").write_text(json.dumps(asdict(quality), indent=1) + "\n")
     return quality
+
+
+def _check_padding(encoder: str, settings: UnitSettings) -> None:
+    trained = Path(encoder) / PHONES_FILE
+    if not trained.is_file():
+        return  # not an encoder of `train_encoder`
+    padding = json.loads(trained.read_text(encoding="utf-8"))["padding"]
+    if padding != settings.padding:
+        raise InputError(
+            f"padding={settings.padding}, but {encoder} learnt with {padding}: set shared.encoder_padding={padding}"
+        )
 
 
 def _predecessor(folder: str, settings: UnitSettings) -> UnitExtractor:
