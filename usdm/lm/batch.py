@@ -98,42 +98,34 @@ class ContinuousBatch:
         for place, read in enumerate(reads):
             branches[read.slot].num_read = read.end
             alike[id(branches[read.slot].row.allowed)].append(place)
+        searched: list[tuple[_Row, list[int]]] = []
         for places in alike.values():
             writing = [branches[slots[place]] for place in places]
             chosen = states if len(places) == len(states) else states[torch.tensor(places, device=states.device)]
-            logits = self._forward.logits(chosen, writing[0].row.allowed)
-            self._write(branches, writing, logits)
+            searched += _write(writing, self._forward.logits(chosen, writing[0].row.allowed))
+        self._follow(branches, searched)
         for slot in reversed(range(len(branches))):
             if branches[slot].is_over:
                 self._leave(branches, slot)
 
-    def _write(self, branches: list[_Branch], writing: Sequence[_Branch], logits: Tensor) -> None:
-        """(B, A) logits after B branches, each row's all among them."""
-        drawing = [place for place, branch in enumerate(writing) if branch.row.search is None]
-        samplers = [writing[place].row.sampler for place in drawing]
-        drawn = draw_all(samplers, logits if len(drawing) == len(writing) else logits[drawing])
-        place_of = {branch: place for place, branch in enumerate(writing)}
-        searching = {branch.row: branch.row.search for branch in writing if branch.row.search is not None}
-        for place, index in zip(drawing, drawn, strict=True):
-            writing[place].row.take(index)
-        for row, search in searching.items():
-            parents = search.advance(logits[[place_of[branch] for branch in row.branches]])
-            if parents:
-                self._follow(branches, row, search, parents)
-            else:
-                row.take_best(search.best)
-
-    def _follow(self, branches: list[_Branch], row: _Row, search: BeamSearch, parents: Sequence[int]) -> None:
-        """Let the row's branches be what its search follows now."""
-        read = row.branches[0].num_read
-        sources = [row.branches[parent].slot for parent in parents]
-        first = len(row.ids)  # position from which its branches differ
-        while len(row.branches) < len(parents):
-            self._enter(branches, row, read)
-            first = 0
-        self._cache.copy(sources, [branch.slot for branch in row.branches], slice(first, read))
-        for branch, hypothesis in zip(row.branches, search.live, strict=True):
-            branch.tail = hypothesis.ids
+    def _follow(self, branches: list[_Branch], searched: Sequence[tuple[_Row, list[int]]]) -> None:
+        """Let rows' branches be the hypotheses that their searches follow now; `searched` has what each continues."""
+        sources: list[int] = []
+        targets: list[int] = []
+        first, end = sys.maxsize, 0  # positions in which branches differ, or more
+        for row, parents in searched:
+            read, is_new = row.branches[0].num_read, len(row.branches) < len(parents)
+            continued = [row.branches[parent].slot for parent in parents]
+            while len(row.branches) < len(parents):
+                self._enter(branches, row, read)
+            first, end = min(first, 0 if is_new else len(row.ids)), max(end, read)
+            for source, branch, hypothesis in zip(continued, row.branches, row.live, strict=True):
+                branch.tail = hypothesis.ids
+                if source != branch.slot:
+                    sources.append(source)
+                    targets.append(branch.slot)
+        if sources:
+            self._cache.copy(sources, targets, slice(first, end))
 
     def _enter(self, branches: list[_Branch], row: _Row, num_read: int) -> None:
         """Give the row one more branch."""
@@ -197,6 +189,11 @@ class _Row(Generic[Key, Result]):
         if len(self.written) == self.limit:
             self._advance(Generated(self.written, stopped=False))
 
+    @property
+    def live(self) -> Sequence[Hypothesis]:
+        """What its search follows."""
+        return () if self.search is None else self.search.live
+
     def take_best(self, best: Hypothesis) -> None:
         """Go on by the text that a search has found. It is read again: the branch that stays may have read another."""
         del self.branches[1:]
@@ -258,6 +255,27 @@ class _Branch:
     def unread(self) -> Sequence[int]:
         read_of_tail = self.num_read - len(self.row.ids)
         return self.tail[read_of_tail:] if read_of_tail >= 0 and self.tail else self.row.ids[self.num_read :]
+
+
+def _write(writing: Sequence[_Branch], logits: Tensor) -> list[tuple[_Row, list[int]]]:
+    """(B, A) logits after B branches, each row's all among them -> rows that search on, and what they continue."""
+    rows = dict.fromkeys(branch.row for branch in writing)
+    drawing = [row for row in rows if row.search is None]
+    going_on: list[tuple[_Row, list[int]]] = []
+    if len(drawing) < len(rows):
+        place_of = {branch: place for place, branch in enumerate(writing)}
+        for row in rows:
+            if row.search is None:
+                continue
+            parents = row.search.advance(logits[[place_of[branch] for branch in row.branches]])
+            if parents:
+                going_on.append((row, parents))
+            else:
+                row.take_best(row.search.best)
+        logits = logits[[place_of[row.branches[0]] for row in drawing]]
+    for row, index in zip(drawing, draw_all([row.sampler for row in drawing], logits), strict=True):
+        row.take(index)
+    return going_on
 
 
 def _fitting(lengths: Sequence[int]) -> list[int]:

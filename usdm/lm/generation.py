@@ -128,8 +128,9 @@ class TokenStream:
         forward = self._forward_in(slots)
         end = length
         while parents:
-            if end > length:  # the slots differ in what lies after the prompt
-                slots.copy(parents, range(len(parents)), slice(length, end))
+            moved = [slot for slot, parent in enumerate(parents) if parent != slot]
+            if moved and end > length:  # the slots differ in what lies after the prompt
+                slots.copy([parents[slot] for slot in moved], moved, slice(length, end))
             states = forward([Read(slot, end, each.ids[-1:]) for slot, each in enumerate(search.live)])
             parents = search.advance(forward.logits(states, search.allowed))
             end += 1
