@@ -209,9 +209,14 @@ def test_vllm_s_engine_plays_scripts(vocabulary: SpeechTextVocabulary) -> None:
     results = dict(batch.run((seed, dialog(seed, vocabulary, temperature=0.5)) for seed in range(6)))
     assert results == {seed: alone(model, dialog(seed, vocabulary, temperature=0.5)) for seed in range(6)}
     assert engine.most == 3 and not engine.requests
-    scripts = {"long": dialog(1, vocabulary, 1025), "penalty": dialog(2, vocabulary, repetition_penalty=1.2)}
+    scripts = {
+        "long": dialog(1, vocabulary, 1025),
+        "penalty": dialog(2, vocabulary, repetition_penalty=1.2),
+        "beams": dialog(3, vocabulary, num_beams=4),
+    }
     errors = dict(batch.run(scripts.items()))
     assert "1025 ids long" in str(errors["long"]) and "repetition_penalty=1.2" in str(errors["penalty"])
+    assert "num_beams=4: vLLM's engine follows one text alone" in str(errors["beams"])
     left = batch.run((seed, dialog(seed, vocabulary)) for seed in range(6))
     next(left)
     left.close()
