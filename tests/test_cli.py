@@ -150,7 +150,7 @@ def test_a_stage_leaves_its_configuration_and_versions_beside_its_output(stage: 
     assert Path.cwd() == elsewhere
     assert "seed=7" in (elsewhere / "made/here/.hydra/overrides.yaml").read_text()
     versions = json.loads((elsewhere / "made/here/versions.json").read_text())
-    assert versions["seed"] == 7 and versions["torch"].startswith("2.11.")
+    assert versions["seed"] == 7 and versions["torch"].partition(".")[0] == "2"
     assert [path.name for path in elsewhere.iterdir()] == ["made"]
 
 

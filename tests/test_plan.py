@@ -82,7 +82,7 @@ def test_the_cache_is_that_of_a_forward(bundle: Path) -> None:
     plan = plan_model(bundle_places(bundle), context=500)
     model = SpokenDialogPipeline.from_pretrained(bundle).parts.llm
     with torch.no_grad():
-        cache = model(torch.zeros(1, 10, dtype=torch.long), use_cache=True).past_key_values
+        cache = model(torch.zeros(1, 10, dtype=torch.long), use_cache=True).cache
     ten = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     assert plan.cache_bytes_per_1000_tokens == 100 * ten
     assert plan.cache_bytes == 50 * ten

@@ -96,12 +96,12 @@ def _chain(model: PreTrainedModel, prompt: list[int], allowed: torch.Tensor, tok
 
 def _forward(model: PreTrainedModel, prompt: list[int], tokens: int) -> float:
     cache = DynamicCache(config=model.config)
-    model(torch.tensor([prompt], device=model.device), past_key_values=cache, use_cache=True, logits_to_keep=1)
+    model(torch.tensor([prompt], device=model.device), cache=cache, use_cache=True, logits_to_keep=1)
     token = torch.tensor([prompt[:1]], device=model.device)
     synchronize(model.device)
     start = time.perf_counter()
     for _ in range(tokens):
-        model(token, past_key_values=cache, use_cache=True)
+        model(token, cache=cache, use_cache=True)
     synchronize(model.device)
     return (time.perf_counter() - start) / tokens
 

@@ -159,8 +159,8 @@ class TokenStream:
     def _forward(self, input_ids: Tensor) -> Tensor:
         if self._llama_like:
             backbone: Any = self.model.base_model
-            return backbone(input_ids, past_key_values=self._cache, use_cache=True).last_hidden_state[:, -1]
-        output = self.model(input_ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+            return backbone(input_ids, cache=self._cache, use_cache=True).last_hidden_state[:, -1]
+        output = self.model(input_ids, cache=self._cache, use_cache=True, logits_to_keep=1)
         return output.logits[:, -1]
 
 

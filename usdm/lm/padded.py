@@ -67,7 +67,7 @@ class PaddedForward:
             ids,
             attention_mask=self._mask(positions, length),
             position_ids=positions,
-            past_key_values=self.cache,
+            cache=self.cache,
             use_cache=True,
             logits_to_keep=1,
         )
