@@ -16,7 +16,7 @@ TREES = ("usdm", "data_prep", "demo")
 
 ROWS = [
     ["usdm.types"],
-    ["usdm.config", "usdm.checkpoint", "usdm.audio"],
+    ["usdm.config", "usdm.checkpoint", "usdm.audio", "usdm.runs"],
     ["usdm.units", "usdm.tokens", "usdm.decoder", "usdm.vocoder"],
     ["usdm.interleave", "usdm.lm"],
     ["usdm.data", "usdm.chain"],

@@ -57,7 +57,9 @@ def cut(sequence: TrainingSequence, length: int) -> list[TrainingSequence]:
     if total <= length:
         return [sequence]
     starts = range(0, total, length)
-    pieces = [TrainingSequence(*(part[i : i + length].copy() for part in sequence)) for i in starts]
+    ids, labels, kinds = sequence
+    slices = [slice(start, start + length) for start in starts]
+    pieces = [TrainingSequence(ids[part].copy(), labels[part].copy(), kinds[part].copy()) for part in slices]
     for piece in pieces:
         piece.labels[0] = IGNORED
     return pieces
