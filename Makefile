@@ -1,8 +1,13 @@
 # `make respond`: hear a reply. `make test`: what CI runs. `make demo`: talk to it in the browser.
+# `make update`: the newest versions of everything, tested, into constraints.txt. `make test-lowest`: the lower bounds
+# of pyproject.toml, tested.
 PYTHON ?= python3
 BIN := .venv/bin
+# Every optional part that one environment can hold (vLLM brings a torch of its own).
+EVERYTHING := dev,wandb,speaker,quality,quantized
+PYTEST := -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal -r s
 
-.PHONY: respond demo test clean
+.PHONY: respond demo test update test-lowest clean
 
 respond: .venv/installed
 	$(BIN)/usdm respond input=usdm/assets/question.wav output=reply.wav trace=reply.json
@@ -14,18 +19,33 @@ test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
+
+update:
+	rm -rf .venv-update
+	$(PYTHON) -m venv .venv-update
+	.venv-update/bin/python -m pip install --quiet --editable '.[$(EVERYTHING)]'
+	.venv-update/bin/python $(PYTEST)
+	.venv-update/bin/python .ci/constraints.py installed > constraints.txt.part
+	mv constraints.txt.part constraints.txt
+
+test-lowest:
+	rm -rf .venv-lowest
+	$(PYTHON) -m venv .venv-lowest
+	$(PYTHON) .ci/constraints.py lowest dev > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt --editable '.[dev]'
+	.venv-lowest/bin/python $(PYTEST)
 
 clean:
-	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-update .venv-lowest dist build .pytest_cache .mypy_cache .ruff_cache
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-.venv/installed: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable .
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	touch $@
 
-.venv/installed-dev: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+.venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@ .venv/installed

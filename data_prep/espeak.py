@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from data_prep.flite import SpokenText
+from usdm.system_packages import install
 from usdm.types import AlignedWord, InputError
 
 # A language (American, British, Received Pronunciation) and a speaker variant each; all ship with the Debian package.
@@ -119,12 +120,12 @@ def _initialise() -> tuple[ctypes.CDLL, int]:
     try:
         library = ctypes.CDLL("libespeak-ng.so.1")
     except OSError as error:
-        raise InputError(f"eSpeak NG cannot be loaded ({error}): install the Debian package espeak-ng.") from error
+        raise InputError(f"eSpeak NG cannot be loaded ({error}): {install('espeak-ng')}.") from error
     library.espeak_Synth.argtypes = [
         ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int,
         ctypes.c_uint, ctypes.c_uint, ctypes.c_void_p, ctypes.c_void_p,
     ]  # fmt: skip
     sample_rate = library.espeak_Initialize(_SYNCHRONOUS_RETRIEVAL, 500, None, 0)
     if sample_rate <= 0:
-        raise InputError("eSpeak NG found no voice data: install the Debian package espeak-ng-data.")
+        raise InputError(f"eSpeak NG found no voice data: {install('espeak-ng')}.")
     return library, sample_rate

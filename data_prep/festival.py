@@ -8,6 +8,7 @@ from pathlib import Path
 
 from data_prep.flite import SpokenText
 from data_prep.sound_file import read_spoken
+from usdm.system_packages import install
 from usdm.types import AlignedWord, InputError
 
 VOICES = ("ked",)  # its dictionary is free; the British voices' is for non-commercial use only
@@ -37,11 +38,10 @@ def speak(text: str, voice: str, *, stretch: float = 1.0) -> SpokenText:
         try:
             done = subprocess.run(["festival", "--batch", str(script)], capture_output=True, text=True)
         except FileNotFoundError as error:
-            raise InputError("festival is not there: install the Debian package festival.") from error
+            raise InputError(f"festival is not there: {install('festival', 'festvox-kdlpc16k')}.") from error
         if done.returncode:
             raise InputError(
-                f"Festival cannot say {text!r} with {voice} ({done.stderr.strip()}): "
-                "install the Debian package festvox-kdlpc16k."
+                f"Festival cannot say {text!r} with {voice} ({done.stderr.strip()}): {install('festvox-kdlpc16k')}."
             )
         words = tuple(
             AlignedWord(name, float(start), float(end)) for name, start, end in map(str.split, done.stdout.splitlines())

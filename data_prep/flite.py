@@ -1,4 +1,4 @@
-"""The flite synthesiser (Debian packages `flite`, `libflite1`) through its C library.
+"""The flite synthesiser (Debian package `flite`) through its C library.
 
 The library tells where each phone and word of its own speech lies, so a corpus that it speaks needs no aligner.
 """
@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from usdm.system_packages import install
 from usdm.types import AlignedWord, InputError
 
 VOICES = ("kal16", "awb", "rms", "slt")
@@ -42,11 +43,11 @@ class _Voice(ctypes.Structure):
     _fields_ = [("name", ctypes.c_char_p), ("features", ctypes.c_void_p)]
 
 
-def _load(name: str, *, missing: str = "install the Debian packages flite and libflite1") -> ctypes.CDLL:
+def _load(name: str) -> ctypes.CDLL:
     try:
         return ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
     except OSError as error:
-        raise InputError(f"The synthesiser's library {name} cannot be loaded ({error}): {missing}.") from error
+        raise InputError(f"The synthesiser's library {name} cannot be loaded ({error}): {install('flite')}.") from error
 
 
 class Flite:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from data_prep.flite import SpokenText
 from data_prep.sound_file import read_spoken
+from usdm.system_packages import install
 from usdm.types import InputError
 
 VOICES = ("en-US", "en-GB")
@@ -27,5 +28,5 @@ def speak(text: str, voice: str, *, speed: int = 100, pitch: int = 100) -> Spoke
         try:
             subprocess.run(["pico2wave", "-l", voice, "-w", str(path), marked], check=True, capture_output=True)
         except FileNotFoundError as error:
-            raise InputError("pico2wave is not there: install the Debian package libttspico-utils.") from error
+            raise InputError(f"pico2wave is not there: {install('libttspico-utils')}.") from error
         return SpokenText(*read_spoken(path, text), (), ())

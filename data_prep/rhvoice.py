@@ -9,6 +9,7 @@ import numpy as np
 
 from data_prep.espeak import split_shared
 from data_prep.flite import SpokenText
+from usdm.system_packages import install
 from usdm.types import AlignedWord, InputError
 
 VOICES = ("alan", "bdl", "clb", "slt")  # the package's voices whose licence allows any use of their speech
@@ -77,7 +78,7 @@ class RHVoice:
         parameters = _InitParams(data_path=_DATA, config_path=_CONFIGURATION, callbacks=self._callbacks)
         self._engine = self._library.RHVoice_new_tts_engine(ctypes.byref(parameters))
         if not self._engine:
-            raise InputError("RHVoice found no voice: install the Debian package rhvoice-english.")
+            raise InputError(f"RHVoice found no voice: {install('rhvoice-english')}.")
 
     def speak(self, text: str, voice: str, *, rate: float = 1.0, pitch: float = 1.0) -> SpokenText:
         """Say `text` (ASCII), `rate` times as fast and `pitch` times as high. A word ends where the next one starts.
@@ -132,7 +133,7 @@ def _load() -> ctypes.CDLL:
     try:
         library = ctypes.CDLL("libRHVoice.so.5")
     except OSError as error:
-        raise InputError(f"RHVoice cannot be loaded ({error}): install the Debian package librhvoice5.") from error
+        raise InputError(f"RHVoice cannot be loaded ({error}): {install('librhvoice5', 'rhvoice-english')}.") from error
     library.RHVoice_new_tts_engine.restype = ctypes.c_void_p
     library.RHVoice_new_tts_engine.argtypes = [ctypes.POINTER(_InitParams)]
     library.RHVoice_new_message.restype = ctypes.c_void_p

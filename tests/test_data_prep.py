@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 from collections import Counter
 from functools import partial
@@ -25,20 +24,7 @@ from data_prep.spoken_text import spoken_text, spoken_words
 from usdm.data.speech_corpus import read_speech_corpora
 from usdm.types import InputError
 
-
-def _installed(*libraries: str) -> bool:
-    try:
-        for library in libraries:
-            ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
-    except OSError:
-        return False
-    return True
-
-
-needs_synthesisers = pytest.mark.skipif(
-    not _installed("libflite.so.1", "libespeak-ng.so.1"),
-    reason="flite or espeak-ng is not installed: apt-get install flite libflite1 espeak-ng",
-)
+needs_synthesisers = pytest.mark.system_packages("flite", "espeak-ng")
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import gradio as gr
 import pytest
 import torch
 from gradio_client import Client, handle_file
+from selenium import webdriver
+from selenium.webdriver.remote.webdriver import WebDriver
+from selenium.webdriver.remote.webelement import WebElement
 from tiny_models import build_random_bundle
 
 from demo import build_app, launch
@@ -29,10 +32,6 @@ from usdm.audio import read_audio, write_audio
 from usdm.chain import DecoderSampling, GenerationSettings, SpokenChunk, SpokenDialogPipeline
 from usdm.chain.streaming import StreamEvent
 from usdm.types import InputError, Sampling, SpokenReply, Turn, Waveform
-
-if TYPE_CHECKING:
-    from selenium.webdriver.remote.webdriver import WebDriver
-    from selenium.webdriver.remote.webelement import WebElement
 
 WAIT = 60.0  # seconds for the page to change
 SPEAKING_SEED = 7  # of random weights that write characters in both texts
@@ -281,18 +280,14 @@ def test_prices_in_a_picture_are_no_formulas() -> None:
 
 
 @pytest.fixture
-def browser() -> Iterator[WebDriver]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install selenium")
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    driver = shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("needs a browser: apt-get install chromium chromium-driver")
+def browser(require_system_packages: Callable[..., None]) -> Iterator[WebDriver]:
+    require_system_packages("chromium", "chromium-driver")
     options = webdriver.ChromeOptions()
-    options.binary_location = chromium
+    options.binary_location = shutil.which("chromium")
     for switch in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1320,1000"):
         options.add_argument(switch)
     options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as opened:
+    with webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver"))) as opened:
         yield opened
 
 

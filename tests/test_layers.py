@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 TREES = ("usdm", "data_prep", "demo")
 
 ROWS = [
-    ["usdm.types"],
+    ["usdm.types", "usdm.system_packages"],
     ["usdm.config", "usdm.checkpoint", "usdm.audio", "usdm.runs"],
     ["usdm.units", "usdm.tokens", "usdm.decoder", "usdm.vocoder"],
     ["usdm.interleave", "usdm.lm"],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
 import json
 import sys
 from collections.abc import Sequence
@@ -26,18 +24,7 @@ FLITE_CONSONANTS = "b ch d dh f g hh jh k l m n ng p r s sh t th v w y z zh"
 FLITE_PHONES = {"pau", *FLITE_VOWELS.split(), *FLITE_CONSONANTS.split()}
 TEXT = "hello there i would like a table for two people at seven tomorrow evening"
 
-
-def _lacking() -> str:
-    if importlib.util.find_spec("pocketsphinx") is None:
-        return "pocketsphinx is not installed: pip install 'usdm[evaluate]'"
-    try:
-        ctypes.CDLL("libflite.so.1")
-    except OSError:
-        return "flite is not installed: apt-get install flite libflite1"
-    return ""
-
-
-needs_both = pytest.mark.skipif(bool(_lacking()), reason=_lacking())
+needs_flite = pytest.mark.system_packages("flite")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +53,7 @@ def frames(phones: Sequence[AlignedWord], seconds: float) -> list[str]:
     return [next(p.text for p in phones if t < p.end * 100) for t in range(int(seconds * 100) - 3)]
 
 
-@needs_both
+@needs_flite
 @pytest.mark.parametrize("voice", ["slt", "rms"])
 def test_words_and_phones_lie_where_the_synthesiser_put_them(
     tmp_path: Path, aligner: PocketSphinxAligner, voice: str
@@ -87,7 +74,7 @@ def test_words_and_phones_lie_where_the_synthesiser_put_them(
     assert sum(map(eq, ours, theirs)) / len(ours) > 0.8
 
 
-@needs_both
+@needs_flite
 def test_what_is_found_does_not_depend_on_what_was_heard_before(tmp_path: Path, aligner: PocketSphinxAligner) -> None:
     say(tmp_path / "a.wav", "where is the station", "rms")
     say(tmp_path / "b.wav", "a quiet morning", "slt")
@@ -95,7 +82,7 @@ def test_what_is_found_does_not_depend_on_what_was_heard_before(tmp_path: Path, 
     assert aligner(pair) == aligner(pair[::-1])[::-1]
 
 
-@needs_both
+@needs_flite
 def test_any_word_is_said_and_what_cannot_be_is_reported(tmp_path: Path, aligner: PocketSphinxAligner) -> None:
     spoken = say(tmp_path / "a.wav", "we met the zorblax at six thirty near the well known bridge")
     (found,) = aligner([utterance(tmp_path / "a.wav", "We met the Zorblax, at 6:30, дом near the well-known bridge!")])
@@ -111,7 +98,7 @@ def test_any_word_is_said_and_what_cannot_be_is_reported(tmp_path: Path, aligner
     assert (house.start, house.end) == (time.end, near.start)
 
 
-@needs_both
+@needs_flite
 @pytest.mark.parametrize("transcribe", [False, True])
 def test_a_corpus_with_noise_and_without_text(tmp_path: Path, transcribe: bool) -> None:
     rows = []

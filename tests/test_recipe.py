@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 from pathlib import Path
 
@@ -21,18 +20,8 @@ EXCHANGES = [
 ]
 
 
-def installed(library: str) -> bool:
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return False
-    return True
-
-
-needs_synthesisers = pytest.mark.skipif(
-    not (installed("libflite.so.1") and installed("libespeak-ng.so.1")),
-    reason="the recipe speaks with the Debian packages flite and espeak-ng",
-)
+# Voices of synthesisers that are in Debian's main, so that the recipe speaks wherever the list's packages are.
+VOICES = ["voices.user=[flite-kal16,flite-rms]", "voices.held_out=[flite-awb]"]
 
 
 def usdm(*arguments: str) -> None:
@@ -63,19 +52,19 @@ def keep_few_dialogs(path: Path) -> None:
     path.write_text("".join(json.dumps(dialog) + "\n" for dialog in kept))
 
 
-@needs_synthesisers
+@pytest.mark.system_packages("flite", "espeak-ng")
 def test_the_recipe_from_text_to_a_reply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_dialogs(tmp_path / "train.jsonl", "a")
     write_dialogs(tmp_path / "held_out.jsonl", "b")
     usdm("prepare_dialogs", "train_file=train.jsonl", "held_out_file=held_out.jsonl")
     keep_few_dialogs(tmp_path / "run/dialogs/dialogs.jsonl")
-    usdm("synthesize_corpus", "processes=1")
+    usdm("synthesize_corpus", *VOICES, "processes=1")
     usdm("make_held_out", "exchanges=1")
     Path("text.txt").write_text("A purple zeppelin flies. It flies over the old town. No end")
     usdm("prepare_sentences", "text_files=[text.txt]", "sentences=2", "dev_share=0")
     spoken = ["dialogs_file=run/sentences/dialogs.jsonl", "output_dir=run/sentences_speech"]
-    usdm("synthesize_corpus", *spoken, "processes=1")
+    usdm("synthesize_corpus", *spoken, *VOICES, "processes=1")
     encoder = ["encoder.hidden_size=32", "encoder.intermediate_size=32", "encoder.conv_dim=[8,8,8,8,8,8]"]
     usdm("train_encoder", "corpora=[run/speech]", "task.batch_seconds=6", "task.repeats=null", *encoder, *SMALL)
     usdm("fit_kmeans", "corpora=[run/speech]", "frames=200")
