@@ -1,0 +1,187 @@
+"""A run's folder, claimed under an identity: the same identity goes on, another one is told what differs."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from usdm.runs.identity import Places, flat, input_digests
+from usdm.runs.publish import write_text
+from usdm.types import InputError
+
+RUN_FILE, LOCK_FILE = "run.json", "run.lock"
+TOLD = 12  # differences in a message
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What `run.json` says: what the folder's content depends on, and what came of it."""
+
+    settings: Mapping[str, Any]  # under their full keys
+    inputs: Mapping[str, str | None]  # digests of contents
+    places: Mapping[str, Any]  # where the inputs lay; not part of the identity
+    done: bool = False
+    figures: Mapping[str, Any] = field(default_factory=dict)  # of a run that is done
+
+
+class RunFolder:
+    """A claimed folder, until the block of `claim` ends."""
+
+    def __init__(self, path: Path, record: RunRecord) -> None:
+        self.path, self.record = path, record
+
+    def finish(self, figures: Mapping[str, Any] | None = None) -> None:
+        """Say that all work is done, and what came of it."""
+        _write(self.path, RunRecord(**{**asdict(self.record), "done": True, "figures": dict(figures or {})}))
+
+
+@contextmanager
+def claim(
+    folder: str | Path,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, Places],
+    *,
+    results: Sequence[str],
+    grows: Collection[str] = (),
+    free: Collection[str] = (),
+    overwrite: bool = False,
+    shared: bool = False,
+) -> Iterator[RunFolder]:
+    """Work in `folder` under the identity of `settings` and of the contents of `inputs`.
+
+    Args:
+        settings: all that the results depend on beside the inputs, as JSON can hold it.
+        inputs: files or folders by name.
+        results: names or patterns of what the run writes into the folder. `overwrite` deletes these and nothing else.
+        grows: inputs that may have more content than before; whoever reads them compares their rows.
+        free: settings (the last part of their keys) that do not decide the results, and so are no part of the identity.
+        overwrite: a run of another identity is deleted. One of the same identity goes on all the same.
+        shared: several jobs work here at once, under one identity; otherwise one process alone may.
+
+    Raises:
+        InputError: results of another identity, or of an unknown one, are there, or another run is at work.
+    """
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    decisive = {key: value for key, value in flat(settings).items() if key.rpartition(".")[2] not in free}
+    now = RunRecord(
+        settings=json.loads(json.dumps(decisive)),
+        inputs=input_digests(inputs),
+        places={name: _named(places) for name, places in inputs.items()},
+    )
+    with (path / LOCK_FILE).open("ab") as lock:
+        with _one_at_a_time(path):
+            other = _must_go(path, now, results, grows)
+            if other and not overwrite:
+                raise InputError(_refusal(path, now, grows))
+            _lock(lock.fileno(), path, shared and not other)
+            if other:
+                _delete(path, results)
+            _write(path, now)
+            if shared:
+                fcntl.flock(lock, fcntl.LOCK_SH)  # the others may come now
+        yield RunFolder(path, now)
+
+
+def read_run(folder: str | Path) -> RunRecord | None:
+    """What is said about a folder's run; None if nothing is. Raises InputError if it cannot be read."""
+    path = Path(folder) / RUN_FILE
+    if not path.is_file():
+        return None
+    try:
+        return RunRecord(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: no record of a run ({error}); choose another output_dir, or delete the file") from error
+
+
+def is_running(folder: str | Path) -> bool:
+    """Whether a process works in the folder now, on this machine or on one that shares its locks."""
+    path = Path(folder)
+    if not (path / LOCK_FILE).is_file():
+        return False
+    with _one_at_a_time(path), (path / LOCK_FILE).open("rb") as lock:  # nobody who starts meanwhile meets this lock
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def differences(then: RunRecord, now: RunRecord, grows: Collection[str] = ()) -> list[str]:
+    """A line for every setting or input that differs, old and new."""
+    lines = []
+    for key in {**then.settings, **now.settings}:
+        old, new = then.settings.get(key), now.settings.get(key)
+        if old != new:
+            lines.append(f"{key}: {json.dumps(old)} then, {json.dumps(new)} now")
+    for name in {**then.inputs, **now.inputs}:
+        if name not in grows and then.inputs.get(name) != now.inputs.get(name):
+            was, is_now = (f"{each.places.get(name)} (content {each.inputs.get(name)})" for each in (then, now))
+            lines.append(f"{name}: {was} then, {is_now} now")
+    return lines
+
+
+def _must_go(path: Path, now: RunRecord, results: Sequence[str], grows: Collection[str]) -> bool:
+    """Whether what is there is of another identity, or of one that is not known."""
+    then = read_run(path)
+    if then is None:
+        return any(True for pattern in results for _ in path.glob(pattern))
+    return bool(differences(then, now, grows))
+
+
+def _refusal(path: Path, now: RunRecord, grows: Collection[str]) -> str:
+    then = read_run(path)
+    if then is None:
+        why = "holds results that do not say what they were made from"
+    else:
+        found = differences(then, now, grows)
+        more = [f"... and {len(found) - TOLD} more"] if len(found) > TOLD else []
+        why = "was made with other settings or inputs:\n" + "\n".join(f"  {line}" for line in found[:TOLD] + more)
+    return f"{path} {why}\ngive another output_dir, or overwrite=true to delete what is there and start again"
+
+
+def _delete(path: Path, results: Sequence[str]) -> None:
+    (path / RUN_FILE).unlink(missing_ok=True)  # first: what is left of a deletion that was cut short has no identity
+    for pattern in results:
+        for found in list(path.glob(pattern)):
+            if found.is_dir() and not found.is_symlink():
+                shutil.rmtree(found)
+            else:
+                found.unlink(missing_ok=True)
+
+
+def _write(path: Path, record: RunRecord) -> None:
+    write_text(path / RUN_FILE, json.dumps(asdict(record), indent=1) + "\n")
+
+
+def _named(places: Places) -> Any:
+    if places is None or isinstance(places, str | Path):
+        return None if places is None else os.fspath(places)
+    return [os.fspath(place) for place in places]
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Jobs that start together look at the folder, and write to it, one after the other."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path, shared: bool) -> None:
+    """Until the file is closed or the process ends, however it ends."""
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(f"{path}: another run is at work there; wait for it, or give another output_dir") from error

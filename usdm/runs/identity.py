@@ -1,0 +1,122 @@
+"""What a result depends on, as digests: of settings, and of the contents of inputs. Never of a path or a date."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from usdm.types import InputError
+
+Place = str | Path
+Places = Place | Sequence[Place] | None
+
+LENGTH = 16  # hexadecimal digits of a digest
+MANIFEST = "manifest.jsonl"  # of a speech corpus: its rows are its content
+# What a folder says about how it came about, which differs between two runs that made the same.
+ACCOUNTS = ("training.json", "versions.json", "run.json", "run.lock")
+LARGE = 16 << 20  # bytes; the digest of a larger file is remembered
+REMEMBERED = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "usdm" / "digests.jsonl"
+
+
+def digest(value: Any) -> str:
+    """Of anything that JSON can hold; the order of keys does not count."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:LENGTH]
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values under their full keys, dots between them."""
+    pairs: dict[str, Any] = {}
+    for key, value in values.items():
+        pairs |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return pairs
+
+
+def input_digests(inputs: Mapping[str, Places]) -> dict[str, str | None]:
+    """A digest of each named input: a file, a folder, several of them in order, or nothing."""
+    return {name: _of_places(places) for name, places in inputs.items()}
+
+
+def _of_places(places: Places) -> str | None:
+    if places is None or isinstance(places, str | Path):
+        return None if places is None else content_digest(places)
+    return digest([content_digest(place) for place in places])
+
+
+def content_digest(place: Place) -> str:
+    """Of what a file or a folder holds, wherever it lies.
+
+    A speech corpus is its manifest, a unit corpus its Parquet files, a model its files without the account of its
+    training. A file in the hub's cache is named by its content already. Of other large files the digest is remembered
+    until the file changes, so that gigabytes are read once.
+
+    Raises:
+        InputError: there is nothing at `place`.
+    """
+    path = Path(place)
+    if path.is_file():
+        return _of_file(path)[:LENGTH]
+    if not path.is_dir():
+        raise InputError(f"{path}: no such file or folder; check the path, or make it first")
+    return digest([[str(file.relative_to(path)), _of_file(file)] for file in _content(path)])
+
+
+def _content(folder: Path) -> Iterable[Path]:
+    if (folder / MANIFEST).is_file():
+        return [folder / MANIFEST]
+    return sorted(folder.glob("*.parquet")) or sorted(_files(folder))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file() and not hidden and path.suffix not in (".md", ".log") and path.name not in ACCOUNTS:
+            yield path
+
+
+def _of_file(path: Path) -> str:
+    blob = path.resolve()
+    if blob.parent.name == "blobs" and len(blob.name) == 2 * hashlib.sha256().digest_size:
+        return blob.name  # a large file in the hub's cache, under the SHA-256 of its content
+    facts = blob.stat()
+    if facts.st_size < LARGE:
+        return _sha256(blob)
+    # Whatever changes a file's content changes one of these.
+    state = [str(blob), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
+    if (known := _remembered().get(json.dumps(state))) is None:
+        known = _sha256(blob)
+        _remember(state, known)
+    return known
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remembered() -> dict[str, str]:
+    """A line that was cut off, or that another version wrote, is as if it were not there."""
+    try:
+        lines = REMEMBERED.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return {}
+    known = {}
+    for line in lines:
+        try:
+            state, value = json.loads(line)
+        except ValueError:
+            continue
+        known[json.dumps(state)] = value
+    return known
+
+
+def _remember(state: list[Any], value: str) -> None:
+    try:
+        REMEMBERED.parent.mkdir(parents=True, exist_ok=True)
+        with REMEMBERED.open("a", encoding="utf-8") as file:
+            file.write(json.dumps([state, value]) + "\n")
+    except OSError:
+        pass  # a home that cannot be written to: the file is read again next time
