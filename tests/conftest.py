@@ -6,6 +6,7 @@ import os
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: their threads would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"  # a name that nobody has is refused at once, and no test depends on a hub
 
 import logging
 import sys
