@@ -2,13 +2,15 @@
 
     python lm_processes.py FOLDER RANK PORT
 
-Each run is `pretrain` on the corpus in FOLDER with two rows a step, however many processes share them. Runs that go on
-from another's checkpoint at step 3 are given a copy of its folder that was cut off there.
+Each run is `pretrain` on the corpus in FOLDER with two rows a step, however many processes share them. `whole` runs
+keep a copy of the weights in each process, `sharded` ones a part. `A_then_B` begins with A processes and goes on from
+their checkpoint at step 3 with B.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import os
 import shutil
@@ -22,25 +24,25 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from usdm.tokens import SpeechTextVocabulary
-from usdm.training.language_model import pretrain
+from usdm.training import language_model
 from usdm.training.lm_settings import LanguageModelSettings
 from usdm.training.lm_trainer import SpeechTextTrainer
 
 # Three rows to validate on: no multiple of two processes.
-STEPS = dataclasses.replace(SETTINGS, rows=2, validate_every=3, validation_rows=3, save_every=3)
-SHARDED = dataclasses.replace(STEPS, sharding="fsdp2")
+WHOLE = dataclasses.replace(SETTINGS, rows=2, validate_every=3, validation_rows=3, save_every=3)
+SHARDED = dataclasses.replace(WHOLE, sharding="fsdp2")
 
 
 def halved(settings: LanguageModelSettings) -> LanguageModelSettings:
+    """For two processes."""
     return dataclasses.replace(settings, rows=1)
 
 
-def cut_off(run: Path, copy: Path) -> Path:
+def cut_off(run: Path, copy: Path) -> None:
     """The run as it was after step 3."""
     shutil.copytree(run, copy)
     for path in (copy / "model", copy / "checkpoint-6"):
         shutil.rmtree(path)
-    return copy
 
 
 def watch_wrapper(folder: Path, rank: int) -> None:
@@ -51,11 +53,12 @@ def watch_wrapper(folder: Path, rank: int) -> None:
         weights = list(self.model.parameters())
         facts = {
             "run": Path(self.args.output_dir).name,
-            "processes": self.accelerator.num_processes,
+            "rank": rank,
+            "step": self.state.global_step,
             "sharded": isinstance(self.model, FSDPModule),
-            "weights": {type(weight).__name__ for weight in weights} == {DTensor.__name__},
-            "held": sum(getattr(weight, "_local_tensor", weight).numel() for weight in weights),
-            "float32": {weight.dtype for weight in weights} == {torch.float32},
+            "weights": sorted({type(weight).__name__ for weight in weights}),
+            "dtypes": sorted({str(weight.dtype) for weight in weights}),
+            "numbers": sum(w.to_local().numel() if isinstance(w, DTensor) else w.numel() for w in weights),
         }
         with (folder / f"wrappers-{rank}.jsonl").open("a") as file:
             file.write(json.dumps(facts) + "\n")
@@ -64,54 +67,56 @@ def watch_wrapper(folder: Path, rank: int) -> None:
     SpeechTextTrainer.evaluate = evaluate  # type: ignore[method-assign]
 
 
-class Processes:
-    """This one alone, or both."""
+class Launch:
+    """As `torchrun` would start this process, for a world of itself or of both."""
 
     def __init__(self, rank: int, port: int) -> None:
         self.rank, self.port = rank, port
 
-    def join(self, size: int) -> None:
+    def world(self, size: int) -> None:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-        self.port += 1
         names = {"RANK": self.rank, "LOCAL_RANK": self.rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
         os.environ |= {name: str(value) for name, value in names.items()}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.port)}
+        self.port += 1
 
 
 def main(folder: Path, rank: int, port: int) -> None:
     vocabulary = SpeechTextVocabulary.from_pretrained(folder)
+    language_model.draw_curves = lambda log, picture: None  # type: ignore[attr-defined]
+    gc.freeze()  # each run collects garbage, and need not search all that was imported
     watch_wrapper(folder, rank)
 
-    def train(run: Path, settings: LanguageModelSettings, **named: Any) -> None:
-        pretrain(tiny_model(vocabulary), vocabulary, [folder / "corpus.parquet"], run, settings, **named)
+    def train(run: str, settings: LanguageModelSettings) -> None:
+        model = tiny_model(vocabulary)
+        language_model.pretrain(model, vocabulary, [folder / "corpus.parquet"], folder / run, settings)
 
-    def prepared(run: str, copy: str) -> Path:
+    def first_process(prepare: Any, *paths: Path) -> None:
         if rank == 0:
-            cut_off(folder / run, folder / copy)
+            prepare(*paths)
         torch.distributed.barrier()
-        return folder / copy
 
-    processes = Processes(rank, port)
+    # The runs of whole copies come first: FSDP2, once used, is on in a process for good.
+    together, alone = Launch(rank, port), Launch(rank, port + 10)
+    together.world(2)
+    train("whole_2", halved(WHOLE))
+    train("whole_1_then_2", halved(WHOLE))
     if rank == 0:
-        processes.join(1)
-        train(folder / "sharded_1", SHARDED)
+        alone.world(1)
+        train("sharded_1", SHARDED)
         cut_off(folder / "sharded_1", folder / "sharded_1_then_2")
-        cut_off(folder / "whole_1", folder / "whole_1_then_2")
-    else:
-        processes.port += 1
-    processes.join(2)
-    train(folder / "sharded_2", halved(SHARDED))
-    train(folder / "sharded_1_then_2", halved(SHARDED))
-    train(prepared("sharded_2", "sharded_2_then_2"), halved(SHARDED))
-    if rank == 0:
-        shutil.rmtree(folder / "sharded_2_then_2" / "model")
-    torch.distributed.barrier()
-    train(folder / "sharded_2_then_2", halved(SHARDED))  # killed before it had written its model
+    together.world(2)
+    train("sharded_2", halved(SHARDED))
+    train("sharded_1_then_2", halved(SHARDED))
+    first_process(cut_off, folder / "sharded_2", folder / "sharded_2_then_2")
+    train("sharded_2_then_2", halved(SHARDED))
+    first_process(shutil.rmtree, folder / "sharded_2_then_2" / "model")
+    train("sharded_2_then_2", halved(SHARDED))  # as if it had been killed before its model was written
     if rank == 0:
         cut_off(folder / "sharded_2", folder / "sharded_2_then_1")
-        processes.join(1)
-        train(folder / "sharded_2_then_1", SHARDED)
+        alone.world(1)
+        train("sharded_2_then_1", SHARDED)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lm_models import quick_runs  # noqa: F401 (used by itself)
 from test_chain import FEW, QUICK
 from tiny_models import SENTENCES, SHORT_TEMPLATE, build_random_bundle, llama_tokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -113,12 +114,6 @@ FAMILIES = {
     ),
     "Mistral": Family("mistral", (), {}, "</s>", "<pad>", tied=False, start=("<s>",), config=GATED),
 }
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of loss curves, which would take most of the time."""
-    monkeypatch.setattr("usdm.training.language_model.draw_curves", lambda log, picture: None)
 
 
 @pytest.fixture(params=FAMILIES)
