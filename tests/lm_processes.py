@@ -2,7 +2,7 @@
 
     python lm_processes.py FOLDER RANK PORT
 
-Each run is `pretrain` on the corpus in FOLDER with two rows a step, however many processes share them. `whole` runs
+Each run is `pretrain` on the corpus in FOLDER with four rows a step, however many processes share them. `whole` runs
 keep a copy of the weights in each process, `sharded` ones a part. `A_then_B` begins with A processes and goes on from
 their checkpoint at step 3 with B.
 """
@@ -29,13 +29,13 @@ from usdm.training.lm_settings import LanguageModelSettings
 from usdm.training.lm_trainer import SpeechTextTrainer
 
 # Three rows to validate on: no multiple of two processes.
-WHOLE = dataclasses.replace(SETTINGS, rows=2, validate_every=3, validation_rows=3, save_every=3)
-SHARDED = dataclasses.replace(WHOLE, sharding="fsdp2")
+WHOLE = dataclasses.replace(SETTINGS, rows=4, validate_every=3, validation_rows=3, save_every=3)
+SHARDED = dataclasses.replace(WHOLE, rows=2, accumulation=2, sharding="fsdp2")
 
 
 def halved(settings: LanguageModelSettings) -> LanguageModelSettings:
     """For two processes."""
-    return dataclasses.replace(settings, rows=1)
+    return dataclasses.replace(settings, rows=settings.rows // 2)
 
 
 def cut_off(run: Path, copy: Path) -> None:
@@ -50,7 +50,7 @@ def watch_wrapper(folder: Path, rank: int) -> None:
     original = SpeechTextTrainer.evaluate
 
     def evaluate(self: SpeechTextTrainer, *given: Any, **named: Any) -> dict[str, float]:
-        weights = list(self.model.parameters())
+        weights, plugin = list(self.model.parameters()), getattr(self.accelerator.state, "fsdp_plugin", None)
         facts = {
             "run": Path(self.args.output_dir).name,
             "rank": rank,
@@ -58,6 +58,7 @@ def watch_wrapper(folder: Path, rank: int) -> None:
             "sharded": isinstance(self.model, FSDPModule),
             "weights": sorted({type(weight).__name__ for weight in weights}),
             "dtypes": sorted({str(weight.dtype) for weight in weights}),
+            "policy": str(getattr(plugin, "mixed_precision_policy", None)),
             "numbers": sum(w.to_local().numel() if isinstance(w, DTensor) else w.numel() for w in weights),
         }
         with (folder / f"wrappers-{rank}.jsonl").open("a") as file:
@@ -108,6 +109,7 @@ def main(folder: Path, rank: int, port: int) -> None:
         cut_off(folder / "sharded_1", folder / "sharded_1_then_2")
     together.world(2)
     train("sharded_2", halved(SHARDED))
+    train("sharded_bf16", dataclasses.replace(halved(SHARDED), bf16=True))
     train("sharded_1_then_2", halved(SHARDED))
     first_process(cut_off, folder / "sharded_2", folder / "sharded_2_then_2")
     train("sharded_2_then_2", halved(SHARDED))

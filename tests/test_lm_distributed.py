@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(prepared: Path) -> Path:
-    """One process without a launcher, two rows a step."""
+    """One process without a launcher, four rows a step."""
     vocabulary = SpeechTextVocabulary.from_pretrained(prepared)
     pretrain(tiny_model(vocabulary), vocabulary, [prepared / "corpus.parquet"], prepared / "alone", WHOLE)
     return prepared / "alone"
@@ -99,8 +100,24 @@ def test_processes_train_and_export_what_one_does_with_the_same_rows(runs: Path,
     assert mine["validation"] == pytest.approx(single["validation"], abs=1e-4)
 
 
+def wrappers(runs: Path) -> list[dict[str, Any]]:
+    """What the models were at each validation."""
+    return [json.loads(line) for rank in "01" for line in (runs / f"wrappers-{rank}.jsonl").read_text().splitlines()]
+
+
+def test_shards_compute_in_bfloat16_and_do_nothing_else_in_it(runs: Path, alone: Path) -> None:
+    facts = [fact for fact in wrappers(runs) if fact["run"] == "sharded_bf16"]
+    assert facts and all(fact["dtypes"] == ["torch.float32"] for fact in facts)
+    policy = "MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=None"
+    assert all(fact["policy"].startswith(policy) for fact in facts)
+    ours, theirs = (
+        [row["loss"] for row in read_log(run) if "loss" in row] for run in (runs / "sharded_bf16", alone)
+    )
+    assert ours == pytest.approx(theirs, abs=1e-3) and ours != pytest.approx(theirs, abs=1e-6)
+
+
 def test_weights_are_sharded_or_whole_as_was_asked(runs: Path) -> None:
-    facts = [json.loads(line) for rank in "01" for line in (runs / f"wrappers-{rank}.jsonl").read_text().splitlines()]
+    facts = [fact for fact in wrappers(runs) if fact["run"] != "sharded_bf16"]
     assert {fact["run"] for fact in facts} == {*RUNS}
     assert all(fact["dtypes"] == ["torch.float32"] for fact in facts)
     numbers = tiny_model(SpeechTextVocabulary.from_pretrained(runs)).num_parameters()
@@ -126,7 +143,7 @@ def test_one_process_goes_on_from_two(runs: Path, alone: Path) -> None:
     assert figures == pytest.approx(json.loads((alone / "model" / "training.json").read_text())["validation"], abs=1e-4)
     # Another number of rows a step is another training.
     cut_off(runs / "whole_2", runs / "other_rows")
-    with pytest.raises(InputError, match=r"other settings .*'data.rows_per_step': \(2, 1\)"):
+    with pytest.raises(InputError, match=r"other settings .*'data.rows_per_step': \(4, 1\)"):
         settings = dataclasses.replace(WHOLE, rows=1)
         pretrain(tiny_model(vocabulary), vocabulary, [runs / "corpus.parquet"], runs / "other_rows", settings)
 

@@ -98,7 +98,12 @@ class LanguageModelSettings:
             # Rows are skipped where they are made, and every process reads the same order and takes its share.
             ignore_data_skip=True,
             ddp_find_unused_parameters=False,  # every row uses all weights, so there is nothing to search for
-            accelerator_config={"dispatch_batches": False, "split_batches": False},
+            accelerator_config={
+                "dispatch_batches": False,
+                "split_batches": False,
+                # Sharded gradients of several passes are summed as shards: whole ones may not fit beside the weights.
+                "gradient_accumulation_kwargs": {"sync_each_batch": True} if self.sharding == "fsdp2" else None,
+            },
             remove_unused_columns=False,
             disable_tqdm=True,
             use_cpu=not torch.cuda.is_available(),

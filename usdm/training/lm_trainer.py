@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import IterableDataset
 from tqdm import tqdm
@@ -74,6 +74,21 @@ class SpeechTextTrainer(Trainer):
         if self.args.fsdp_plugin_args is not None and not self.is_fsdp_enabled:
             shard_on_cpu(self.accelerator, self.args)
             self.is_fsdp_enabled = True
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The sum over a step's tokens, divided by their number.
+
+        The trainer gives that number as a float, and FSDP2 rounds every float that goes into a model to bfloat16.
+        """
+        if isinstance(num_items_in_batch, Tensor):
+            num_items_in_batch = num_items_in_batch.long()
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     @torch.no_grad()
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
