@@ -1,7 +1,11 @@
-"""Small random language models of several kinds, and `transformers`' own generation with them."""
+"""Small random language models of several kinds, `transformers`' own generation with them, and quick training runs."""
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+
+import pytest
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
@@ -31,6 +35,16 @@ KINDS = {
     "gpt_neox": {"model_type": "gpt_neox"},  # a stranger
 }
 WRITTEN_OUT = {"mistral", "window", "llama", "qwen2"}  # kinds that do single tokens without `transformers`
+
+
+@pytest.fixture(autouse=True)
+def quick_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Without what takes most of a tiny run's time: the picture of its curves, and a search of all that was imported
+    for garbage."""
+    monkeypatch.setattr("usdm.training.language_model.draw_curves", lambda log, picture: None)
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def random_model(vocabulary: SpeechTextVocabulary, kind: str) -> PreTrainedModel:

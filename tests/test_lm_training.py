@@ -12,14 +12,19 @@ import sys
 import textwrap
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedModel
+from lm_models import quick_runs  # noqa: F401 (used by itself)
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel, modeling_flash_attention_utils
 
-from usdm.data.collation import collate_rows
-from usdm.data.packing import PackedRows, build_row
+from usdm.data.collation import collate_rows, flatten_rows
+from usdm.data.packing import PackedRow, PackedRows, build_row
 from usdm.data.sequences import TrainingSequence
 from usdm.data.speech_text import SpeechTextSequences
 from usdm.data.unit_corpus import UnitCorpus, UnitCorpusWriter, UnitSource, UnitUtterance
@@ -32,7 +37,7 @@ from usdm.tokens import (
     read_tokenizer,
 )
 from usdm.training.language_model import finetune, pretrain
-from usdm.training.lm_attention import PACKED, use_packed_attention
+from usdm.training.lm_attention import PACKED, check_packing, use_packed_attention
 from usdm.training.lm_settings import LanguageModelSettings
 from usdm.training.lm_trainer import newest_checkpoint
 from usdm.training.tokenizer import save_tokenizer, train_tokenizer
@@ -88,7 +93,7 @@ def tiny_model(vocabulary: SpeechTextVocabulary, model_type: str = "mistral") ->
         intermediate_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
-        num_key_value_heads=1,
+        **({} if model_type == "gpt_neox" else {"num_key_value_heads": 1}),
     )
 
 
@@ -100,24 +105,74 @@ def read_log(folder: Path) -> list[dict]:
 # Packed rows
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager", PACKED])
-@pytest.mark.parametrize("model_type", ["mistral", "llama", "qwen2"])
-def test_sequences_in_a_row_do_not_see_each_other(
-    vocabulary: SpeechTextVocabulary, model_type: str, attention: str
-) -> None:
-    model = tiny_model(vocabulary, model_type)
-    model.set_attn_implementation(attention)
+@pytest.fixture
+def flash_kernel(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Flash attention, which no CPU has, as far as `transformers` goes: its kernels are written out here.
+
+    Where sequences begin and end, as the kernel for several of them is told: `cu_seqlens`, once for each layer.
+    """
+    told: list[list[int]] = []
+
+    def whole(q: Tensor, k: Tensor, v: Tensor, softmax_scale: float | None = None, causal: bool = False) -> Tensor:
+        """(B, L, H, D), each row a sequence."""
+        q, k, v = (each.transpose(1, 2) for each in (q, k, v))
+        attended = functional.scaled_dot_product_attention(
+            q, k, v, is_causal=causal, scale=softmax_scale, enable_gqa=True
+        )
+        return attended.transpose(1, 2)
+
+    def several(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cu_seqlens_q: Tensor,
+        cu_seqlens_k: Tensor,
+        max_seqlen_q: int,
+        max_seqlen_k: int,
+        softmax_scale: float | None = None,
+        causal: bool = False,
+    ) -> Tensor:
+        """(L, H, D), the sequences behind each other."""
+        told.append(cu_seqlens_q.tolist())
+        parts = [each.tensor_split(cu_seqlens_q[1:-1].tolist()) for each in (q, k, v)]
+        attended = [
+            whole(*(part[None] for part in sequence), softmax_scale, causal)[0] for sequence in zip(*parts, strict=True)
+        ]
+        return torch.cat(attended)
+
+    kernels = (whole, several, None, None, None)
+    monkeypatch.setattr(modeling_flash_attention_utils, "_lazy_imports", lambda *_, **__: kernels)
+    monkeypatch.setattr(modeling_flash_attention_utils, "_loaded_implementation", None)
+    monkeypatch.setattr(PreTrainedModel, "_flash_attn_can_dispatch", lambda *_, **__: True)
+    return told
+
+
+def packed_sequences(vocabulary: SpeechTextVocabulary) -> tuple[list[TrainingSequence], list[PackedRow]]:
+    """Three sequences of 52 ids together, and two rows of 60 with all of them."""
     rng = np.random.default_rng(0)
     sequences = []
     for length in (17, 5, 30):
         ids = rng.integers(0, len(vocabulary), length).astype(np.int32)
-        sequences.append(TrainingSequence(ids, ids.copy(), np.zeros(length, np.int8)))
-    batch = collate_rows([build_row(sequences, 60, vocabulary.pad_id), build_row(sequences[::-1], 60, 0)])
-    labels = batch.pop("labels")
+        labels = ids.copy()
+        labels[0] = -100
+        sequences.append(TrainingSequence(ids, labels, np.zeros(length, np.int8)))
+    return sequences, [build_row(sequences, 60, vocabulary.pad_id), build_row(sequences[::-1], 60, 0)]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager", PACKED, "flex_attention", "flash_attention_2"])
+@pytest.mark.parametrize("model_type", ["mistral", "llama", "qwen2", "gpt_neox"])
+def test_sequences_in_a_row_do_not_see_each_other(
+    vocabulary: SpeechTextVocabulary, model_type: str, attention: str, flash_kernel: list[list[int]]
+) -> None:
+    model = tiny_model(vocabulary, model_type)
+    model.config._attn_implementation = attention
+    sequences, rows = packed_sequences(vocabulary)
+    batch = (flatten_rows if "flash" in attention else collate_rows)(rows)
+    labels = batch.pop("labels").view(2, -1)
     assert set(batch) == {"input_ids", "position_ids"}
     reference = tiny_model(vocabulary, model_type)
-    with torch.no_grad():
-        packed = model(**batch, use_cache=False).logits
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # flex attention, compiled, takes a minute
+        packed = model(**batch, use_cache=False).logits.view(2, 60, -1)
         start = 0
         for each in sequences:
             alone = reference(torch.from_numpy(each.input_ids).long()[None], use_cache=False).logits[0]
@@ -126,6 +181,41 @@ def test_sequences_in_a_row_do_not_see_each_other(
         alone = reference(torch.from_numpy(sequences[-1].input_ids).long()[None], use_cache=False).logits[0]
         torch.testing.assert_close(packed[1, : len(alone)], alone, atol=2e-6, rtol=1e-5)
     assert labels[0, 52:].eq(-100).all()
+    bounds = [0, 17, 22, 52, 60, 60 + 30, 60 + 35, 60 + 52, 120]
+    assert flash_kernel == ([bounds] * 2 if "flash" in attention else [])
+
+
+def test_several_rows_under_flash_attention_are_trained_as_one(
+    vocabulary: SpeechTextVocabulary, corpus: Path, tmp_path: Path, flash_kernel: list[list[int]]
+) -> None:
+    settings = dataclasses.replace(SETTINGS, steps=2, rows=3, save_every=2, validate_every=2)
+    runs = []
+    for attention in ("eager", "flash_attention_2"):
+        model = tiny_model(vocabulary)
+        model.config._attn_implementation = attention
+        figures = pretrain(model, vocabulary, [corpus], tmp_path / attention, settings)
+        runs.append((figures, [row.get("loss") for row in read_log(tmp_path / attention)]))
+    assert runs[0][0] == pytest.approx(runs[1][0], abs=1e-5)
+    assert runs[0][1][:2] == pytest.approx(runs[1][1][:2], abs=1e-5)
+    assert {bounds[-1] for bounds in flash_kernel} >= {3 * 96}
+    assert all({96, 192} <= {*bounds} for bounds in flash_kernel if bounds[-1] == 3 * 96)
+    # What it would be otherwise:
+    with pytest.raises(InputError, match=r"mistral with attention 'flash_attention_2' does not keep sequences apart"):
+        check_packing(model, collate_rows, torch.device("cpu"))
+
+
+def test_a_model_that_cannot_be_packed_is_refused_before_it_is_trained(
+    vocabulary: SpeechTextVocabulary, corpus: Path, tmp_path: Path
+) -> None:
+    for model_type, sizes in (
+        ("bloom", {"hidden_size": 16, "n_layer": 2, "n_head": 2}),  # tells positions by distance, and heeds no others
+        ("mamba", {"hidden_size": 16, "state_size": 4, "num_hidden_layers": 2}),  # its state goes on
+    ):
+        model = build_model(vocabulary, model_type, **sizes)
+        before = model.get_input_embeddings().weight.detach().clone()
+        with pytest.raises(InputError, match=f"{model_type} with attention .* does not keep sequences apart .* 100%"):
+            pretrain(model, vocabulary, [corpus], tmp_path / model_type, SETTINGS)
+        assert torch.equal(model.get_input_embeddings().weight, before)
 
 
 def test_gradients_through_packed_attention_are_those_through_the_mask(vocabulary: SpeechTextVocabulary) -> None:
@@ -336,6 +426,50 @@ def test_other_units_than_the_models_are_refused(
     other = UnitSource(20, 50, SOURCE.centroid_hash)
     with pytest.raises(InputError, match="the pretrained model and .* hold different units: unit_rate 50 against 25"):
         finetune(tiny_model(vocabulary), vocabulary, [corpus], tmp_path, SETTINGS, unit_source=other)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_what_is_trained_is_float32(
+    vocabulary: SpeechTextVocabulary, corpus: Path, tmp_path: Path, bf16: bool
+) -> None:
+    """In bfloat16 a step of 2e-5 is less than half the way from a weight of 0.02 to its neighbour."""
+    model = tiny_model(vocabulary).to(torch.bfloat16)
+    head: Any = model.get_output_embeddings()
+    head.weight.data.fill_(0.02)
+    start = head.weight.detach().float().clone()
+    settings = dataclasses.replace(
+        SETTINGS, learning_rate=2e-5, warmup_steps=0, schedule="constant", validate_every=None, bf16=bf16
+    )
+    pretrain(model, vocabulary, [corpus], tmp_path, settings)
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    moved = (head.weight.detach() - start).abs()
+    assert moved.median() > 2e-5 and moved.max() < 1.3e-4
+    # The file has what the model came in; the checkpoint what goes on to be trained.
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["dtype"] == "bfloat16"
+    checkpoint = load_file(tmp_path / "checkpoint-6" / "model.safetensors")
+    assert torch.equal(checkpoint["lm_head.weight"], head.weight)
+
+
+def test_an_adapter_is_float32_beside_weights_that_stay_as_they_are_stored(
+    vocabulary: SpeechTextVocabulary, corpus: Path, tmp_path: Path
+) -> None:
+    peft = pytest.importorskip("peft")
+    adapter = peft.LoraConfig(
+        r=2, target_modules="all-linear", modules_to_save=["input_embeddings"], task_type="CAUSAL_LM"
+    )
+    untrained = tiny_model(vocabulary).to(torch.bfloat16).state_dict()
+    for bf16 in (False, True):
+        model = tiny_model(vocabulary).to(torch.bfloat16)
+        settings = dataclasses.replace(SETTINGS, bf16=bf16, validate_every=None)
+        pretrain(model, vocabulary, [corpus], tmp_path / str(bf16), settings, adapter=adapter, dtype=torch.float32)
+        trained = {weight.dtype for weight in model.parameters() if weight.requires_grad}
+        frozen = {weight.dtype for weight in model.parameters() if not weight.requires_grad}
+        assert trained == {torch.float32}
+        assert frozen == ({torch.bfloat16} if bf16 else {torch.float32})
+        merged = load_model(tmp_path / str(bf16) / "model").state_dict()
+        name = "model.layers.0.self_attn.q_proj.weight"
+        update = merged[name] - untrained[name].float()
+        assert 0 < update.abs().max() < 0.05 and torch.linalg.matrix_rank(update, rtol=1e-3) <= 2  # not rounded
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(vocabulary: SpeechTextVocabulary, corpus: Path, tmp_path: Path) -> None:

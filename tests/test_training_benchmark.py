@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,9 @@ def test_a_plan_adds_up() -> None:
         num_attention_heads=32,
         num_key_value_heads=8,
     )
-    settings = LanguageModelSettings(steps=2000, accumulation=128, gradient_checkpointing=True, sharding="fsdp2")
+    settings = LanguageModelSettings(
+        steps=2000, accumulation=128, bf16=True, gradient_checkpointing=True, sharding="fsdp2"
+    )
     whole = plan_training(published, settings, corpus_hours=87_000, unit_rate=50)
     assert whole.parameters == whole.trained_parameters == 7_323_676_672
     assert whole.tokens == 2000 * 1024 * 8192 and whole.epochs == pytest.approx(0.93, abs=0.01)
@@ -105,6 +108,13 @@ def test_a_plan_adds_up() -> None:
     lora = pytest.importorskip("peft").LoraConfig(r=64, target_modules="all-linear", task_type="CAUSAL_LM")
     few = plan_training(published, settings, adapter=lora, corpus_hours=87_000, unit_rate=50)
     assert few.trained_parameters < 0.03 * few.parameters and few.state_bytes < whole.state_bytes / 4
+    # Frozen weights stay in bfloat16 only where that is computed in; of whole copies autocast keeps another.
+    single = replace(settings, bf16=False)
+    frozen = few.parameters - few.trained_parameters
+    more = plan_training(published, single, adapter=lora, corpus_hours=1, unit_rate=50).state_bytes - few.state_bytes
+    assert more == pytest.approx(2 * frozen / 8, rel=1e-6)
+    copied = plan_training(published, replace(settings, sharding="none"), corpus_hours=1, unit_rate=50)
+    assert copied.state_bytes == 7_323_676_672 * 18
     # Frozen weights need no gradient; the adapter's own weights are few.
     assert few.hours == pytest.approx(whole.hours * 2 / 3, rel=0.03)
     with pytest.raises(InputError, match="gpu=T4: there are H200"):

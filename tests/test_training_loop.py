@@ -70,6 +70,16 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path: Path, stop_at: int) 
         torch.testing.assert_close(right[name], value, rtol=0, atol=0)
 
 
+def test_a_checkpoint_of_another_device_goes_on_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train(LineTask(), SETTINGS, tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:7")  # what the file says of tensors
+        train(LineTask(9), SETTINGS, tmp_path / "killed")
+    with pytest.raises(RuntimeError, match="CUDA"):
+        torch.load(tmp_path / "killed" / "checkpoint.pt", weights_only=True)
+    assert train(LineTask(), SETTINGS, tmp_path / "killed") == whole
+
+
 def test_it_learns_and_leaves_its_record(tmp_path: Path) -> None:
     figures = train(LineTask(), replace(SETTINGS, steps=150), tmp_path)
     assert figures["error"] < 0.7

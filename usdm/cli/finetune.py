@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
@@ -20,7 +19,7 @@ def run(config: DictConfig) -> None:
     disable_progress_bar()  # of every file that is read or written
     settings = arguments(OmegaConf.masked_copy(config, [str(key) for key in config if key != "llm"]))  # built below
     if config.llm is None:
-        model: PreTrainedModel = load_model(config.pretrained, dtype=torch.float32)
+        model: PreTrainedModel = load_model(config.pretrained)
         vocabulary = SpeechTextVocabulary.from_pretrained(config.pretrained)
         unit_source = UnitSource.load(config.pretrained)
     else:

@@ -17,3 +17,8 @@ def collate_rows(rows: Sequence[PackedRow]) -> dict[str, Tensor]:
         name: torch.from_numpy(np.stack([getattr(row, name) for row in rows])).long()
         for name in ("input_ids", "labels", "position_ids")
     }
+
+
+def flatten_rows(rows: Sequence[PackedRow]) -> dict[str, Tensor]:
+    """The same as one row: (1, B * L). Each row begins with a sequence, at position 0 and without a label."""
+    return {name: tensor.view(1, -1) for name, tensor in collate_rows(rows).items()}

@@ -1,7 +1,11 @@
 """Rows of a fixed length, filled with whole sequences that do not see each other.
 
 `position_ids` restart at 0 with each sequence and there is no attention mask: from that the models of
-`transformers` (5.x) derive the block-diagonal causal mask, in every attention implementation.
+`transformers` (5.24) derive the block-diagonal causal mask for the attention implementations `eager`, `sdpa` and
+`flex_attention`, row by row. Flash attention sees the restarts in a batch of one row alone and takes a batch of
+several for unpacked, so there `usdm.data.collation.flatten_rows` makes one row of them. Models that heed no
+`position_ids` (BLOOM, MPT, state-space models) let packed sequences see each other under any implementation:
+`usdm.training.lm_attention.check_packing` finds out before anything is trained.
 """
 
 from __future__ import annotations
@@ -138,3 +142,10 @@ class PackedRows(IterableDataset[PackedRow]):
             rows, left_out = row_number - first, self.source.left_out
             logger.info("epoch %d: %d rows of %d ids; %d utterances left out", epoch, rows, self.row_length, left_out)
             epoch += 1
+
+
+class NoRows(IterableDataset[PackedRow]):
+    """What a run reads that has read everything."""
+
+    def __iter__(self) -> Iterator[PackedRow]:
+        return iter(())

@@ -185,10 +185,7 @@ def _flat(column: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int64]]:
 
 
 def _marks(vocabulary: SpeechTextVocabulary) -> SequenceMarks:
-    end = vocabulary.tokenizer.eos_token_id
-    if end is None or not vocabulary.start_ids:
-        raise InputError("the tokenizer has no id that begins or ends a sequence: set its bos_token and eos_token")
-    ids = (vocabulary.start_ids, [end], [vocabulary.continue_id], [vocabulary.correspond_id])
+    ids = (vocabulary.start_ids, vocabulary.end_ids, [vocabulary.continue_id], [vocabulary.correspond_id])
     return SequenceMarks(*(np.array(mark, np.int32) for mark in ids))
 
 

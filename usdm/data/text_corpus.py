@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from usdm.data.sequences import KIND_INDEX, TrainingSequence, cut
 from usdm.interleave import keyed_generator
@@ -31,8 +32,8 @@ class TextBlock(NamedTuple):
 class TextSequences:
     """Documents, one a line: of a .txt file, or under "text" in a .jsonl file.
 
-    Longer documents are cut to rows. Speech tokens that a document spells out are left out of it. Empty lines are
-    left out and counted in `left_out`.
+    Longer documents are cut to rows. Speech tokens that a document spells out are left out of it. Lines without
+    text are left out and counted in `left_out`.
 
     Args:
         paths: files, or folders of them.
@@ -63,8 +64,9 @@ class TextSequences:
         documents = self._documents(block)
         name = f"order of text {block.file}/{block.start}"
         for index in keyed_generator(self.seed, epoch, name).permutation(len(documents)).tolist():
-            if documents[index]:
-                yield from cut(self._sequence(documents[index]), self.row_length)
+            text = np.array(self.vocabulary.encode_text(documents[index]), np.int32)
+            if len(text := text[self._is_text[text]]):
+                yield from cut(self._sequence(text), self.row_length)
             else:
                 self.left_out += 1
 
@@ -81,12 +83,8 @@ class TextSequences:
             return [line.decode("utf-8", errors="replace").strip() for line in lines]
         return [_text_of(line, file) for line in lines]
 
-    def _sequence(self, document: str) -> TrainingSequence:
-        vocabulary = self.vocabulary
-        text = np.array(vocabulary.encode_text(document), np.int32)
-        end = vocabulary.tokenizer.eos_token_id
-        ends = [] if end is None else [end]
-        ids = np.concatenate([vocabulary.start_ids, text[self._is_text[text]], ends]).astype(np.int32)
+    def _sequence(self, text: NDArray[np.int32]) -> TrainingSequence:
+        ids = np.concatenate([self.vocabulary.start_ids, text, self.vocabulary.end_ids]).astype(np.int32)
         labels = ids.copy()
         labels[0] = IGNORED
         return TrainingSequence(ids, labels, np.full(len(ids), KIND_INDEX["text"], np.int8))

@@ -47,8 +47,8 @@ class TokenizedUtterance(NamedTuple):
 class SequenceMarks(NamedTuple):
     """The ids that structure a sequence."""
 
-    start: NDArray[np.int32]  # before everything
-    end: NDArray[np.int32]  # after everything
+    start: NDArray[np.int32]  # before everything; may be empty
+    end: NDArray[np.int32]  # after everything; may be empty
     continuation: NDArray[np.int32]  # <|continue|>
     correspondence: NDArray[np.int32]  # <|correspond|>
 

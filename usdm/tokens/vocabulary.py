@@ -2,6 +2,11 @@
 
 Text ids come first (the base tokenizer's own), then the two tags, then the units as one block in order, and
 last a pad token if the base has none. Unit and id are therefore one addition apart, at the block's offset.
+
+How a sequence begins and ends is the base tokenizer's matter, as its model has learnt it. It begins with what the
+tokenizer puts before a text: <s> for Llama 2 and Mistral, nothing for Qwen, SmolLM2, GPT-2 and GPT-NeoX. It ends with
+the tokenizer's end of sequence, if that has one. Beginning, end and pad may be one token: what is padding is said by
+labels and positions, never read off the ids.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from tokenizers import AddedToken
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from usdm.checkpoint import CONFIG_FILE, read_config
 from usdm.types import InputError
 
 CONTINUE = "<|continue|>"  # the next span carries on in the other modality
@@ -103,9 +109,15 @@ class SpeechTextVocabulary:
 
     @cached_property
     def start_ids(self) -> tuple[int, ...]:
-        """What the tokenizer puts before every sequence: its beginning-of-sequence id, or nothing."""
+        """What every sequence begins with: the ids that the tokenizer puts before a text, or nothing."""
         ids = self.tokenizer.backend_tokenizer.encode(CORRESPOND, add_special_tokens=True).ids
         return tuple(ids[: ids.index(self.correspond_id)])
+
+    @cached_property
+    def end_ids(self) -> tuple[int, ...]:
+        """What every sequence ends with: the tokenizer's end-of-sequence id, or nothing."""
+        end = self.tokenizer.eos_token_id
+        return () if end is None else (end,)
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
@@ -174,11 +186,17 @@ def read_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     """The tokenizer exactly as `tokenizer.json` describes it.
 
     Model-specific tokenizer classes build their normalizer anew from flags, and lose some of these flags when
-    saved, so that the same text gets other ids; the generic class reads and writes the file as it is.
+    saved, so that the same text gets other ids; the generic class reads and writes the file as it is. What such a
+    class knows by heart (GPT-2's end of sequence stands in no file of its tokenizer) is taken from `config.json`.
+    Raises InputError if there is no `tokenizer.json`.
     """
     if not (Path(folder) / "tokenizer.json").is_file():
         raise InputError(f"{folder}: no tokenizer.json there; give the folder of a fast tokenizer")
     tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    if tokenizer.eos_token is None and (Path(folder) / CONFIG_FILE).is_file():
+        end = read_config(folder).get("eos_token_id")
+        if isinstance(end, int):
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     return tokenizer
 
 

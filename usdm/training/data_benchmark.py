@@ -24,7 +24,7 @@ from usdm.data.packing import PackedRows
 from usdm.data.sequences import TrainingSequence
 from usdm.data.speech_text import SpeechTextSequences
 from usdm.data.unit_corpus import METADATA_KEY, ROWS_PER_GROUP, SCHEMA, UnitCorpus, UnitSource
-from usdm.tokens import SpeechTextVocabulary
+from usdm.tokens import IGNORED, SpeechTextVocabulary
 
 WORDS_PER_UTTERANCE = 20
 UNITS_PER_WORD = 12  # about: 50 units a second, four words a second
@@ -131,7 +131,7 @@ def _read_packed(folder: Path, path: Path, units: int, row_length: int, rows: in
     source = SpeechTextSequences(UnitCorpus(path), vocabulary, row_length)
     start, tokens = time.perf_counter(), 0
     for row in islice(PackedRows(source, row_length, vocabulary.pad_id), rows):
-        tokens += int((row.input_ids != vocabulary.pad_id).sum())
+        tokens += int(np.flatnonzero(row.labels != IGNORED)[-1]) + 1  # what follows the last scored id is padding
     seconds = time.perf_counter() - start
     return DataSpeed("packed", units, tokens, seconds, tokens / (rows * row_length), _peak_bytes())
 

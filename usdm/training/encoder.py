@@ -303,7 +303,7 @@ def _averaged(checkpoint: Path, model: PhoneEncoder) -> dict[str, Tensor]:
     """The weights that a run of the loop would have saved."""
     if not checkpoint.is_file():
         raise InputError(f"{checkpoint} does not exist: initial= takes the folder of an earlier run")
-    average = torch.load(checkpoint, weights_only=True)["average"]
+    average = torch.load(checkpoint, weights_only=True, map_location="cpu")["average"]
     state = {name.removeprefix("model."): value for name, value in average.items()}
     own = model.state_dict()
     masked = "encoder.masked_spec_embed"  # what stands for a masked frame: only an encoder with masks has it

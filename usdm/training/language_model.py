@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from usdm.data.dialogs import DialogSequences
 from usdm.data.mixture import MixedRows, MixtureMember, WeightedSource
 from usdm.data.order import Order, Shuffled
-from usdm.data.packing import PackedRow, PackedRows
+from usdm.data.packing import NoRows, PackedRow, PackedRows
 from usdm.data.sequences import SequenceSource
 from usdm.data.speech_text import SEGMENT_UNITS, SpeechTextSequences
 from usdm.data.splices import Splices
@@ -36,6 +36,7 @@ from usdm.training.lm_attention import use_packed_attention
 from usdm.training.lm_folder import check_resumable, run_record, save_model
 from usdm.training.lm_settings import LanguageModelSettings
 from usdm.training.lm_trainer import LOG_FILE, SpeechTextTrainer, TrainingLog, newest_checkpoint
+from usdm.training.master_weights import hold_in_float32
 from usdm.types import Role
 
 logger = logging.getLogger(__name__)
@@ -70,14 +71,15 @@ def pretrain(
         mixture: further corpora, of units or of text, in set shares beside `corpora`.
         adapter: a configuration of the package `peft` (LoRA and others): what is trained in place of all weights.
             It is merged into the model that is saved.
-        dtype: storage of the final weights, for example torch.float16; None keeps the training's.
+        dtype: storage of the final weights, for example torch.float16; None is what `model` came in. What is trained
+            is float32 in any case.
 
     Returns:
         Validation losses (nats a token) over all tokens and by kind: see `usdm.data.sequences.KINDS`.
 
     Raises:
         InputError: model, vocabulary and corpora do not fit, a split is empty, the loss is not finite, or the
-            checkpoint found was made with other settings.
+            checkpoint found was made with other settings; or sequences of a row would see each other.
     """
     corpus = UnitCorpus(corpora)
     curriculum = [(0, segment_units)] if isinstance(segment_units, int) else list(segment_units)
@@ -203,26 +205,27 @@ def _train(
     folder.mkdir(parents=True, exist_ok=True)
     arguments = settings.arguments(folder)
     data["adapter"] = adapter_record(adapter)
+    data["rows_per_step"] = rows_per_step = arguments.train_batch_size * settings.accumulation * arguments.world_size
     record = {"settings": asdict(settings), "data": data, "units": asdict(corpus.source)}
-    rows_per_step = settings.rows * settings.accumulation * arguments.world_size
     checkpoint, start = newest_checkpoint(folder)
     # The first process alone writes, and the others wait for it here.
     with arguments.main_process_first(local=False, desc="what an earlier start left"):
         leads = arguments.process_index == 0
         check_resumable(record, folder, checkpoint, leads)
         log = TrainingLog(folder, start, rows_per_step * settings.row_length, leads)
-    rows = train_rows(rows_per_step, start * rows_per_step)
+    # A run that has all its steps is loaded like any other, which only the trainer knows how to, but reads nothing.
+    rows = train_rows(rows_per_step, start * rows_per_step) if start < settings.steps else NoRows()
     validation_rows = _validation_rows(dev, settings, vocabulary.pad_id)
     attention = model.config._attn_implementation
     if not settings.compile:
         use_packed_attention(model, settings.row_length)
-    trainer = SpeechTextTrainer(with_adapter(model, adapter), arguments, rows, validation_rows, log)
-    if start < settings.steps:
-        if checkpoint is not None:
-            logger.info("going on from step %d of %s", start, checkpoint)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    elif checkpoint is not None:
-        trainer._load_from_checkpoint(str(checkpoint))
+    stored = model.dtype
+    trained = with_adapter(model, adapter)
+    hold_in_float32(trained, settings.bf16)
+    trainer = SpeechTextTrainer(trained, arguments, rows, validation_rows, log)
+    if checkpoint is not None:
+        logger.info("going on from step %d of %s", start, checkpoint)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if log.validated != settings.steps:
         trainer.evaluate()
     model.set_attn_implementation(attention)
@@ -230,7 +233,7 @@ def _train(
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # gathered from all processes
     if trainer.is_world_process_zero():
         training = run_record(record, model, log, figures)
-        finished = finished_model(model.config, weights, adapter, dtype)
+        finished = finished_model(model.config, weights, adapter, dtype or stored)
         save_model(finished, vocabulary, corpus.source, template, training, folder)
         draw_curves(folder / LOG_FILE, folder / "curves.png")
     return figures

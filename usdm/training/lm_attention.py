@@ -1,4 +1,4 @@
-"""Attention over packed rows that computes each sequence on its own.
+"""Attention over packed rows: a check that sequences do not see each other, and a way to compute each on its own.
 
 Given `position_ids` that restart with each sequence, `transformers` masks what lies outside a sequence but computes
 it all the same. That is cheap on a GPU, whose varlen kernels skip it; on a CPU, rows of 1,024 ids with sequences of
@@ -7,14 +7,24 @@ it all the same. That is cheap on a GPU, whose varlen kernels skip it; on a CPU,
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
 
+from usdm.data.packing import PackedRow, build_row
+from usdm.data.sequences import TrainingSequence
+from usdm.types import InputError
+
 PACKED = "packed_sdpa"
+CHECKED_LENGTHS = (12, 20)  # of sequences in a row, in ids
+# Of what a stranger before a sequence changes in its logits. Where the sequence is kept to itself, tiny models of 15
+# kinds have at most 4e-7 in float32 and 0.015 in bfloat16; where it is not, they have 0.38 to 1.
+MOST_MIXED = 0.1
 
 
 def packed_attention(
@@ -30,10 +40,10 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Causal attention within each sequence: (B, H, L, D) queries, (B, G, L, D) keys and values -> (B, L, H, D).
 
-    `position_ids`, (B, L), are 0 where a sequence starts, the first of each row included. Without dropout.
+    `position_ids`, (B, L) or (1, L) for all rows, are 0 where a sequence starts, the first of each row included. Without dropout.
     """
     batch, heads, length, size = query.shape
-    starts = torch.nonzero(position_ids.flatten() == 0)[:, 0].tolist()
+    starts = torch.nonzero(position_ids.expand(batch, -1).flatten() == 0)[:, 0].tolist()
     lengths = [end - start for start, end in zip(starts, [*starts[1:], batch * length], strict=True)]
 
     def sequences(states: Tensor) -> tuple[Tensor, ...]:
@@ -50,6 +60,46 @@ def packed_attention(
 
 
 AttentionInterface.register(PACKED, packed_attention)
+
+
+@torch.no_grad()
+def check_packing(
+    model: PreTrainedModel, collate: Callable[[Sequence[PackedRow]], dict[str, Tensor]], device: torch.device
+) -> None:
+    """Compare a forward of packed rows with one of each sequence, on a small input.
+
+    Raises:
+        InputError: the model or its attention lets packed sequences see each other, or counts their positions on.
+    """
+    random = np.random.default_rng(0)
+    ids = [[random.integers(model.config.vocab_size, size=length) for length in CHECKED_LENGTHS] for _ in range(2)]
+    rows = [build_row([_sequence(each) for each in row], sum(CHECKED_LENGTHS), 0) for row in ids]
+    batch = {name: tensor.to(device) for name, tensor in collate(rows).items() if name != "labels"}
+
+    def logits(*sequences: Any) -> Tensor:
+        sequence = torch.from_numpy(np.concatenate(sequences))[None].to(device)
+        return model(input_ids=sequence, use_cache=False).logits[0].float()  # (L, V)
+
+    training = model.training
+    model.eval()
+    packed = model(**batch, use_cache=False).logits.float().view(len(rows), sum(CHECKED_LENGTHS), -1)
+    wrong = stranger = 0.0
+    for (first, second), row in zip(ids, packed, strict=True):
+        alone = logits(second)
+        wrong += float((row[len(first) :] - alone).norm())
+        stranger += float((logits(first, second)[len(first) :] - alone).norm())
+    model.train(training)
+    if wrong > MOST_MIXED * stranger:
+        config = model.config
+        raise InputError(
+            f"{config.model_type} with attention {config._attn_implementation!r} does not keep sequences apart that are "
+            f"packed into one row: their logits differ from those of the sequence alone by {wrong / stranger:.0%} of "
+            "what text before it changes; try attention=sdpa, or take a language model that heeds position_ids"
+        )
+
+
+def _sequence(ids: Any) -> TrainingSequence:
+    return TrainingSequence(ids, ids, np.zeros(len(ids), np.int8))
 
 
 def use_packed_attention(model: PreTrainedModel, row_length: int) -> None:

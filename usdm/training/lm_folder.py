@@ -33,6 +33,11 @@ FREE = {
     "report_to",
     "workers",
     "threads",
+    # How a step's rows, whose number is recorded, are shared out over processes and passes.
+    "rows",
+    "accumulation",
+    "sharding",
+    "gradient_checkpointing",
 }
 
 

@@ -8,22 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from transformers import TrainingArguments
+from transformers.training_args import ParallelMode
 
+from usdm.training.lm_sharding import FSDP2, ZERO3, sum_gradients_in_float32
 from usdm.types import InputError
-
-# The published size needs one of these: 7 B parameters with their gradients and AdamW's moments are 112 GB.
-FSDP2 = {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "state_dict_type": "SHARDED_STATE_DICT"}
-ZERO3: dict[str, Any] = {
-    "zero_optimization": {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True},
-    "bf16": {"enabled": "auto"},
-    "gradient_clipping": "auto",
-    "gradient_accumulation_steps": "auto",
-    "train_micro_batch_size_per_gpu": "auto",
-}
 
 
 @dataclass(frozen=True)
@@ -41,7 +33,7 @@ class LanguageModelSettings:
     row_length: int = 8192  # ids a row
     rows: int = 1  # a forward and backward pass, on each device
     accumulation: int = 1  # passes a step
-    bf16: bool = False
+    bf16: bool = False  # arithmetic; the weights that are trained are float32 in any case
     gradient_checkpointing: bool = False
     compile: bool = False  # torch.compile
     sharding: Literal["none", "fsdp2", "zero3"] = "none"  # over processes; zero3 needs DeepSpeed
@@ -66,9 +58,13 @@ class LanguageModelSettings:
                 )
 
     def arguments(self, output_dir: Path) -> TrainingArguments:
-        """The same for `transformers.Trainer`."""
+        """The same for `transformers.Trainer`.
+
+        Raises:
+            InputError: FSDP2 without a launcher of processes.
+        """
         cosine = self.schedule == "cosine"
-        return TrainingArguments(
+        arguments = TrainingArguments(
             output_dir=str(output_dir),
             max_steps=self.steps,
             learning_rate=self.learning_rate,
@@ -102,9 +98,21 @@ class LanguageModelSettings:
             # Rows are skipped where they are made, and every process reads the same order and takes its share.
             ignore_data_skip=True,
             ddp_find_unused_parameters=False,  # every row uses all weights, so there is nothing to search for
-            accelerator_config={"dispatch_batches": False, "split_batches": False},
+            accelerator_config={
+                "dispatch_batches": False,
+                "split_batches": False,
+                # Sharded gradients of several passes are summed as shards: whole ones may not fit beside the weights.
+                "gradient_accumulation_kwargs": {"sync_each_batch": True} if self.sharding == "fsdp2" else None,
+            },
             remove_unused_columns=False,
             disable_tqdm=True,
             use_cpu=not torch.cuda.is_available(),
             seed=self.seed,
         )
+        if self.sharding == "fsdp2" and arguments.parallel_mode != ParallelMode.DISTRIBUTED:
+            raise InputError(
+                "sharding=fsdp2 shares the weights out over processes: start them with torchrun --nproc-per-node N (1 "
+                "will do), or set sharding=none"
+            )
+        sum_gradients_in_float32(arguments)
+        return arguments

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import IterableDataset
 from tqdm import tqdm
@@ -25,18 +26,25 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils.generic import is_flash_attention_requested
 
-from usdm.data.collation import collate_rows
+from usdm.data.collation import collate_rows, flatten_rows
 from usdm.data.packing import PackedRow
 from usdm.data.sequences import KINDS
 from usdm.tokens import IGNORED
+from usdm.training.lm_attention import check_packing
+from usdm.training.lm_sharding import shard_on_cpu
 from usdm.types import InputError
 
 LOG_FILE = "log.jsonl"
+_VALIDATION = "validation/"  # before the names of its figures there
 
 
 class SpeechTextTrainer(Trainer):
-    """Trains on packed rows; its evaluation gives the loss (nats a token) of each kind of token."""
+    """Trains on packed rows; its evaluation gives the loss (nats a token) of each kind of token.
+
+    Before the first step it makes sure that sequences of a row do not see each other in this very model.
+    """
 
     control: TrainerControl
 
@@ -48,24 +56,47 @@ class SpeechTextTrainer(Trainer):
         validation_rows: Sequence[PackedRow],
         log: TrainingLog,
     ) -> None:
+        self.collate = flatten_rows if is_flash_attention_requested(model.config) else collate_rows
         super().__init__(
             model,
             arguments,
-            data_collator=collate_rows,
+            data_collator=self.collate,
             train_dataset=rows,
             eval_dataset=validation_rows,
-            callbacks=[log],
+            callbacks=[log, _PackingCheck(self)],
         )
         self.remove_callback(PrinterCallback)
         self.language_model = model
         self.validation_rows = validation_rows
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        if self.args.fsdp_plugin_args is not None and not self.is_fsdp_enabled:
+            shard_on_cpu(self.accelerator, self.args)
+            self.is_fsdp_enabled = True
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The sum over a step's tokens, divided by their number.
+
+        The trainer gives that number as a float, and FSDP2 rounds every float that goes into a model to bfloat16.
+        """
+        if isinstance(num_items_in_batch, Tensor):
+            num_items_in_batch = num_items_in_batch.long()
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     @torch.no_grad()
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Mean loss of the validation rows, over all tokens and by kind."""
         self.language_model.eval()
         sums = torch.zeros(2, len(KINDS), dtype=torch.float64, device=self.accelerator.device)
-        share = self.validation_rows[self.accelerator.process_index :: self.accelerator.num_processes]
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        share = _filled_up(self.validation_rows, processes)[rank::processes]
         size = self.args.per_device_train_batch_size
         for start in range(0, len(share), size):
             sums += self._sums_by_kind(share[start : start + size])
@@ -82,14 +113,31 @@ class SpeechTextTrainer(Trainer):
     def _sums_by_kind(self, rows: Sequence[PackedRow]) -> Tensor:
         """(2, kinds): summed loss, and number of scored tokens."""
         device = self.accelerator.device
-        batch = {name: tensor.to(device) for name, tensor in collate_rows(rows).items()}
-        labels = batch.pop("labels")[:, 1:].flatten()
+        batch = {name: tensor.to(device) for name, tensor in self.collate(rows).items()}
+        labels = batch.pop("labels")
+        kinds = torch.stack([torch.from_numpy(row.kinds) for row in rows]).to(device).long().view_as(labels)
+        labels, kinds = labels[:, 1:].flatten(), kinds[:, 1:].flatten()
         logits = self.language_model(**batch, use_cache=False).logits[:, :-1].flatten(0, 1).float()
-        kinds = torch.stack([torch.from_numpy(row.kinds) for row in rows])[:, 1:].flatten().to(device).long()
         scored = labels != IGNORED
         losses = functional.cross_entropy(logits[scored], labels[scored], reduction="none").double()
         ones = torch.ones_like(losses)
         return torch.stack([torch.bincount(kinds[scored], each, len(KINDS)) for each in (losses, ones)])
+
+
+def _filled_up(rows: Sequence[PackedRow], processes: int) -> list[PackedRow]:
+    """A multiple of `processes` rows: where weights are shared out, a forward needs all of them. The rest counts 0."""
+    missing = -len(rows) % processes
+    return [*rows, *[rows[0]._replace(labels=np.full_like(rows[0].labels, IGNORED))] * missing]
+
+
+class _PackingCheck(TrainerCallback):
+    """When the model lies where it is trained, in the precision and under the wrapper that it is trained in."""
+
+    def __init__(self, trainer: SpeechTextTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        check_packing(self.trainer.language_model, self.trainer.collate, self.trainer.accelerator.device)
 
 
 class TrainingLog(TrainerCallback):
@@ -106,11 +154,15 @@ class TrainingLog(TrainerCallback):
         self.path = folder / LOG_FILE
         self.writes = writes
         self.tokens_per_step = tokens_per_step
-        self.seconds = self._keep_until(start)  # of training, over all starts
+        kept = self._keep_until(start)
+        self.seconds: float = max((row["seconds"] for row in kept if "seconds" in row), default=0.0)  # over all starts
         self.clock = self.lap = time.monotonic()  # of this start; of what is logged next
         self.logged = start
-        self.validation: dict[str, float] = {}
-        self.validated = -1  # the step of that
+        last = next((row for row in reversed(kept) if _VALIDATION + "loss" in row), {"step": -1})
+        self.validated: int = last["step"]
+        self.validation: dict[str, float] = {
+            name.removeprefix(_VALIDATION): value for name, value in last.items() if name.startswith(_VALIDATION)
+        }
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.clock = self.lap = time.monotonic()
@@ -141,7 +193,7 @@ class TrainingLog(TrainerCallback):
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **found: Any) -> None:
         self.validation = {name.removeprefix("eval_"): value for name, value in found["metrics"].items()}
         self.validated = state.global_step
-        losses = {f"validation/{name}": value for name, value in self.validation.items()}
+        losses = {_VALIDATION + name: value for name, value in self.validation.items()}
         self._append({"step": state.global_step, **losses})
         self.lap = time.monotonic()
 
@@ -160,9 +212,9 @@ class TrainingLog(TrainerCallback):
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
-    def _keep_until(self, step: int) -> float:
+    def _keep_until(self, step: int) -> list[dict[str, Any]]:
         if not self.path.exists():
-            return 0.0
+            return []
         # A kill may have cut off the last line: only lines with an end count.
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
         rows = [json.loads(line) for line in lines if line.endswith("\n")]
@@ -171,7 +223,7 @@ class TrainingLog(TrainerCallback):
             part = self.path.with_name(LOG_FILE + ".part")
             part.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
             os.replace(part, self.path)
-        return max((row["seconds"] for row in kept if "seconds" in row), default=0.0)
+        return kept
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, int]:

@@ -216,7 +216,8 @@ class _Run:
         path = self.folder / "checkpoint.pt"
         if not path.exists():
             return 0
-        state = torch.load(path, weights_only=True)
+        # On the CPU first, whatever device wrote it; each tensor then goes where the one is that it replaces.
+        state = torch.load(path, weights_only=True, map_location="cpu")
         # What decides the numbers must agree; how often to log or save may change.
         free = {"log_every", "validate_every", "save_every", "threads"}
         then, now = json.loads(state["settings"]), json.loads(json.dumps(dataclasses.asdict(self.settings)))
@@ -234,7 +235,7 @@ class _Run:
         self.learner.load_state(state)
         if self.critic is not None:
             self.critic.load_state(state["critic"])
-        self.average = state["average"]
+        self.average = {name: value.to(self.average[name].device) for name, value in state["average"].items()}
         self.seconds = state["seconds"]
         self.accelerator.wait_for_everyone()  # all have read the checkpoint before it is replaced
         if self.accelerator.is_main_process:

@@ -2,7 +2,8 @@
 
 Model FLOPs are counted as in PaLM (arXiv 2204.02311, appendix B): 6 for each weight that multiplies and token, and
 12 x layers x width x row for attention; an adapter spares the gradients of the weights it leaves alone, a third of
-that. Memory is that of weights, gradients and AdamW's moments, which is exact, and of activations, an estimate.
+that. Memory is that of weights, gradients and AdamW's moments, in float32, which is exact, and of activations, an
+estimate.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from usdm.types import InputError
 BYTES_PER_UNIT = 2.6  # of a Parquet unit corpus: uint16, hardly compressible, and words beside it
 TOKENS_PER_UNIT = 1.15  # of interleaved sequences, text included
 STATE_BYTES = 16  # a trained weight with its gradient and two moments, in float32
-FROZEN_BYTES = 2  # a weight that is only read, in bfloat16
+COPY_BYTES = 2  # of a trained weight in bfloat16, which autocast keeps from its first product to the backward pass
+FROZEN_BYTES = {True: 2, False: 4}  # a weight that is only read; whether anything computes in bfloat16
 LAYER_BYTES = 34  # of activations for each token and unit of width, within a layer (arXiv 2205.05198)
 
 
@@ -56,7 +58,7 @@ class TrainingPlan:
     efficiency: float  # model FLOPs utilisation, 0..1
     corpus_bytes: int  # of the unit corpus on disk, about
     checkpoint_bytes: int  # of one checkpoint on disk
-    state_bytes: int  # a process: weights, gradients, moments
+    state_bytes: int  # a process: weights, gradients, moments; autocast's copies
     activation_bytes: int  # a process, an estimate
     gpu_bytes: int
 
@@ -118,10 +120,16 @@ def plan_training(
         efficiency=efficiency,
         corpus_bytes=int(units * BYTES_PER_UNIT),
         checkpoint_bytes=trained * 12,  # weights and two moments, in float32
-        state_bytes=math.ceil((trained * STATE_BYTES + (parameters - trained) * FROZEN_BYTES) / shared),
+        state_bytes=_state_bytes(trained, parameters - trained, settings, shared),
         activation_bytes=_activation_bytes(model, settings),
         gpu_bytes=int(GPUS[gpu].memory),
     )
+
+
+def _state_bytes(trained: int, frozen: int, settings: LanguageModelSettings, shared: int) -> int:
+    """Where weights are shared out over processes, only a layer at a time is there whole, in bfloat16."""
+    copied = COPY_BYTES if settings.bf16 and settings.sharding == "none" else 0
+    return math.ceil((trained * (STATE_BYTES + copied) + frozen * FROZEN_BYTES[settings.bf16]) / shared)
 
 
 def flops_per_token(model: PreTrainedModel, row_length: int, adapter: bool) -> float:
