@@ -1,4 +1,4 @@
-"""Training over several processes: the same losses and weights as one, whole copies or FSDP2's parts, resumed at will."""
+"""Training over several processes, with whole copies of the weights or FSDP2's parts: what one process would make."""
 
 from __future__ import annotations
 
@@ -110,9 +110,7 @@ def test_shards_compute_in_bfloat16_and_do_nothing_else_in_it(runs: Path, alone:
     assert facts and all(fact["dtypes"] == ["torch.float32"] for fact in facts)
     policy = "MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=None"
     assert all(fact["policy"].startswith(policy) for fact in facts)
-    ours, theirs = (
-        [row["loss"] for row in read_log(run) if "loss" in row] for run in (runs / "sharded_bf16", alone)
-    )
+    ours, theirs = ([row["loss"] for row in read_log(run) if "loss" in row] for run in (runs / "sharded_bf16", alone))
     assert ours == pytest.approx(theirs, abs=1e-3) and ours != pytest.approx(theirs, abs=1e-6)
 
 

@@ -429,9 +429,7 @@ def test_other_units_than_the_models_are_refused(
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-def test_what_is_trained_is_float32(
-    vocabulary: SpeechTextVocabulary, corpus: Path, tmp_path: Path, bf16: bool
-) -> None:
+def test_what_is_trained_is_float32(vocabulary: SpeechTextVocabulary, corpus: Path, tmp_path: Path, bf16: bool) -> None:
     """In bfloat16 a step of 2e-5 is less than half the way from a weight of 0.02 to its neighbour."""
     model = tiny_model(vocabulary).to(torch.bfloat16)
     head: Any = model.get_output_embeddings()

@@ -40,7 +40,8 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Causal attention within each sequence: (B, H, L, D) queries, (B, G, L, D) keys and values -> (B, L, H, D).
 
-    `position_ids`, (B, L) or (1, L) for all rows, are 0 where a sequence starts, the first of each row included. Without dropout.
+    `position_ids`, (B, L) or (1, L) for all rows, are 0 where a sequence starts, the first of each row included.
+    Without dropout.
     """
     batch, heads, length, size = query.shape
     starts = torch.nonzero(position_ids.expand(batch, -1).flatten() == 0)[:, 0].tolist()
@@ -92,9 +93,9 @@ def check_packing(
     if wrong > MOST_MIXED * stranger:
         config = model.config
         raise InputError(
-            f"{config.model_type} with attention {config._attn_implementation!r} does not keep sequences apart that are "
-            f"packed into one row: their logits differ from those of the sequence alone by {wrong / stranger:.0%} of "
-            "what text before it changes; try attention=sdpa, or take a language model that heeds position_ids"
+            f"{config.model_type} with attention {config._attn_implementation!r} does not keep sequences apart that "
+            f"are packed into one row: their logits differ from those of the sequence alone by {wrong / stranger:.0%} "
+            "of what text before it changes; try attention=sdpa, or take a language model that heeds position_ids"
         )
 
 

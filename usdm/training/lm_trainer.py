@@ -47,6 +47,7 @@ class SpeechTextTrainer(Trainer):
     """
 
     control: TrainerControl
+    is_fsdp_enabled: bool
 
     def __init__(
         self,
