@@ -2,7 +2,7 @@
 
 from usdm.config.checks import check_config, fits, misfits, missing_keys, parameters, parts
 from usdm.config.experiments import show_experiments
-from usdm.config.folder import config_folder
+from usdm.config.folder import added_folders, config_folder
 from usdm.config.model_schemas import Precision, ReplyKind
 from usdm.config.schemas import OUTSIDE, SCHEMAS, arguments, register_schemas
 
@@ -11,6 +11,7 @@ __all__ = [
     "SCHEMAS",
     "Precision",
     "ReplyKind",
+    "added_folders",
     "arguments",
     "check_config",
     "config_folder",

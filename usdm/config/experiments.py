@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult, ConfigSource
@@ -79,9 +79,10 @@ class ExperimentSource(ConfigSource):
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         folder = self.folder / config_path
-        groups = [path.name for path in folder.iterdir() if path.is_dir()]
-        configs = [path.stem for path in folder.glob("*.yaml")]
-        return sorted({ObjectType.GROUP: groups, ObjectType.CONFIG: configs}.get(results_filter, groups + configs))
+        groups = {path.name for path in folder.iterdir() if path.is_dir()}
+        configs = {path.stem for path in folder.glob("*.yaml")}
+        kept = {ObjectType.GROUP: groups, ObjectType.CONFIG: configs}
+        return sorted(groups | configs if results_filter is None else kept[results_filter])
 
     def _file(self, config_path: str) -> Path:
         return self.folder / self._normalize_file_name(config_path)
