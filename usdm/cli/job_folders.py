@@ -34,7 +34,7 @@ def folder_of_job(_root_: DictConfig) -> str:
     base = Path("." if key is None else _root_[key] if key == FOLDER else Path(_root_[key]).parent)
     if OmegaConf.is_missing(_root_.hydra.job, "num"):
         return str(base / SWEEPS)
-    return str(_below(base, job_name(_root_, key)))
+    return str(base if key is None else _below(base, job_name(_root_, _root_.hydra, key)))
 
 
 OmegaConf.register_new_resolver(
@@ -44,28 +44,28 @@ OmegaConf.register_new_resolver(
 
 def give_own_places(config: DictConfig) -> None:
     """Let the folder or files that a job of a sweep writes be its own."""
-    root: Any = HydraConfig.instance().cfg
-    for key in (FOLDER, *FILES):
-        if config.get(key) is None:
-            continue
-        place, name = Path(config[key]), job_name(root, key)
+    names = {key: job_name(config, HydraConfig.get(), key) for key in (FOLDER, *FILES) if config.get(key) is not None}
+    for key, name in names.items():
+        place = Path(config[key])
         config[key] = str(_below(place, name) if key == FOLDER else _below(place.parent, name) / place.name)
-        if key != FOLDER:
+        if name and key != FOLDER and place.parent.is_dir():  # else the verb says what is wrong with it
             Path(config[key]).parent.mkdir(parents=True, exist_ok=True)
 
 
-def job_name(root: DictConfig, key: str | None = None) -> str:
+def job_name(config: DictConfig, hydra: Any, key: str) -> str:
     """The overrides that tell a job from others which write to the same `key`; empty if it is the only one."""
-    own = {*root.hydra.job.config.override_dirname.exclude_keys, *made_of(root, "hydra.sweep.subdir")}
-    own |= set() if key is None else made_of(root, key)
-    overrides = OverridesParser.create().parse_overrides(list(root.hydra.overrides.task))
-    told = [each for each in overrides if each.key_or_group not in own]
+    named_already = {*hydra.job.config.override_dirname.exclude_keys, *made_of(config, key)}
+    subdir = str(OmegaConf.to_container(hydra.sweep)["subdir"])  # type: ignore[call-overload, index]
+    for shared in REFERENCE.findall(subdir):
+        named_already |= made_of(config, shared)
+    overrides = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
+    told = [each for each in overrides if each.key_or_group not in named_already]
     return short(",".join(sorted(f"{each.get_key_element()}={each.get_value_element_as_str()}" for each in told)))
 
 
-def made_of(root: DictConfig, key: str) -> set[str]:
+def made_of(config: DictConfig, key: str) -> set[str]:
     """A key, and all keys that its value is put together from."""
-    written, found, waiting = OmegaConf.to_container(root), set(), [key]
+    written, found, waiting = OmegaConf.to_container(config), set(), [key]
     while waiting:
         key = waiting.pop()
         if key not in found:

@@ -118,7 +118,8 @@ def run_with_hydra(verb: str, arguments: Sequence[str], debug: bool) -> None:
             sys.exit(status)  # not an exception, to which Hydra would add lines of its own
         return None
 
-    sys.path.append(os.getcwd())  # a `_target_` may be the user's own
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a `_target_` may be the user's own
     register_schemas()
     show_experiments(verb, [config_folder(), *added_folders(arguments)])
     entry = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=verb)(job)

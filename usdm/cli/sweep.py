@@ -47,7 +47,7 @@ class Outcome:
 def attempt(
     config: DictConfig, work: Callable[[DictConfig], Figures | None], report: Callable[[Callable[[], None]], int]
 ) -> Outcome:
-    """One job's work in its own place, under `report`, which tells its errors. Neither these nor a defect are raised."""
+    """One job's work in its own place, under `report`, which tells its errors. No error is raised, nor is a defect."""
     figures: dict[str, float] = {}
     objective: Any = None
     error: BaseException | None = None
@@ -64,6 +64,8 @@ def attempt(
             error = stop
             raise
 
+    if accelerate := sys.modules.get("accelerate.state"):
+        accelerate.AcceleratorState._reset_state()  # it would keep the precision of a process' first job
     start = time.monotonic()
     try:
         status = report(remembered)
@@ -84,7 +86,7 @@ def save_config(config: DictConfig) -> None:
 
 
 def chosen(figures: Figures, name: Any) -> Any:
-    """The figure called `name`, several for a list, the first for None. Raises InputError for a name that is not there."""
+    """The figure called `name`, several for a list, the first for None. Raises InputError for an unknown name."""
     if name is None:
         return next(iter(figures.values()), None)
     if not isinstance(name, str):
@@ -183,7 +185,7 @@ def table_at_the_end() -> Iterator[None]:
 def table(rows: list[dict[str, Any]]) -> str:
     """A line a job, and below it what went wrong."""
     figures = list(dict.fromkeys(name for row in rows for name in row.get("figures", {})))
-    lines = [["job", "varied", *figures, "status", "seconds", "folder"]]
+    lines = [["job", "overrides", *figures, "status", "seconds", "folder"]]
     for row in rows:
         varied = " ".join(f"{key}={value}" for key, value in row["varied"].items())
         values = [row.get("figures", {}).get(name) for name in figures]
@@ -191,4 +193,4 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines.append([str(row["job"]), varied, *shown, row["status"], str(row.get("seconds", "")), row["folder"]])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join(text + [f"job {row['job']}: {row['error']}" for row in rows if row.get("error")])
+    return "\n".join(text + [f"job {row['job']}: {row['error'].splitlines()[0]}" for row in rows if row.get("error")])
