@@ -100,7 +100,7 @@ class ExperimentSource(ConfigSource):
         overrides = [entry for entry in defaults if str(entry).startswith("{'override ")]
         chosen = [entry for entry in defaults if entry not in overrides]
         chosen += [] if "_self_" in chosen else ["_self_"]
-        chosen += [f"{file.stem}/{self.verb}"] if self.verb in _sections(file) else []
+        chosen += [f"/{GROUP}/{name}/{self.verb}"] if self.verb in _sections(file) else []
         return {"defaults": chosen + overrides, **written}  # Hydra wants overrides last
 
 
