@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -14,8 +16,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ValidationError
 
 from usdm.cli.main import verbs
+from usdm.cli.stage import Stage
 from usdm.config import (
     OUTSIDE,
     SCHEMAS,
@@ -27,7 +31,10 @@ from usdm.config import (
     parameters,
     parts,
     register_schemas,
+    show_experiments,
 )
+from usdm.config.experiments import STAGES
+from usdm.training.kmeans import fit_kmeans
 from usdm.types import InputError
 
 # Arguments that the code gives, so that no configuration may.
@@ -39,35 +46,17 @@ GIVEN_BY_CODE = {
     "usdm.chain.random_parts.random_pipeline": {"options"},
 }
 
-# The function that does a stage's work, and takes its settings as keyword arguments.
-STAGES = {
-    "prepare_dialogs": "data_prep.dialog_text.prepare_dialogs",
-    "prepare_sentences": "data_prep.sentences.prepare_sentences",
-    "synthesize_corpus": "data_prep.speech_corpus.synthesize_corpus",
-    "import_recordings": "data_prep.recordings.import_recordings",
-    "make_held_out": "data_prep.held_out.make_held_out",
-    "import_corpus": "data_prep.corpora.import_corpus",
-    "transcribe": "data_prep.transcripts.transcribe_corpus",
-    "align": "data_prep.alignment.align_corpus",
-    "convert_units": "usdm.units.conversion.convert_extractor",
-    "fit_kmeans": "usdm.training.kmeans.fit_kmeans",
-    "extract_units": "usdm.data.extraction.extract_units",
-    "average_models": "usdm.training.average.average_models",
-    "package_model": "usdm.training.package.package_model",
-}
-
-
-@pytest.fixture(autouse=True)
-def _hydra() -> Iterator[None]:
-    register_schemas()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        yield
+# Verbs that take their sections of an experiment, but whose file in `conf/` is itself all that there is to say.
+WITHOUT_SECTION = {"align", "transcribe", "import_corpus", "average_models"}
 
 
 @cache
 def composed(verb: str, *overrides: str) -> DictConfig:
     """To be read only: the same object serves several tests."""
-    return compose(verb, overrides=list(overrides), return_hydra_config=True)
+    register_schemas()
+    show_experiments(verb, [config_folder()])
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return compose(verb, overrides=list(overrides), return_hydra_config=True)
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
@@ -76,21 +65,22 @@ def without_hydra(config: DictConfig) -> DictConfig:
 
 def options_of(verb: str) -> Iterator[str]:
     """One override for each option of each group that the verb's defaults list chooses from."""
-    for choice in composed(verb).hydra.runtime.choices:
+    for choice, chosen in composed(verb).hydra.runtime.choices.items():
         group = choice.partition("@")[0]
         if not group.startswith("hydra"):
             for path in sorted((config_folder() / group).glob("*.yaml")):
-                yield f"{choice}={path.stem}"
+                if group != "loop" or ("part" in (chosen, path.stem)) == (chosen == path.stem):
+                    yield f"{choice}={path.stem}"
 
 
 def problems(config: DictConfig) -> list[str]:
     """Arguments that a part has too many or does not list, over the whole configuration."""
     found = []
     for key in list(missing_keys(config)):
-        if "." in key:  # a part's mandatory argument, which others may refer to
+        with suppress(ValidationError):  # where the schema wants a number
             OmegaConf.update(config, key, "given")
     for path, part in parts(config):
-        found += misfits(path, part)
+        found += [misfit for misfit in misfits(path, part) if "='given'" not in misfit]
         if part["_target_"].startswith(("transformers.", "peft.")):
             continue  # a package's class has defaults for what it takes in plenty
         taken, _ = parameters(get_object(part["_target_"]))
@@ -108,8 +98,7 @@ def test_verbs_schemas_and_primary_files_are_the_same_set() -> None:
 def test_every_file_of_conf_is_reachable_from_a_verb() -> None:
     reachable = set()
     for verb in SCHEMAS:
-        for choice, option in composed(verb).hydra.runtime.choices.items():
-            reachable |= {choice.partition("@")[0]} if option else set()
+        reachable |= {choice.partition("@")[0] for choice in composed(verb).hydra.runtime.choices}
     groups = {str(path.parent.relative_to(config_folder())) for path in config_folder().glob("*/**/*.yaml")}
     assert groups <= reachable
 
@@ -126,10 +115,24 @@ def test_every_interpolation_resolves(verb: str) -> None:
     OmegaConf.to_container(without_hydra(composed(verb)), resolve=True, throw_on_missing=False)
 
 
-@pytest.mark.parametrize(("verb", "function"), STAGES.items())
-def test_a_stage_has_the_settings_that_its_function_takes(verb: str, function: str) -> None:
-    fields = {field.name for field in dataclasses.fields(SCHEMAS[verb])} - set(OUTSIDE)
-    assert fields == set(inspect.signature(get_object(function)).parameters)
+@pytest.mark.parametrize("verb", sorted(SCHEMAS))
+def test_a_stage_has_the_settings_that_its_function_takes(verb: str) -> None:
+    run = importlib.import_module(f"usdm.cli.{verb}").run
+    function = fit_kmeans if verb == "fit_kmeans" else run.function if isinstance(run, Stage) else None
+    if function is not None:
+        fields = {field.name for field in dataclasses.fields(SCHEMAS[verb])} - set(OUTSIDE)
+        assert fields == set(inspect.signature(function).parameters)
+
+
+def test_the_loop_of_another_kind_is_refused() -> None:
+    with pytest.raises(InputError, match=r"loop\.ema_decay: .*LanguageModelSettings has no such argument"):
+        check_config(without_hydra(composed("train_decoder", "loop=language_model")))
+
+
+def test_the_embedded_model_s_experiment_speaks_to_every_stage() -> None:
+    written = OmegaConf.load(config_folder() / "experiment" / "tiny.yaml")
+    assert set(STAGES) - set(written) == WITHOUT_SECTION
+    assert not set(STAGES) & set(composed("pretrain"))  # no verb sees another's section, nor its own under its name
 
 
 class Part:
@@ -183,12 +186,13 @@ def test_an_experiment_chooses_every_stage_s_settings_and_a_part_can_still_be_sw
 
 
 def readme_commands() -> list[list[str]]:
-    """Verb and settings of every `usdm` line in the README's code blocks; of a sweep, its first run."""
+    """Verb and settings of every `usdm` line in the README's code blocks; of a sweep, its first run. Commands with a
+    folder of the user's own are in `test_experiments.py`, sweepers in `test_sweep.py`."""
     text = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
     lines = [shlex.split(line, comments=True) for block in blocks for line in joined_lines(block)]
-    commands = [line[1:] for line in lines if line[:1] == ["usdm"]]
-    return [[*(first_run(word) for word in line if word != "-m")] if "-m" in line else line for line in commands]
+    commands = [line[1:] for line in lines if line[:1] == ["usdm"] and "--config-dir" not in line]
+    return [[first_run(word) for word in line if not word.startswith(("-m", "hydra/sweeper"))] for line in commands]
 
 
 def joined_lines(block: str) -> list[str]:
@@ -198,6 +202,8 @@ def joined_lines(block: str) -> list[str]:
 
 def first_run(word: str) -> str:
     """Of a sweep's values the first."""
+    if "[" in word or "{" in word:
+        return word
     return re.sub(r"range\((\d+),.*\)", r"\1", word).split(",")[0]
 
 

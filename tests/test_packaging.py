@@ -63,3 +63,8 @@ def test_an_installed_wheel_finds_its_configuration_from_another_directory(wheel
     command = [sys.executable, "-m", "usdm.cli.main", "train_vocoder", "--cfg", "job", "--resolve"]
     assert "num_mels: 80" in run(*command, cwd=elsewhere, PYTHONPATH=str(target))
     assert not any(elsewhere.iterdir())
+    own = tmp_path / "own" / "experiment" / "mine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("defaults: [tiny]\ntrain_vocoder: {task: {crop_frames: 7}}\n")
+    command += ["--config-dir", str(tmp_path / "own"), "experiment=mine"]
+    assert "crop_frames: 7" in run(*command, cwd=elsewhere, PYTHONPATH=str(target))

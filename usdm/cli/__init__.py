@@ -1,8 +1,16 @@
 """The `usdm` command: one verb a file, each with its primary yaml of the same name in `conf/`.
 
-A verb's module has `run(config)`; the first line of its docstring is its line in `usdm --help`.
+A verb's module has `run`, which takes the configuration, does the work, tells what came of it and returns its figures:
+a function, or a `usdm.cli.stage.Stage` where the work is one function's. The first line of the module's docstring is
+the verb's line in `usdm --help`.
 """
+
+from collections.abc import Mapping
+
+Figures = Mapping[str, float]  # of a verb's result, the most telling first: the table of a sweep shows them
 
 
 class WorkFailed(RuntimeError):  # noqa: N818 (an outcome, not a defect)
     """The input was fine and the work was done, but not all of it succeeded (exit status 1)."""
+
+    figures: Figures = {}  # of the work that was done

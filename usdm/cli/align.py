@@ -5,12 +5,11 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from data_prep.alignment import align_corpus
-from data_prep.alignment.corpus import PROBLEMS_FILE
-from usdm.config import arguments
+from data_prep.alignment.corpus import PROBLEMS_FILE, AlignmentReport
+from usdm.cli.stage import Stage
 
 
-def run(config: DictConfig) -> None:
-    report = align_corpus(**arguments(config))
+def tell(report: AlignmentReport, config: DictConfig) -> None:
     print(
         f"{report.words} words of {report.aligned} utterances in {config.output_dir}; {report.without_text} utterances "
         f"have no text, {report.failed} failed"
@@ -30,3 +29,6 @@ def run(config: DictConfig) -> None:
             f"against the times that the corpus had, {error.boundaries} word boundaries: median {error.median:.0f} ms, "
             f"mean {error.mean:.0f} ms, {shares}"
         )
+
+
+run = Stage(align_corpus, tell)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from omegaconf import DictConfig
 
-from usdm.config import arguments
+from usdm.cli.stage import Stage
 from usdm.training.average import average_models
 
 
-def run(config: DictConfig) -> None:
-    print(f"The mean of {len(config.models)} models is in {average_models(**arguments(config))}")
+def tell(folder: Path, config: DictConfig) -> None:
+    print(f"The mean of {len(config.models)} models is in {folder}")
+
+
+run = Stage(average_models, tell)

@@ -8,12 +8,13 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from usdm.cli import Figures
 from usdm.tokens import SpeechTextVocabulary, extend_tokenizer, read_tokenizer
 from usdm.training.data_benchmark import benchmark_data
 from usdm.training.lm_benchmark import benchmark_training
 
 
-def run(config: DictConfig) -> None:
+def run(config: DictConfig) -> Figures:
     base = read_tokenizer(config.llm.tokenizer)
     vocabulary = SpeechTextVocabulary.from_tokenizer(extend_tokenizer(base, config.shared.num_units))
     folder = Path(config.output_dir)
@@ -41,3 +42,4 @@ def run(config: DictConfig) -> None:
         f"{speed.tokens_per_second:,.0f} tokens/s, {speed.utilisation:.0%} of {speed.peak_flops / 1e12:.2f} TFLOPs "
         f"({speed.device})"
     )
+    return {"tokens_per_second": speed.tokens_per_second, "utilisation": speed.utilisation}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from usdm.config import arguments
+from usdm.cli.stage import Stage
+from usdm.units import UnitExtractor
 from usdm.units.conversion import convert_extractor
 
 
-def run(config: DictConfig) -> None:
-    extractor = convert_extractor(**arguments(config))
+def tell(extractor: UnitExtractor, config: DictConfig) -> None:
     print(f"{extractor.num_units} units, {extractor.unit_rate} a second, in {config.output_dir}")
+
+
+run = Stage(convert_extractor, tell)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 import usdm
 from data_prep.flite import Flite
-from usdm.cli import WorkFailed
+from usdm.cli import Figures, WorkFailed
 from usdm.cli.model import load_model
 from usdm.data.speech_corpus import Utterance, read_speech_corpora
 from usdm.evaluation import (
@@ -25,15 +25,17 @@ from usdm.evaluation import (
 )
 from usdm.evaluation.baselines import ServiceReplies, read_dialogs_file
 from usdm.evaluation.held_out import spread
+from usdm.evaluation.intervals import WordErrorRate
 from usdm.evaluation.ledger import Progress
 from usdm.evaluation.outcomes import Synthesiser
 from usdm.evaluation.recordings import read_recordings
+from usdm.evaluation.scorecard import Scorecard
 from usdm.types import InputError, Waveform
 
 PACKAGED_SET = Path(usdm.__file__).parent / "assets" / "held_out"
 
 
-def run(config: DictConfig) -> None:
+def run(config: DictConfig) -> Figures:
     # What is wrong with the input is told before the model is loaded.
     where = dict(config.where)
     if not config.dialogs and not config.recordings:
@@ -47,6 +49,7 @@ def run(config: DictConfig) -> None:
     Path(config.output_dir).mkdir(parents=True, exist_ok=True)
     pipeline, recogniser = load_model(config), PocketSphinxRecogniser()
     failed = 0
+    figures: dict[str, float] = {}
     if config.dialogs:
         with bar("dialogs") as progress:
             scorecard = evaluate(
@@ -65,6 +68,7 @@ def run(config: DictConfig) -> None:
             )
         print(scorecard_table(scorecard))
         failed += scorecard.failed
+        figures |= figures_of(scorecard)
     scores = []
     for folder in config.recordings:
         with bar(Path(folder).name) as progress:
@@ -82,11 +86,26 @@ def run(config: DictConfig) -> None:
                 )
             )
         failed += scores[-1].failed
+        figures |= rates({f"{Path(folder).name} WER": scores[-1].transcript})
     if scores:
         print(transcript_table(scores))
     print(f"written to {config.output_dir}")
     if failed:
-        raise WorkFailed(f"{failed} items failed; the files in {config.output_dir} say why under `error`")
+        failure = WorkFailed(f"{failed} items failed; the files in {config.output_dir} say why under `error`")
+        failure.figures = figures
+        raise failure
+    return figures
+
+
+def figures_of(scorecard: Scorecard) -> dict[str, float]:
+    """What the table of a sweep shows: how well it hears, speaks and replies."""
+    reply = scorecard.reply_heard if scorecard.reply is None else scorecard.reply
+    replies = {} if reply is None else {"reply METEOR": reply.meteor, "reply ROUGE-L": reply.rouge_l}
+    return rates({"transcript WER": scorecard.transcript, "spoken reply WER": scorecard.spoken_reply}) | replies
+
+
+def rates(found: Mapping[str, WordErrorRate | None]) -> dict[str, float]:
+    return {name: rate.rate for name, rate in found.items() if rate is not None}
 
 
 def held_out_agent_turns(config: DictConfig) -> list[Utterance]:

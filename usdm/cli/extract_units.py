@@ -5,15 +5,17 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from usdm.cli import WorkFailed
-from usdm.config import arguments
-from usdm.data.extraction import extract_units
+from usdm.cli.stage import Stage
+from usdm.data.extraction import ExtractionReport, extract_units
 
 
-def run(config: DictConfig) -> None:
-    report = extract_units(**arguments(config))
+def tell(report: ExtractionReport, config: DictConfig) -> None:
     print(
         f"{report.units} units of {report.utterances} utterances in {config.output_dir}, "
         f"{report.without_words} of them without word times"
     )
     if report.failed:
         raise WorkFailed(f"{len(report.failed)} utterances were left out:\n" + "\n".join(report.failed))
+
+
+run = Stage(extract_units, tell)

@@ -6,6 +6,7 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
+from usdm.cli import Figures
 from usdm.cli.pretrain import base_model
 from usdm.cli.training import show_result
 from usdm.config import arguments
@@ -15,7 +16,7 @@ from usdm.tokens import SpeechTextVocabulary
 from usdm.training.language_model import finetune
 
 
-def run(config: DictConfig) -> None:
+def run(config: DictConfig) -> Figures:
     disable_progress_bar()  # of every file that is read or written
     settings = arguments(OmegaConf.masked_copy(config, [str(key) for key in config if key != "llm"]))  # built below
     if config.llm is None:
@@ -41,3 +42,4 @@ def run(config: DictConfig) -> None:
         adapter=settings["adapter"],
     )
     show_result(figures, config.output_dir)
+    return figures

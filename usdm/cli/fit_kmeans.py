@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
+from usdm.cli import Figures
+from usdm.cli.stage import numbers
 from usdm.config import arguments
 from usdm.training.kmeans import fit_kmeans
 
 
-def run(config: DictConfig) -> None:
+def run(config: DictConfig) -> Figures:
     folder = f"{config.output_dir}/model"  # log and configuration stay outside the finished part
     quality = fit_kmeans(**arguments(config) | {"output_dir": folder})
     print(f"phone purity {quality.phone_purity:.3f}, PNMI {quality.pnmi:.3f}, {quality.used_units} units in use")
     print(f"the unit extractor lies in {folder}")
+    return numbers(quality)

@@ -16,11 +16,12 @@ import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from usdm.cli import WorkFailed
+from usdm.cli import Figures, WorkFailed
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -51,13 +52,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def verbs() -> dict[str, str]:
-    """Every verb (a module with a function `run`) and its line of help, read without importing anything."""
+    """Every verb (a module with `run`) and its line of help, read without importing anything."""
     found = {}
     for path in sorted(Path(__file__).parent.glob("*.py")):
         module = ast.parse(path.read_text(encoding="utf-8"))
-        if any(isinstance(node, ast.FunctionDef) and node.name == "run" for node in module.body):
+        if any(defines_run(node) for node in module.body):
             found[path.stem] = (ast.get_docstring(module) or "").partition("\n")[0]
     return found
+
+
+def defines_run(node: ast.stmt) -> bool:
+    """`def run` or `run = `."""
+    targets = node.targets if isinstance(node, ast.Assign) else [node]
+    return any("run" in (getattr(target, "id", None), getattr(target, "name", None)) for target in targets)
 
 
 def overview() -> str:
@@ -90,23 +97,33 @@ def run_with_hydra(verb: str, arguments: Sequence[str], debug: bool) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from usdm.config import check_config, config_folder, register_schemas
+    from usdm.cli.sweep import Outcome, attempt, table_at_the_end
+    from usdm.config import added_folders, check_config, config_folder, register_schemas, show_experiments
 
-    def work(config: DictConfig) -> None:
+    def work(config: DictConfig) -> Figures | None:
         check_config(config)
         if HydraConfig.get().output_subdir is not None:  # the verb has an output folder of its own
             write_versions(Path(HydraConfig.get().runtime.output_dir), config.get("seed"))
-        importlib.import_module(f"usdm.cli.{verb}").run(config)
+        figures: Figures | None = importlib.import_module(f"usdm.cli.{verb}").run(config)
+        return figures
 
-    def job(config: DictConfig) -> None:
+    def job(config: DictConfig) -> Outcome | None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            work(config)  # the launcher gathers what its jobs raise
-        elif status := report(verb, debug, lambda: work(config)):
-            sys.exit(status)  # not an exception, to which Hydra would add lines of its own
+            return attempt(config, work, partial(report, verb, debug))
 
+        def alone() -> None:
+            work(config)
+
+        if status := report(verb, debug, alone):
+            sys.exit(status)  # not an exception, to which Hydra would add lines of its own
+        return None
+
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a `_target_` may be the user's own
     register_schemas()
+    show_experiments(verb, [config_folder(), *added_folders(arguments)])
     entry = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=verb)(job)
-    with hydra_command_line([f"usdm {verb}", *map(quote_free_text, arguments)]):
+    with hydra_command_line([f"usdm {verb}", *map(quote_free_text, arguments)]), table_at_the_end():
         entry()
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from data_prep.held_out import make_held_out
-from usdm.config import arguments
+from usdm.cli.stage import Stage
 
 
-def run(config: DictConfig) -> None:
-    exchanges = make_held_out(**arguments(config))
+def tell(exchanges: int, config: DictConfig) -> None:
     print(f"{exchanges} exchanges in {config.output_dir}")
+
+
+run = Stage(make_held_out, tell, lambda exchanges: {"exchanges": exchanges})

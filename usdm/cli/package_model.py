@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from usdm.config import arguments
-from usdm.training.package import package_model
+from usdm.cli.stage import Stage
+from usdm.training.package import PackagedModel, package_model
 
 
-def run(config: DictConfig) -> None:
-    packaged = package_model(**arguments(config))
+def tell(packaged: PackagedModel, config: DictConfig) -> None:
     print(f"{packaged.bytes / 1e6:.1f} MB of weights in {packaged.folder}")
+
+
+run = Stage(package_model, tell)

@@ -11,14 +11,14 @@ from usdm.audio import check_output_path
 from usdm.chain import bundle_places
 from usdm.chain.places import PART_NAMES
 from usdm.chain.plan import ModelPlan, PartPlan, plan_model
-from usdm.cli import WorkFailed
+from usdm.cli import Figures, WorkFailed
 from usdm.cli.model import load_options
 from usdm.types import InputError
 
 GB = 10**9  # bytes
 
 
-def run(config: DictConfig) -> None:
+def run(config: DictConfig) -> Figures:
     if config.json is not None:
         check_output_path(config.json, ".json")
     plan = plan_model(model_places(config.model), load_options(config), config.context)
@@ -27,6 +27,7 @@ def run(config: DictConfig) -> None:
         Path(config.json).write_text(json.dumps(plan.to_dict(), indent=2) + "\n", encoding="utf-8")
     if config.must_fit and not plan.fits:
         raise WorkFailed(f"the model does not fit: {verdict(plan)}")
+    return {"needed_bytes": plan.needed_bytes}
 
 
 def model_places(model: DictConfig) -> dict[str, str | Path]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from usdm.audio import check_output_path
+from usdm.cli import Figures
 from usdm.cli.plan import size
 from usdm.config import arguments
 from usdm.training.plan import TrainingPlan, plan_training
@@ -16,7 +17,7 @@ from usdm.training.plan import TrainingPlan, plan_training
 OWN = ("json", "seed")  # keys that the plan itself does not take
 
 
-def run(config: DictConfig) -> None:
+def run(config: DictConfig) -> Figures:
     if config.json is not None:
         check_output_path(config.json, ".json")
     given = {key: value for key, value in arguments(config).items() if key not in OWN}
@@ -25,6 +26,7 @@ def run(config: DictConfig) -> None:
     if config.json is not None:
         figures = asdict(plan) | {"epochs": plan.epochs, "fits": plan.fits}
         Path(config.json).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return {"hours": plan.hours, "bytes_each_gpu": plan.state_bytes + plan.activation_bytes}
 
 
 def report(plan: TrainingPlan) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from data_prep.dialog_text import prepare_dialogs
-from usdm.config import arguments
+from data_prep.dialog_text import DomainReport, prepare_dialogs
+from usdm.cli.stage import Stage
 
 
-def run(config: DictConfig) -> None:
-    report = prepare_dialogs(**arguments(config))
+def tell(report: DomainReport, config: DictConfig) -> None:
     print(f"{sum(report.exchanges.values())} exchanges of {report.vocabulary} words in {config.output_dir}")
+
+
+run = Stage(prepare_dialogs, tell)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from data_prep.sentences import prepare_sentences
-from usdm.config import arguments
+from data_prep.sentences import SentencesReport, prepare_sentences
+from usdm.cli.stage import Stage
 
 
-def run(config: DictConfig) -> None:
-    report = prepare_sentences(**arguments(config))
+def tell(report: SentencesReport, config: DictConfig) -> None:
     print(f"{sum(report.sentences.values())} sentences of {report.words} different words in {config.output_dir}")
+
+
+run = Stage(prepare_sentences, tell)

@@ -10,13 +10,14 @@ from omegaconf import DictConfig, ListConfig
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
+from usdm.cli import Figures
 from usdm.cli.training import show_result
 from usdm.lm import extend_embeddings, load_model
 from usdm.tokens import SpeechTextVocabulary, extend_tokenizer, read_tokenizer
 from usdm.training.language_model import pretrain
 
 
-def run(config: DictConfig) -> None:
+def run(config: DictConfig) -> Figures:
     disable_progress_bar()  # of every file that is read or written
     model, vocabulary = base_model(config)
     figures = pretrain(
@@ -32,6 +33,7 @@ def run(config: DictConfig) -> None:
         adapter=instantiate(config.adapter, _convert_="all"),
     )
     show_result(figures, config.output_dir)
+    return figures
 
 
 def base_model(config: DictConfig) -> tuple[PreTrainedModel, SpeechTextVocabulary]:

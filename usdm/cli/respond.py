@@ -15,7 +15,7 @@ from omegaconf import DictConfig, ListConfig
 
 from usdm.audio import check_output_path, check_speech, read_audio, write_audio
 from usdm.chain import SpokenDialogPipeline
-from usdm.cli import WorkFailed
+from usdm.cli import Figures, WorkFailed
 from usdm.cli.model import load_model
 from usdm.config import ReplyKind
 from usdm.tokens.layout import STAGES
@@ -24,7 +24,7 @@ from usdm.types import InputError, Sampling, SpokenReply, Turn, Waveform
 LONGEST_RECORDING = 600.0  # seconds; keeps a whole day out of memory before the model can tell its own limit
 
 
-def run(config: DictConfig) -> None:
+def run(config: DictConfig) -> Figures:
     speak = config.reply is ReplyKind.speech
     check_outputs(config, speak)
     if config.reference is not None and config.voice is not None:
@@ -57,6 +57,7 @@ def run(config: DictConfig) -> None:
         write_trace(config, reply, history, pipeline.fingerprint)
     if speak and reply.waveform is None:
         raise WorkFailed("the model chose to say nothing, so there is no sound; ask in other words or set a seed")
+    return {"work_seconds": sum(reply.timings.values())}
 
 
 def check_outputs(config: DictConfig, speak: bool) -> None:

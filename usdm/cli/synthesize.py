@@ -12,14 +12,15 @@ from tqdm import tqdm
 
 from usdm.chain.requests import read_requests
 from usdm.chain.synthesis import Progress, SynthesisReport, synthesize
-from usdm.cli import WorkFailed
+from usdm.cli import Figures, WorkFailed
 from usdm.cli.model import load_model
 from usdm.cli.respond import given, sampling
+from usdm.cli.stage import numbers
 
 FAILURES_TOLD = 5
 
 
-def run(config: DictConfig) -> None:
+def run(config: DictConfig) -> Figures:
     requests = read_requests(config.requests)  # what is wrong with them is told before the model is loaded
     pipeline = load_model(config)
     with bar(config.shard, config.num_shards) as progress:
@@ -42,10 +43,13 @@ def run(config: DictConfig) -> None:
     tell(report)
     if report.failed:
         told = "\n".join(f"  {failure}" for failure in report.failed[:FAILURES_TOLD])
-        raise WorkFailed(
+        failure = WorkFailed(
             f"{len(report.failed)} of {report.requests} requests failed; their lines say why under `error`, and "
             f"retry_errors=true tries them again:\n{told}"
         )
+        failure.figures = numbers(report)
+        raise failure
+    return numbers(report)
 
 
 @contextmanager

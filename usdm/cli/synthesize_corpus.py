@@ -5,9 +5,11 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from data_prep.speech_corpus import synthesize_corpus
-from usdm.config import arguments
+from usdm.cli.stage import Stage
 
 
-def run(config: DictConfig) -> None:
-    turns = synthesize_corpus(**arguments(config))
+def tell(turns: int, config: DictConfig) -> None:
     print(f"{turns} turns in {config.output_dir}")
+
+
+run = Stage(synthesize_corpus, tell, lambda turns: {"turns": turns})

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from usdm.cli import Figures
 from usdm.training.loop import train
 
 
-def train_part(config: DictConfig) -> None:
+def train_part(config: DictConfig) -> Figures:
     """Train `config.task` with the loop of encoder, decoder and vocoder."""
     task, settings = (instantiate(part, _convert_="all") for part in (config.task, config.loop))
-    show_result(train(task, settings, config.output_dir), config.output_dir)
+    figures = train(task, settings, config.output_dir)
+    show_result(figures, config.output_dir)
+    return figures
 
 
-def show_result(figures: Mapping[str, float], output_dir: str) -> None:
+def show_result(figures: Figures, output_dir: str) -> None:
     for name, value in figures.items():
         print(f"{name} {value:.4g}")
     print(f"the finished part lies in {output_dir}/model")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from data_prep.transcripts import HEARD_FILE, transcribe_corpus
+from data_prep.transcripts import HEARD_FILE, TranscriptReport, transcribe_corpus
 from usdm.cli import WorkFailed
-from usdm.config import arguments
+from usdm.cli.stage import Stage
 
 
-def run(config: DictConfig) -> None:
-    report = transcribe_corpus(**arguments(config))
+def tell(report: TranscriptReport, config: DictConfig) -> None:
     print(
         f"{report.transcribed} utterances transcribed in {config.output_dir}, {report.with_text} had text; "
         f"{report.doubtful} were heard with less than confidence {config.lowest_confidence} and stay without: "
@@ -18,3 +17,6 @@ def run(config: DictConfig) -> None:
     )
     if report.failed:
         raise WorkFailed(f"{len(report.failed)} utterances were left without text:\n" + "\n".join(report.failed))
+
+
+run = Stage(transcribe_corpus, tell)

@@ -1,7 +1,8 @@
 """Configuration: where `conf/` lies, what each verb's primary yaml may hold, and the checks before any work."""
 
 from usdm.config.checks import check_config, fits, misfits, missing_keys, parameters, parts
-from usdm.config.folder import config_folder
+from usdm.config.experiments import show_experiments
+from usdm.config.folder import added_folders, config_folder
 from usdm.config.model_schemas import Precision, ReplyKind
 from usdm.config.schemas import OUTSIDE, SCHEMAS, arguments, register_schemas
 
@@ -10,6 +11,7 @@ __all__ = [
     "SCHEMAS",
     "Precision",
     "ReplyKind",
+    "added_folders",
     "arguments",
     "check_config",
     "config_folder",
@@ -18,5 +20,6 @@ __all__ = [
     "missing_keys",
     "parameters",
     "parts",
+    "show_experiments",
     "register_schemas",
 ]

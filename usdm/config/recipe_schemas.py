@@ -14,6 +14,7 @@ from usdm.config.verb_schema import Verb
 class Shared:
     """What several parts of one experiment must agree on, written once in `conf/experiment/<name>.yaml`."""
 
+    name: str = MISSING  # of the experiment
     folder: str = MISSING  # the stages' outputs lie in it
     num_units: int = MISSING  # K
     unit_rate: int = MISSING  # Hz

@@ -48,7 +48,7 @@ from usdm.config.recipe_schemas import (
 )
 from usdm.config.verb_schema import Verb
 
-OUTSIDE = ("debug", "shared")  # keys that the work itself never sees
+OUTSIDE = ("debug", "figure", "shared")  # keys that the work itself never sees
 
 SCHEMAS: dict[str, type[Verb]] = {
     "respond": Respond,
