@@ -230,7 +230,8 @@ def _train(
         trainer.evaluate()
     model.set_attn_implementation(attention)
     figures = log.validation
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # gathered from all processes
+    gathered = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # from all processes
+    weights = {name.removeprefix("_orig_mod."): value for name, value in gathered.items()}  # a compiled model's
     if trainer.is_world_process_zero():
         training = run_record(record, model, log, figures)
         finished = finished_model(model.config, weights, adapter, dtype or stored)

@@ -48,6 +48,7 @@ class SpeechTextTrainer(Trainer):
 
     control: TrainerControl
     is_fsdp_enabled: bool
+    model: PreTrainedModel  # under FSDP2 the one that is sharded
 
     def __init__(
         self,
@@ -67,7 +68,6 @@ class SpeechTextTrainer(Trainer):
             callbacks=[log, _PackingCheck(self)],
         )
         self.remove_callback(PrinterCallback)
-        self.language_model = model
         self.validation_rows = validation_rows
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -94,14 +94,14 @@ class SpeechTextTrainer(Trainer):
     @torch.no_grad()
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Mean loss of the validation rows, over all tokens and by kind."""
-        self.language_model.eval()
+        self.model.eval()
         sums = torch.zeros(2, len(KINDS), dtype=torch.float64, device=self.accelerator.device)
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         share = _filled_up(self.validation_rows, processes)[rank::processes]
         size = self.args.per_device_train_batch_size
         for start in range(0, len(share), size):
             sums += self._sums_by_kind(share[start : start + size])
-        self.language_model.train()
+        self.model.train()
         losses, counts = self.accelerator.reduce(sums, "sum").tolist()
         figures = {"eval_loss": sum(losses) / max(1.0, sum(counts))}
         for kind, loss, count in zip(KINDS, losses, counts, strict=True):
@@ -118,7 +118,7 @@ class SpeechTextTrainer(Trainer):
         labels = batch.pop("labels")
         kinds = torch.stack([torch.from_numpy(row.kinds) for row in rows]).to(device).long().view_as(labels)
         labels, kinds = labels[:, 1:].flatten(), kinds[:, 1:].flatten()
-        logits = self.language_model(**batch, use_cache=False).logits[:, :-1].flatten(0, 1).float()
+        logits = self.model(**batch, use_cache=False).logits[:, :-1].flatten(0, 1).float()
         scored = labels != IGNORED
         losses = functional.cross_entropy(logits[scored], labels[scored], reduction="none").double()
         ones = torch.ones_like(losses)
@@ -138,7 +138,7 @@ class _PackingCheck(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        check_packing(self.trainer.language_model, self.trainer.collate, self.trainer.accelerator.device)
+        check_packing(self.trainer.model, self.trainer.collate, self.trainer.accelerator.device)
 
 
 class TrainingLog(TrainerCallback):
