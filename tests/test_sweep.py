@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -70,13 +71,15 @@ def test_the_readme_s_sweep_trains_two_decoders(capsys: pytest.CaptureFixture[st
     task = ["task.batch_size=1", "task.default_speaker=null", "task.crop_seconds=0.3", "shared.num_units=12"]
     sweep = ["train_decoder", "-m", "loop.learning_rate=1e-4,3e-4", *small, *task, "corpora=[hums]"]
     assert main([*sweep, "unit_corpus=units"]) == 0
+    printed = capsys.readouterr().out
     slow, fast = (f"runs/tiny/decoder/sweep/loop.learning_rate={rate}" for rate in ("0.0001", "0.0003"))
     assert weights(slow) != weights(fast)
     table = rows("runs/tiny/decoder/sweep/loop.learning_rate.json")
     assert [row["folder"] for row in table] == [slow, fast]
+    assert main([*shlex.split(table[1]["command"])[1:], "--cfg", "job"]) == 0  # what runs this job alone
+    assert OmegaConf.create(capsys.readouterr().out).output_dir == fast
     figures = [row["figures"] for row in table]
     assert figures[0].keys() == figures[1].keys() and figures[0] != figures[1]
-    printed = capsys.readouterr().out
     assert Path("runs/tiny/decoder/sweep/loop.learning_rate.txt").read_text() in printed
     assert [line.split()[0] for line in printed.splitlines() if slow in line and "done" in line] == ["0"]
 
@@ -214,3 +217,5 @@ def test_names_fit_into_a_file_system_and_differ() -> None:
     names = {short(folder) for folder in folders}
     assert len(names) == 2 and all(len(name) == LONGEST and "/" not in name for name in names)
     assert short("input=a b") != short("input=a_b") == "input=a_b"
+    long = [short(f"text={word * 100}") for word in ("가", "나")]
+    assert long[0] != long[1] and all(name.isascii() and len(name) < 255 for name in long)

@@ -19,7 +19,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 FOLDER = "output_dir"
 FILES = ("output", "trace", "json")  # of verbs that write single files
@@ -37,26 +37,45 @@ def folder_of_job(_root_: DictConfig) -> str:
     return str(base if key is None else _below(base, job_name(_root_, _root_.hydra, key)))
 
 
-OmegaConf.register_new_resolver(
-    "folder_of_job", folder_of_job, replace=True
-)  # here, since each job's process has it so
+# Here, so that it is known in the process of each job.
+OmegaConf.register_new_resolver("folder_of_job", folder_of_job, replace=True)
+
+
+def own_places(config: DictConfig, hydra: Any) -> dict[str, str]:
+    """Where a job writes, by key, where that is not what the key says."""
+    places = {}
+    for key in (FOLDER, *FILES):
+        if config.get(key) is not None and (name := job_name(config, hydra, key)):
+            place = Path(config[key])
+            places[key] = str(_below(place, name) if key == FOLDER else _below(place.parent, name) / place.name)
+    return places
 
 
 def give_own_places(config: DictConfig) -> None:
-    """Let the folder or files that a job of a sweep writes be its own."""
-    names = {key: job_name(config, HydraConfig.get(), key) for key in (FOLDER, *FILES) if config.get(key) is not None}
-    for key, name in names.items():
-        place = Path(config[key])
-        config[key] = str(_below(place, name) if key == FOLDER else _below(place.parent, name) / place.name)
-        if name and key != FOLDER and place.parent.is_dir():  # else the verb says what is wrong with it
-            Path(config[key]).parent.mkdir(parents=True, exist_ok=True)
+    """Let the job write there, as if it had been told to: its overrides say so too."""
+    hydra: Any = HydraConfig.get()
+    for key, place in own_places(config, hydra).items():
+        if key != FOLDER and Path(config[key]).parent.is_dir():  # else the verb says what is wrong with it
+            Path(place).parent.mkdir(parents=True, exist_ok=True)
+        config[key] = place
+        with read_write(hydra.overrides):
+            hydra.overrides.task.append(as_override(key, place))
+    if hydra.output_subdir is not None:  # Hydra has saved what there was before
+        folder = Path(hydra.runtime.output_dir) / hydra.output_subdir
+        OmegaConf.save(config, folder / "config.yaml")
+        OmegaConf.save(hydra.overrides.task, folder / "overrides.yaml")
+
+
+def as_override(key: str, place: str) -> str:
+    escaped = place.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{escaped}'"
 
 
 def job_name(config: DictConfig, hydra: Any, key: str) -> str:
     """The overrides that tell a job from others which write to the same `key`; empty if it is the only one."""
     named_already = {*hydra.job.config.override_dirname.exclude_keys, *made_of(config, key)}
-    subdir = str(OmegaConf.to_container(hydra.sweep)["subdir"])  # type: ignore[call-overload, index]
-    for shared in REFERENCE.findall(subdir):
+    sweep: Any = OmegaConf.to_container(hydra.sweep)
+    for shared in REFERENCE.findall(sweep["subdir"]):
         named_already |= made_of(config, shared)
     overrides = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
     told = [each for each in overrides if each.key_or_group not in named_already]
@@ -77,7 +96,7 @@ def made_of(config: DictConfig, key: str) -> set[str]:
 
 def short(text: str) -> str:
     """The text as a name for a file: itself where it can be, else its start and a hash of it all."""
-    safe = re.sub(r"[^\w.,=@+-]+", "_", text)
+    safe = re.sub(r"[^\w.,=@+-]+", "_", text, flags=re.ASCII)
     if safe == text and len(text) <= LONGEST:
         return text
     return f"{safe[: LONGEST - 9]}-{sha256(text.encode()).hexdigest()[:8]}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -20,14 +21,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from usdm.cli import Figures, WorkFailed
-from usdm.cli.job_folders import give_own_places, short
+from usdm.cli.job_folders import as_override, give_own_places, own_places, short
+from usdm.runs import write_text
 from usdm.types import InputError
 
 DONE, FAILED, UNFINISHED = "done", "failed", "unfinished"
@@ -56,7 +57,6 @@ def attempt(
         nonlocal error, objective
         try:
             give_own_places(config)
-            save_config(config)
             figures.update(work(config) or {})
             objective = chosen(figures, config.figure)
         except BaseException as stop:
@@ -76,13 +76,6 @@ def attempt(
     if isinstance(error, KeyboardInterrupt):
         raise error  # ends the sweep
     return Outcome(status, figures, told, time.monotonic() - start, objective)
-
-
-def save_config(config: DictConfig) -> None:
-    """What Hydra saved before the job knew its place."""
-    hydra = HydraConfig.get()
-    if hydra.output_subdir is not None:
-        OmegaConf.save(config, Path(hydra.runtime.output_dir) / hydra.output_subdir / "config.yaml")
 
 
 def chosen(figures: Figures, name: Any) -> Any:
@@ -133,16 +126,14 @@ class Jobs(Callback):
         hydra = config.hydra
         overrides = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
         varied = [each for each in overrides if each.key_or_group in self.varied]
+        placed = [as_override(key, place) for key, place in own_places(config, hydra).items()]
         row = {
             "job": hydra.job.num,
             "varied": {each.get_key_element(): each.get_value_element_as_str() for each in varied},
-            "overrides": list(hydra.overrides.task),
             "folder": str(hydra.sweep.dir),
+            "command": shlex.join(["usdm", hydra.job.config_name, *hydra.overrides.task, *placed]),
         }
-        path = self.records / f"{hydra.job.num}.json"
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps({**row, **facts}), encoding="utf-8")
-        os.replace(part, path)
+        write_text(self.records / f"{hydra.job.num}.json", json.dumps({**row, **facts}))
 
     def end(self) -> list[dict[str, Any]]:
         """Show and save the table; give its rows."""
@@ -155,8 +146,8 @@ class Jobs(Callback):
         text = table(rows)
         print(text)
         name = short(",".join(self.varied)) or "jobs"
-        (self.folder / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        (self.folder / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
+        write_text(self.folder / f"{name}.json", json.dumps(rows, indent=1) + "\n")
+        write_text(self.folder / f"{name}.txt", text + "\n")
         print(f"the table is also in {self.folder / name}.txt and .json")
         return rows
 
