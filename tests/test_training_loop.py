@@ -96,7 +96,9 @@ def test_a_run_that_ended_before_it_could_say_so_gives_its_figures(tmp_path: Pat
     with pytest.raises(KeyboardInterrupt):
         train(Unsaved(), SETTINGS, tmp_path / "killed")
     assert train(LineTask(), SETTINGS, tmp_path / "killed") == figures
-    assert {path.name for path in (tmp_path / "killed").iterdir()} == {path.name for path in (tmp_path / "whole").iterdir()}
+    assert {path.name for path in (tmp_path / "killed").iterdir()} == {
+        path.name for path in (tmp_path / "whole").iterdir()
+    }
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from usdm.training.lm_folder import MODEL_FOLDER, RECORD_FILE
+from usdm.training.run_folder import MODEL_FOLDER, RECORD_FILE
 from usdm.types import InputError
 
 # Weights under another of these mean something else.

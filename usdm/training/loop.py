@@ -17,7 +17,6 @@ import platform
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +26,21 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
-from usdm.runs import JsonLines, publishing, write_text
+from usdm.runs import publishing, write_text
 from usdm.training.curves import draw_curves
 from usdm.training.learner import Learner
-from usdm.training.run_folder import CURVES_FILE, LOG_FILE, MODEL_FOLDER, RECORD_FILE, VALIDATION, claim_together
+from usdm.training.run_folder import (
+    CURVES_FILE,
+    LOG_FILE,
+    MODEL_FOLDER,
+    RECORD_FILE,
+    VALIDATION,
+    add_to_log,
+    claim_together,
+    cut_log,
+    finished,
+    validation_figures,
+)
 from usdm.training.task import AdversarialTask, TrainingTask
 from usdm.types import InputError
 
@@ -107,8 +117,7 @@ def train(
     with claim_together(
         folder, identity, task.arguments.inputs, results=RESULTS, free=FREE, overwrite=overwrite
     ) as claimed:
-        if claimed.record.done and (folder / MODEL_FOLDER).is_dir():
-            logger.info("%s: finished by an earlier run, nothing is left to train", folder)
+        if finished(claimed):
             return dict(claimed.record.figures)
         figures = run.train()
         if run.accelerator.is_main_process:
@@ -122,8 +131,6 @@ def training_device(name: str) -> str:
 
 
 class _Run:
-    log: JsonLines | None = None  # in the first process, while it trains
-
     def __init__(self, task: TrainingTask, settings: LoopSettings, folder: Path) -> None:
         self.task, self.settings, self.folder = task, settings, folder
         self.parameters = nn.ModuleDict(task.modules())
@@ -153,13 +160,11 @@ class _Run:
 
     def train(self) -> dict[str, float]:
         start = self.resume()
-        with ExitStack() as stack:
-            if self.accelerator.is_main_process:
-                self.log = stack.enter_context(JsonLines(self.folder / LOG_FILE))
-                self.read_log(start)
-            self.accelerator.wait_for_everyone()  # all have read the checkpoint before it is replaced
-            reader = stack.enter_context(ThreadPoolExecutor(1))
-            progress = stack.enter_context(self.progress(start))
+        for row in cut_log(self.folder, start, self.accelerator.is_main_process):
+            self.seconds = row.get("seconds", self.seconds)
+            self.figures = validation_figures(row) or self.figures
+        self.accelerator.wait_for_everyone()  # all have read the checkpoint before it is replaced
+        with self.progress(start) as progress, ThreadPoolExecutor(1) as reader:
             for step, batch in self.batches(start, reader):
                 self.step(step, batch)
                 progress.update()
@@ -259,14 +264,6 @@ class _Run:
         logger.info("going on from step %d of %s", state["step"], path)
         return int(state["step"])
 
-    def read_log(self, start: int) -> None:
-        """What the steps before `start` left. A killed run may have logged later ones, which will be run again."""
-        assert self.log is not None
-        self.log.keep(lambda row: row["step"] <= start)
-        for row in self.log.rows():
-            self.seconds = row.get("seconds", self.seconds)
-            self.figures = _validation(row) or self.figures
-
     def finish(self) -> None:
         if not self.accelerator.is_main_process:
             return
@@ -298,10 +295,5 @@ class _Run:
         self.sums, self.summed = {}, 0
 
     def _append(self, row: Mapping[str, float]) -> None:
-        if self.log is not None:
-            self.log.append(row)
-
-
-def _validation(row: Mapping[str, float]) -> dict[str, float]:
-    """The figures of a validation's line in the log; nothing of another line."""
-    return {key.removeprefix(VALIDATION): value for key, value in row.items() if key.startswith(VALIDATION)}
+        if self.accelerator.is_main_process:
+            add_to_log(self.folder, row)
