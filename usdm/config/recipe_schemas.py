@@ -128,6 +128,7 @@ class TrainPart(Stage):
     corpora: list[str] = MISSING
     task: Any = MISSING
     loop: Any = MISSING
+    overwrite: bool = MISSING
     seed: int = MISSING
 
 
@@ -175,6 +176,7 @@ class TrainLanguageModel(Stage):
     corpora: list[str] = MISSING
     adapter: Any = None  # a configuration of the package peft; null: all weights are trained
     loop: Any = MISSING
+    overwrite: bool = MISSING
     seed: int = MISSING
 
 
