@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -99,9 +100,11 @@ def run_with_hydra(verb: str, arguments: Sequence[str], debug: bool) -> None:
 
     from usdm.cli.sweep import Outcome, attempt, table_at_the_end
     from usdm.config import added_folders, check_config, config_folder, register_schemas, show_experiments
+    from usdm.runs import COMMAND
 
     def work(config: DictConfig) -> Figures | None:
         check_config(config)
+        COMMAND.set(shlex.join(["usdm", verb, *HydraConfig.get().overrides.task]))
         if HydraConfig.get().output_subdir is not None:  # the verb has an output folder of its own
             write_versions(Path(HydraConfig.get().runtime.output_dir), config.get("seed"))
         figures: Figures | None = importlib.import_module(f"usdm.cli.{verb}").run(config)

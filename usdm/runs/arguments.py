@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -26,17 +26,18 @@ class Arguments:
     inputs: Mapping[str, Places] = field(default_factory=dict)  # files or folders, by the arguments' full names
 
 
-def arguments_of(target: Callable[..., Any], given: Mapping[str, Any]) -> Arguments:
+def arguments_of(target: Callable[..., Any], given: Mapping[str, Any], but: Collection[str] = ()) -> Arguments:
     """The arguments that `target`, a function or a class, is called with, by name.
 
-    Of dataclasses among them each field is an argument of its own, whose annotation says what it is.
+    Of dataclasses among them each field is an argument of its own, whose annotation says what it is. `but` names those
+    that decide nothing, such as the folder of the results. A function may give `locals()` in its first line.
 
     Raises:
         InputError: a value that no record can hold; or a path of something that is there, under an annotation without
             `Path`, so that its content would not count.
     """
     inputs: dict[str, Places] = {}
-    settings = _settings(target, given.items(), "", inputs)
+    settings = _settings(target, [pair for pair in given.items() if pair[0] not in but], "", inputs)
     return Arguments(settings, inputs)
 
 

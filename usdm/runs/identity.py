@@ -37,8 +37,17 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def input_digests(inputs: Mapping[str, Places]) -> dict[str, str | None]:
-    """A digest of each named input: a file, a folder, several of them in order, or nothing."""
-    return {name: _of_places(places) for name, places in inputs.items()}
+    """A digest of each named input: a file, a folder, several of them in order, or nothing.
+
+    Raises InputError that names an input that is not there.
+    """
+    digests = {}
+    for name, places in inputs.items():
+        try:
+            digests[name] = _of_places(places)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+    return digests
 
 
 def _of_places(places: Places) -> str | None:

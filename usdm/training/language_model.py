@@ -29,12 +29,12 @@ from usdm.data.unit_corpus import UnitCorpus, UnitSource
 from usdm.data.unit_noise import UnitNoise
 from usdm.interleave import Pattern
 from usdm.lm import check_model
-from usdm.runs import Arguments
+from usdm.runs import Arguments, arguments_of
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
 from usdm.training.adapters import adapter_record, finished_model, with_adapter
 from usdm.training.curves import draw_curves
 from usdm.training.lm_attention import use_packed_attention
-from usdm.training.lm_folder import FREE, RESULTS, Asked, data_arguments, identity, run_record, save_model
+from usdm.training.lm_folder import FREE, OF_THE_RUN, RESULTS, Asked, identity, run_record, save_model
 from usdm.training.lm_settings import LanguageModelSettings
 from usdm.training.lm_trainer import SpeechTextTrainer, TrainingLog, newest_checkpoint
 from usdm.training.master_weights import hold_in_float32
@@ -89,7 +89,7 @@ def pretrain(
         InputError: model, vocabulary and corpora do not fit, a split is empty, the loss is not finite, or the
             folder is of another run; or sequences of a row would see each other.
     """
-    asked = Asked(data_arguments(pretrain, locals()), origin, overwrite)
+    asked = Asked(arguments_of(pretrain, locals(), but=OF_THE_RUN), origin, overwrite)
     corpus = UnitCorpus(corpora)
     curriculum = [(0, segment_units)] if isinstance(segment_units, int) else list(segment_units)
 
@@ -163,7 +163,7 @@ def finetune(
         splices: turns put together from pieces, in training, so that a small corpus is heard out and not guessed.
         unit_source: which units the model knows (`UnitSource.load(its folder)`), to be held against the corpora's.
     """
-    asked = Asked(data_arguments(finetune, locals()), origin, overwrite)
+    asked = Asked(arguments_of(finetune, locals(), but=OF_THE_RUN), origin, overwrite)
     corpus = UnitCorpus(corpora)
     if unit_source is not None:
         unit_source.check(corpus.source, "the pretrained model", str(corpus.files[0]))

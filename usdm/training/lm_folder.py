@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from usdm.data.unit_corpus import UnitSource
-from usdm.runs import Arguments, arguments_of, digest, publishing
+from usdm.runs import Arguments, digest, publishing
 from usdm.tokens import SpeechTextVocabulary, TemplateSettings
 from usdm.training.lm_trainer import TrainingLog
 from usdm.training.run_folder import CURVES_FILE, LOG_FILE, MODEL_FOLDER, RECORD_FILE
@@ -52,11 +52,6 @@ class Asked:
     data: Arguments
     origin: Arguments | None  # of the model; None: it is told by its weights
     overwrite: bool
-
-
-def data_arguments(training: Callable[..., Any], given: Mapping[str, Any]) -> Arguments:
-    """Of the arguments of `pretrain` or `finetune` those that say what is read, and how."""
-    return arguments_of(training, {name: value for name, value in given.items() if name not in OF_THE_RUN})
 
 
 def identity(
