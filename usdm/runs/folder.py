@@ -40,6 +40,12 @@ class RunFolder:
     def __init__(self, path: Path, record: RunRecord) -> None:
         self.path, self.record = path, record
 
+    def reopen(self) -> None:
+        """Say that there is work to do, in a run that was done."""
+        if self.record.done:
+            self.record = replace(self.record, done=False, figures={})
+            _write(self.path, self.record)
+
     def finish(self, figures: Mapping[str, Any] | None = None) -> None:
         """Say that all work is done, and what came of it."""
         self.record = replace(self.record, done=True, figures=dict(figures or {}))

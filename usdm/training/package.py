@@ -91,7 +91,7 @@ def package_model(
 def _check_place(folder: Path) -> None:
     """Raises InputError if the folder that will be replaced is no packaged model."""
     if folder.is_dir() and any(folder.iterdir()) and not all((folder / part).is_dir() for part in PARTS):
-        raise InputError(f"output_dir={folder} holds no packaged model but something else, which would go: give another")
+        raise InputError(f"output_dir={folder} holds no packaged model but something else: give another folder")
 
 
 def _voices(voices: Mapping[str, str], corpus: str | None) -> dict[str, Waveform]:
