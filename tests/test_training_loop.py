@@ -114,7 +114,7 @@ def test_a_checkpoint_of_another_device_goes_on_here(tmp_path: Path, monkeypatch
     whole = train(LineTask(), SETTINGS, tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:7")  # what the file says of tensors
-        train(LineTask(9), SETTINGS, tmp_path / "killed")
+        train(stopping(LineTask(), 9), SETTINGS, tmp_path / "killed")
     with pytest.raises(RuntimeError, match="CUDA"):
         torch.load(tmp_path / "killed" / "checkpoint.pt", weights_only=True)
     assert train(LineTask(), SETTINGS, tmp_path / "killed") == whole
