@@ -126,6 +126,7 @@ def test_a_large_file_is_read_once_and_again_when_it_changes(tmp_path: Path, mon
     weights = tmp_path / "weights.bin"
     weights.write_bytes(b"12345678")
     first = content_digest(weights)
+    identity._remembered.cache_clear()  # as another process
     with monkeypatch.context() as patch:
         patch.setattr(identity, "_sha256", lambda path: pytest.fail("it was read again"))
         assert content_digest(weights) == first

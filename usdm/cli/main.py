@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 OWN_PACKAGES = ("usdm", "data_prep", "demo")
 COMPARISONS = ("compare_models", "compare_sampling", "compare_streaming", "compare_voices")
 FIRST_VERBS = ("respond", "synthesize", "demo", "plan", "evaluate", "benchmark", *COMPARISONS)
+JSON_ON_STDOUT = {"--json": "json=-"}  # of `usdm status`
 WORK_FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130  # what shells report for Ctrl-C
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[0] in ("-V", "--version"):
         print(f"usdm {installed_version('usdm')}")
         return 0
-    verb, rest = arguments[0], arguments[1:]
+    verb, rest = arguments[0], [JSON_ON_STDOUT.get(argument, argument) for argument in arguments[1:]]
     if verb not in verbs():
         print(f"usdm: {unknown_verb(verb)}", file=sys.stderr)
         return BAD_INPUT

@@ -264,3 +264,9 @@ class PackageModel(Stage):
     voices_corpus: str | None = None
     scorecard: str | None = None
     tables: list[str] = MISSING
+
+
+@dataclass
+class Status(Verb):
+    shared: Shared = MISSING
+    json: str | None = None

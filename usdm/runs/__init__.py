@@ -8,6 +8,7 @@ from usdm.runs.identity import Places, content_digest, digest, flat, hub_commit,
 from usdm.runs.lines import JsonLines, read_lines, whole_lines
 from usdm.runs.publish import publishing, write_text
 from usdm.runs.shards import Rows, Shard, Shards, Task
+from usdm.runs.status import RunStatus, statuses
 
 __all__ = [
     "COMMAND",
@@ -18,6 +19,7 @@ __all__ = [
     "Rows",
     "RunFolder",
     "RunRecord",
+    "RunStatus",
     "Shard",
     "Shards",
     "Task",
@@ -33,6 +35,7 @@ __all__ = [
     "publishing",
     "read_lines",
     "read_run",
+    "statuses",
     "whole_lines",
     "write_text",
 ]

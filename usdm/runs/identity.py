@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ LENGTH = 16  # hexadecimal digits of a digest
 WHOLE = ("manifest.jsonl", "checkpoint.pt")
 # What a folder says about how it came about, which differs between two runs that made the same.
 ACCOUNTS = ("training.json", "versions.json", "run.json", "run.lock")
-LARGE = 16 << 20  # bytes; the digest of a larger file is remembered
+LARGE = 1 << 20  # bytes; the digest of a larger file is remembered
 REMEMBERED = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "usdm" / "digests.jsonl"
 
 
@@ -111,11 +112,12 @@ def _of_file(path: Path) -> str:
     if facts.st_size < LARGE:
         return _sha256(blob)
     # Whatever changes a file's content changes one of these.
-    state = [str(blob), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
-    if (known := _remembered().get(json.dumps(state))) is None:
-        known = _sha256(blob)
-        _remember(state, known)
-    return known
+    state = json.dumps([str(blob), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino])
+    known = _remembered(REMEMBERED)
+    if state not in known:
+        known[state] = _sha256(blob)
+        _remember(state, known[state])
+    return known[state]
 
 
 def _sha256(path: Path) -> str:
@@ -123,10 +125,11 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _remembered() -> dict[str, str]:
+@cache
+def _remembered(path: Path) -> dict[str, str]:
     """A line that was cut off, or that another version wrote, is as if it were not there."""
     try:
-        lines = REMEMBERED.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:
         return {}
     known = {}
@@ -139,10 +142,10 @@ def _remembered() -> dict[str, str]:
     return known
 
 
-def _remember(state: list[Any], value: str) -> None:
+def _remember(state: str, value: str) -> None:
     try:
         REMEMBERED.parent.mkdir(parents=True, exist_ok=True)
         with REMEMBERED.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([state, value]) + "\n")
+            file.write(json.dumps([json.loads(state), value]) + "\n")
     except OSError:
         pass  # a home that cannot be written to: the file is read again next time
