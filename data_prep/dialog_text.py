@@ -18,13 +18,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from data_prep import not_understood
-from data_prep.files import write_atomically
 from data_prep.small_talk import INTENTS
 from data_prep.spoken_text import spoken_text, spoken_words
+from usdm.runs import arguments_of, claim, write_text
 from usdm.types import InputError
 
 logger = logging.getLogger(__name__)
 
+DIALOGS_FILE, DOMAIN_FILE = "dialogs.jsonl", "domain.json"
 _NOT_UNDERSTOOD_TEST_SHARE = 0.05
 
 
@@ -52,9 +53,9 @@ class DomainReport:
 
 
 def prepare_dialogs(
-    train_file: str,
-    held_out_file: str,
-    output_dir: str,
+    train_file: str | Path,
+    held_out_file: str | Path,
+    output_dir: str | Path,
     *,
     vocabulary_size: int,
     max_user_words: int,
@@ -65,9 +66,10 @@ def prepare_dialogs(
     small_talk_copies: int,
     noise_turns: int,
     unknown_words_turns: int,
-    unknown_words_recordings: Sequence[str],
+    unknown_words_recordings: Sequence[str | Path],
     dev_share: float,
     seed: int,
+    overwrite: bool = False,
 ) -> DomainReport:
     """Write `dialogs.jsonl` (one dialog a line, split train, dev or test) and `domain.json` into `output_dir`.
 
@@ -86,77 +88,86 @@ def prepare_dialogs(
         unknown_words_recordings: folders of transcribed recordings; those with a word outside the domain become
             user turns that the agent does not understand, and bring their sound.
         dev_share: share of training dialogs that become split "dev".
+        overwrite: delete other dialogs in `output_dir`.
 
     Raises:
-        InputError: a file is missing or has a line that is no dialog.
+        InputError: a file is missing or has a line that is no dialog, or other dialogs are there.
     """
-    train = [(row, list(_exchanges(row, max_user_words, max_agent_words))) for row in _read_dialogs(train_file)]
-    counts = Counter(word for _, runs in train for run in runs for exchange in run for word in exchange.words)
-    vocabulary = {word for word, _ in counts.most_common(vocabulary_size)}
-    vocabulary |= {word for text in not_understood.REPLIES for word in spoken_words(text)}
-    vocabulary |= {word for users, agents in INTENTS.values() for text in users + agents for word in spoken_words(text)}
+    given = arguments_of(prepare_dialogs, locals(), but=("output_dir", "overwrite"))
+    results = (DIALOGS_FILE, DOMAIN_FILE)
+    with claim(output_dir, given.settings, given.inputs, results=results, overwrite=overwrite) as claimed:
+        train = [(row, list(_exchanges(row, max_user_words, max_agent_words))) for row in _read_dialogs(train_file)]
+        counts = Counter(word for _, runs in train for run in runs for exchange in run for word in exchange.words)
+        vocabulary = {word for word, _ in counts.most_common(vocabulary_size)}
+        vocabulary |= {word for text in not_understood.REPLIES for word in spoken_words(text)}
+        vocabulary |= {
+            word for users, agents in INTENTS.values() for text in users + agents for word in spoken_words(text)
+        }
 
-    left_out: Counter[str] = Counter()
-    services: Counter[str] = Counter()
-    copies: Counter[Exchange] = Counter()
-    held_out = [(row, list(_exchanges(row, max_user_words, max_agent_words))) for row in _read_dialogs(held_out_file)]
-    often = {
-        text for text, count in _user_texts(runs for _, runs in train).items() if count > max_train_occurrences
-    } | {_words_of(user) for users, _ in INTENTS.values() for user in users[:-1]}
-    unseen = set(_user_texts(runs for _, runs in held_out)) - often
-    unseen |= {_words_of(users[-1]) for users, _ in INTENTS.values()}
-    dialogs: list[dict] = []
-    order = sorted(train, key=lambda item: _draw(seed, item[0]["dialog"]))
-    kept = 0
-    for row, runs in order:
-        if kept >= max_train_exchanges:
-            left_out["beyond the wanted number of exchanges"] += sum(map(len, runs))
-            continue
-        split = "dev" if _draw(seed + 1, row["dialog"]) < dev_share else "train"
-        for run in _inside(runs, vocabulary, left_out):
-            fresh = [exchange for exchange in run if copies[exchange] < max_copies]
-            left_out["copies"] += len(run) - len(fresh)
-            learnt = [exchange for exchange in fresh if _words_of(exchange.user) not in unseen]
-            left_out["user text that is held out"] += len(fresh) - len(learnt)
-            if not learnt:
+        left_out: Counter[str] = Counter()
+        services: Counter[str] = Counter()
+        copies: Counter[Exchange] = Counter()
+        held_out = [
+            (row, list(_exchanges(row, max_user_words, max_agent_words))) for row in _read_dialogs(held_out_file)
+        ]
+        often = {
+            text for text, count in _user_texts(runs for _, runs in train).items() if count > max_train_occurrences
+        } | {_words_of(user) for users, _ in INTENTS.values() for user in users[:-1]}
+        unseen = set(_user_texts(runs for _, runs in held_out)) - often
+        unseen |= {_words_of(users[-1]) for users, _ in INTENTS.values()}
+        dialogs: list[dict] = []
+        order = sorted(train, key=lambda item: _draw(seed, item[0]["dialog"]))
+        kept = 0
+        for row, runs in order:
+            if kept >= max_train_exchanges:
+                left_out["beyond the wanted number of exchanges"] += sum(map(len, runs))
                 continue
-            copies.update(learnt)
-            kept += len(learnt)
-            services.update(row["services"])
-            dialogs.append(_dialog(f"{row['dialog']}-{len(dialogs)}", split, row["services"], learnt))
-    dialogs.extend(_small_talk(small_talk_copies))
-    for row, runs in held_out:
-        for run in _inside(runs, vocabulary, left_out):
-            tested = [exchange for exchange in run if _words_of(exchange.user) in unseen]
-            left_out["held-out user text that training has often"] += len(run) - len(tested)
-            if tested:
-                dialogs.append(_dialog(f"{row['dialog']}-{len(dialogs)}", "test", row["services"], tested))
+            split = "dev" if _draw(seed + 1, row["dialog"]) < dev_share else "train"
+            for run in _inside(runs, vocabulary, left_out):
+                fresh = [exchange for exchange in run if copies[exchange] < max_copies]
+                left_out["copies"] += len(run) - len(fresh)
+                learnt = [exchange for exchange in fresh if _words_of(exchange.user) not in unseen]
+                left_out["user text that is held out"] += len(fresh) - len(learnt)
+                if not learnt:
+                    continue
+                copies.update(learnt)
+                kept += len(learnt)
+                services.update(row["services"])
+                dialogs.append(_dialog(f"{row['dialog']}-{len(dialogs)}", split, row["services"], learnt))
+        dialogs.extend(_small_talk(small_talk_copies))
+        for row, runs in held_out:
+            for run in _inside(runs, vocabulary, left_out):
+                tested = [exchange for exchange in run if _words_of(exchange.user) in unseen]
+                left_out["held-out user text that training has often"] += len(run) - len(tested)
+                if tested:
+                    dialogs.append(_dialog(f"{row['dialog']}-{len(dialogs)}", "test", row["services"], tested))
 
-    strange = [text for _, runs in order for text in _unknown(runs, vocabulary) if _words_of(text) not in unseen]
-    recorded = list(not_understood.recorded_turns(unknown_words_recordings))
-    outside = [(text, audio) for text, audio in recorded if not set(spoken_words(text)) <= vocabulary]
-    left_out["recordings with no word outside the domain"] = len(recorded) - len(outside)
-    for kind, turns in (
-        ("noise", [(not_understood.NOTHING_SAID, None)] * noise_turns),
-        ("unknown-words", [(text, None) for text in strange[:unknown_words_turns]]),
-        ("recording", outside),
-    ):
-        dialogs.extend(_not_understood(kind, turns, seed))
+        strange = [text for _, runs in order for text in _unknown(runs, vocabulary) if _words_of(text) not in unseen]
+        recorded = list(not_understood.recorded_turns(unknown_words_recordings))
+        outside = [(text, audio) for text, audio in recorded if not set(spoken_words(text)) <= vocabulary]
+        left_out["recordings with no word outside the domain"] = len(recorded) - len(outside)
+        for kind, turns in (
+            ("noise", [(not_understood.NOTHING_SAID, None)] * noise_turns),
+            ("unknown-words", [(text, None) for text in strange[:unknown_words_turns]]),
+            ("recording", outside),
+        ):
+            dialogs.extend(_not_understood(kind, turns, seed))
 
-    splits = Counter(dialog["split"] for dialog in dialogs)
-    exchanges: Counter[str] = Counter()
-    for dialog in dialogs:
-        exchanges[dialog["split"]] += len(dialog["turns"]) // 2
-    report = DomainReport(len(vocabulary), dict(splits), dict(exchanges), dict(left_out), dict(services.most_common()))
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "dialogs.jsonl", "".join(json.dumps(dialog) + "\n" for dialog in dialogs))
-    write_atomically(folder / "domain.json", json.dumps(asdict(report) | {"words": sorted(vocabulary)}, indent=1))
-    logger.info("%s", report)
-    return report
+        splits = Counter(dialog["split"] for dialog in dialogs)
+        exchanges: Counter[str] = Counter()
+        for dialog in dialogs:
+            exchanges[dialog["split"]] += len(dialog["turns"]) // 2
+        report = DomainReport(
+            len(vocabulary), dict(splits), dict(exchanges), dict(left_out), dict(services.most_common())
+        )
+        write_text(claimed.path / DIALOGS_FILE, "".join(json.dumps(dialog) + "\n" for dialog in dialogs))
+        write_text(claimed.path / DOMAIN_FILE, json.dumps(asdict(report) | {"words": sorted(vocabulary)}, indent=1))
+        claimed.finish(asdict(report))
+        logger.info("%s", report)
+        return report
 
 
-def _read_dialogs(file: str) -> Iterator[dict]:
+def _read_dialogs(file: str | Path) -> Iterator[dict]:
     path = Path(file)
     if not path.is_file():
         raise InputError(f"Dialog text {path} does not exist: give a .jsonl or .jsonl.gz file, one dialog a line.")

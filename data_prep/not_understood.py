@@ -22,7 +22,7 @@ def reply(number: int) -> str:
     return REPLIES[number % len(REPLIES)]
 
 
-def recorded_turns(folders: Sequence[str]) -> Iterator[tuple[str, Path]]:
+def recorded_turns(folders: Sequence[str | Path]) -> Iterator[tuple[str, Path]]:
     """The text and the sound file of the transcribed recordings in folders with a `manifest.jsonl`.
 
     Raises:

@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import not_understood
-from data_prep.files import write_atomically
+from data_prep.dialog_text import DIALOGS_FILE, DOMAIN_FILE
 from data_prep.spoken_text import spoken_text, spoken_words
+from usdm.runs import arguments_of, claim, write_text
 from usdm.types import InputError
 
+REPORT_FILE = "sentences.json"
 _ABBREVIATIONS = {"Mr.": "mister", "Mrs.": "missus", "Dr.": "doctor", "St.": "saint"}
 _ABBREVIATION = re.compile("|".join(re.escape(short) for short in _ABBREVIATIONS))
 _SENTENCE_END = re.compile(r"(?<=[.?!])[\"')\]]*\s+")
@@ -35,9 +37,9 @@ class SentencesReport:
 
 
 def prepare_sentences(
-    text_files: Sequence[str],
-    dialogs_folder: str,
-    output_dir: str,
+    text_files: Sequence[str | Path],
+    dialogs_folder: str | Path,
+    output_dir: str | Path,
     *,
     sentences: int,
     min_words: int,
@@ -45,63 +47,68 @@ def prepare_sentences(
     not_understood_share: float,
     dev_share: float,
     seed: int,
+    overwrite: bool = False,
 ) -> SentencesReport:
     """Draw sentences, as many from each file, for `synthesize_corpus`; write `dialogs.jsonl` and `sentences.json`.
 
     Args:
         dialogs_folder: where `prepare_dialogs` wrote. What its test dialogs say is left out here.
         not_understood_share: of sentences, which the agent answers if two of their words are outside the domain.
+        overwrite: delete other sentences in `output_dir`.
 
     Raises:
-        InputError: a file is missing or no UTF-8 text, or has fewer different sentences than its part.
+        InputError: a file is missing or no UTF-8 text, or has fewer different sentences than its part; or other
+            sentences are there.
     """
+    given = arguments_of(prepare_sentences, locals(), but=("output_dir", "overwrite"))
     if not text_files:
         raise InputError("text_files=[]: give at least one file of plain text.")
-    tested, domain = _tested_texts(Path(dialogs_folder)), _domain(Path(dialogs_folder))
-    part, more = divmod(sentences, len(text_files))
-    random = np.random.default_rng(seed)
-    dialogs: list[dict] = []
-    available: dict[str, int] = {}
-    for number, file in enumerate(text_files):
-        wanted = part + (number < more)
-        found = [text for text in _sentences(file) if min_words <= len(spoken_words(text)) <= max_words]
-        different = [text for text in dict.fromkeys(found) if tuple(spoken_words(text)) not in tested]
-        available[file] = len(different)
-        if len(different) < wanted:
-            raise InputError(
-                f"{file} has {len(different)} different sentences of {min_words} to {max_words} words, {wanted} are "
-                "wanted of it: ask for fewer sentences, or give more text."
-            )
-        for position in random.permutation(len(different))[:wanted]:
-            split = "dev" if random.random() < dev_share else "train"
-            turns = [{"role": "user", "text": different[position]}]
-            strange = len(set(spoken_words(different[position])) - domain) >= _ANSWERED_STRANGE_WORDS
-            if random.random() < not_understood_share and strange:
-                turns.append({"role": "agent", "text": not_understood.reply(len(dialogs))})
-            name = f"sentence-{number}-{position}"
-            dialogs.append({"dialog": name, "split": split, "services": ["sentences"], "turns": turns})
-    report = SentencesReport(
-        dict(Counter(dialog["split"] for dialog in dialogs)),
-        sum(len(dialog["turns"]) == 2 for dialog in dialogs),
-        available,
-        len({word for dialog in dialogs for word in spoken_words(dialog["turns"][0]["text"])}),
-    )
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "dialogs.jsonl", "".join(json.dumps(dialog) + "\n" for dialog in dialogs))
-    write_atomically(folder / "sentences.json", json.dumps(asdict(report), indent=1))
-    return report
+    results = (DIALOGS_FILE, REPORT_FILE)
+    with claim(output_dir, given.settings, given.inputs, results=results, overwrite=overwrite) as claimed:
+        tested, domain = _tested_texts(Path(dialogs_folder)), _domain(Path(dialogs_folder))
+        part, more = divmod(sentences, len(text_files))
+        random = np.random.default_rng(seed)
+        dialogs: list[dict] = []
+        available: dict[str, int] = {}
+        for number, file in enumerate(text_files):
+            wanted = part + (number < more)
+            found = [text for text in _sentences(file) if min_words <= len(spoken_words(text)) <= max_words]
+            different = [text for text in dict.fromkeys(found) if tuple(spoken_words(text)) not in tested]
+            available[str(file)] = len(different)
+            if len(different) < wanted:
+                raise InputError(
+                    f"{file} has {len(different)} different sentences of {min_words} to {max_words} words, {wanted} "
+                    "are wanted of it: ask for fewer sentences, or give more text."
+                )
+            for position in random.permutation(len(different))[:wanted]:
+                split = "dev" if random.random() < dev_share else "train"
+                turns = [{"role": "user", "text": different[position]}]
+                strange = len(set(spoken_words(different[position])) - domain) >= _ANSWERED_STRANGE_WORDS
+                if random.random() < not_understood_share and strange:
+                    turns.append({"role": "agent", "text": not_understood.reply(len(dialogs))})
+                name = f"sentence-{number}-{position}"
+                dialogs.append({"dialog": name, "split": split, "services": ["sentences"], "turns": turns})
+        report = SentencesReport(
+            dict(Counter(dialog["split"] for dialog in dialogs)),
+            sum(len(dialog["turns"]) == 2 for dialog in dialogs),
+            available,
+            len({word for dialog in dialogs for word in spoken_words(dialog["turns"][0]["text"])}),
+        )
+        write_text(claimed.path / DIALOGS_FILE, "".join(json.dumps(dialog) + "\n" for dialog in dialogs))
+        write_text(claimed.path / REPORT_FILE, json.dumps(asdict(report), indent=1))
+        claimed.finish(asdict(report))
+        return report
 
 
 def _tested_texts(dialogs_folder: Path) -> set[tuple[str, ...]]:
     """The words of every turn of the test dialogs, and of every sentence in one."""
-    dialogs = [json.loads(line) for line in _prepared(dialogs_folder / "dialogs.jsonl").splitlines()]
+    dialogs = [json.loads(line) for line in _prepared(dialogs_folder / DIALOGS_FILE).splitlines()]
     turns = [turn["text"] for dialog in dialogs if dialog["split"] == "test" for turn in dialog["turns"]]
     return {tuple(spoken_words(text)) for turn in turns for text in (turn, *_SENTENCE_END.split(turn))}
 
 
 def _domain(dialogs_folder: Path) -> set[str]:
-    return set(json.loads(_prepared(dialogs_folder / "domain.json"))["words"])
+    return set(json.loads(_prepared(dialogs_folder / DOMAIN_FILE))["words"])
 
 
 def _prepared(path: Path) -> str:
@@ -110,7 +117,7 @@ def _prepared(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _sentences(file: str) -> Iterator[str]:
+def _sentences(file: str | Path) -> Iterator[str]:
     """As they are spoken; a paragraph ends at an empty line."""
     path = Path(file)
     if not path.is_file():

@@ -26,7 +26,9 @@ from usdm.chain import (
     Question,
     SpokenDialogPipeline,
 )
+from usdm.chain.parts import fingerprint
 from usdm.chain.sound import speech
+from usdm.runs import identity
 from usdm.tokens import TurnContent
 from usdm.types import InputError, Sampling, Turn, Waveform
 from usdm.vocoder import VocosSettings, VocosVocoder
@@ -268,6 +270,29 @@ def test_fingerprint_names_the_weights(bundle: Path, pipeline: SpokenDialogPipel
     other = replace(SHORT_TEMPLATE, history_tokens=1)
     other.save(copy / "llm")
     assert SpokenDialogPipeline.from_pretrained(copy).fingerprint != pipeline.fingerprint
+
+
+def test_large_weights_are_read_once_for_the_fingerprint(
+    bundle: Path, pipeline: SpokenDialogPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seven billion of them would take most of a minute at every trace, shard and evaluation."""
+    monkeypatch.setattr(identity, "REMEMBERED", tmp_path / "digests.jsonl")
+    monkeypatch.setattr(identity, "LARGE", 10_000)
+    read, hashed = identity._sha256, []
+    monkeypatch.setattr(identity, "_sha256", lambda path: hashed.append(path.name) or read(path))
+    first = fingerprint(pipeline.folders)
+    assert "model.safetensors" in hashed
+    hashed.clear()
+    identity._remembered.cache_clear()  # as another process
+    assert fingerprint(pipeline.folders) == first == pipeline.fingerprint
+    assert hashed and "model.safetensors" not in hashed
+
+
+def test_parts_from_the_hub_have_commits(bundle: Path, pipeline: SpokenDialogPipeline, tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--somebody--llm" / "snapshots" / "0123abcd"
+    shutil.copytree(bundle / "llm", snapshot)
+    assert pipeline.commits == {}
+    assert SpokenDialogPipeline.from_pretrained(bundle, llm=snapshot).commits == {"llm": "0123abcd"}
 
 
 def test_a_bundle_that_is_not_there(tmp_path: Path) -> None:

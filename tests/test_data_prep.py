@@ -138,11 +138,11 @@ def test_what_is_not_understood_has_its_own_dialogs(dialog_files: tuple[str, str
     assert {user["text"] for user in users[:40]} == {"..."}
     assert users[-1]["audio"] == str(recorded / "a.wav")
     assert {dialog["split"] for dialog in dialogs if "noise" in dialog["dialog"]} == {"train", "test"}
-    with pytest.raises(InputError, match="nowhere has no manifest"):
-        _prepare(dialog_files, tmp_path / "out", unknown_words_recordings=[str(tmp_path / "nowhere")])
+    with pytest.raises(InputError, match="unknown_words_recordings: .*nowhere: no such file or folder"):
+        _prepare(dialog_files, tmp_path / "bad", unknown_words_recordings=[str(tmp_path / "nowhere")])
     (recorded / "b.wav").unlink()
     with pytest.raises(InputError, match="b.wav, which does not exist"):
-        _prepare(dialog_files, tmp_path / "out", unknown_words_recordings=[str(recorded)])
+        _prepare(dialog_files, tmp_path / "bad", unknown_words_recordings=[str(recorded)])
 
 
 def test_small_talk_is_trained_as_often_as_asked(dialog_files: tuple[str, str], tmp_path: Path) -> None:
@@ -161,8 +161,11 @@ def test_small_talk_is_trained_as_often_as_asked(dialog_files: tuple[str, str], 
 
 def test_prepare_dialogs_repeats_itself_and_names_bad_input(dialog_files: tuple[str, str], tmp_path: Path) -> None:
     assert _prepare(dialog_files, tmp_path / "one") == _prepare(dialog_files, tmp_path / "two")
-    assert _prepare(dialog_files, tmp_path / "one", dev_share=1.0) != _prepare(dialog_files, tmp_path / "two")
-    with pytest.raises(InputError, match="nowhere.jsonl does not exist"):
+    with pytest.raises(InputError, match=r"dev_share: 0\.0 then, 1\.0 now"):  # not replaced without a word
+        _prepare(dialog_files, tmp_path / "one", dev_share=1.0)
+    others = _prepare(dialog_files, tmp_path / "one", dev_share=1.0, overwrite=True)
+    assert others != _prepare(dialog_files, tmp_path / "two")
+    with pytest.raises(InputError, match="train_file: .*nowhere.jsonl: no such file or folder"):
         _prepare((str(tmp_path / "nowhere.jsonl"), dialog_files[1]), tmp_path / "three")
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"dialog": "x"}\n')
@@ -230,7 +233,7 @@ def test_strange_sentences_are_not_understood(text_files: list[str], prepared: s
 def test_sentences_that_cannot_be_had_are_named(text_files: list[str], prepared: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="novel.txt has 3 different sentences of 3 to 6 words, 4 are wanted"):
         _sentences(text_files, prepared, tmp_path / "out", sentences=8)  # the fourth is said in a test dialog
-    with pytest.raises(InputError, match="nowhere.txt does not exist"):
+    with pytest.raises(InputError, match="text_files: .*nowhere.txt: no such file or folder"):
         _sentences([str(tmp_path / "nowhere.txt")], prepared, tmp_path / "out")
     with pytest.raises(InputError, match="at least one file"):
         _sentences([], prepared, tmp_path / "out")

@@ -306,47 +306,47 @@ def test_encoder_to_unit_corpus(corpus: Path, tmp_path: Path) -> None:
     assert quality.phone_purity > 0.7
     assert quality.pnmi > 0.4
 
-    again = tmp_path / "again"
+    made, again = tmp_path / "units/model", tmp_path / "again"
     arguments = (str(tmp_path / "encoder/model"), [str(corpus)], str(again))
-    fit_kmeans(*arguments, settings=units, frames=400, predecessor=str(tmp_path / "units"), seed=1)
-    old, new = UnitExtractor.from_pretrained(tmp_path / "units"), UnitExtractor.from_pretrained(again)
+    fit_kmeans(*arguments, settings=units, frames=400, predecessor=str(made), seed=1)
+    old, new = UnitExtractor.from_pretrained(made), UnitExtractor.from_pretrained(again / "model")
     sound = [torch.from_numpy(soundfile.read(corpus / "3.wav", dtype="float32")[0])]
     assert (old(sound)[0] == new(sound)[0]).float().mean() > 0.5  # of eight units: chance is 0.125
+    with pytest.raises(InputError, match=r"seed: 1 then, 2 now\n  predecessor: .*units/model .* then, None"):
+        fit_kmeans(*arguments, settings=units, frames=400, seed=2)
+    before = (again / "model/centroids.safetensors").stat().st_mtime_ns
+    predecessor = {"predecessor": str(made)}
+    assert fit_kmeans(*arguments, settings=units, frames=400, **predecessor, seed=1).used_units == 8
+    assert (again / "model/centroids.safetensors").stat().st_mtime_ns == before
+    other = (*arguments[:2], str(tmp_path / "other"))
     with pytest.raises(InputError, match="8 units at 25 Hz, wanted are 9 at 25 Hz"):
-        fit_kmeans(*arguments, settings=replace(units, num_units=9), frames=400, predecessor=str(again), seed=1)
+        fit_kmeans(*other, settings=replace(units, num_units=9), frames=400, **predecessor, seed=1)
     with pytest.raises(InputError, match=r"padding=200, .* learnt with 0: set shared.encoder_padding=0"):
-        fit_kmeans(*arguments, settings=replace(units, padding=200), frames=400, seed=1)
+        fit_kmeans(*other, settings=replace(units, padding=200), frames=400, seed=1)
 
-    report = extract_units([str(corpus)], str(tmp_path / "units"), str(tmp_path / "corpus"), shard_utterances=16)
+    report = extract_units([str(corpus)], str(made), str(tmp_path / "corpus"), shard_utterances=16)
     assert (report.utterances, report.failed) == (40, ())
     files = sorted((tmp_path / "corpus").glob("*.parquet"))
     assert len(files) == 3
     rows = {row.id: row for row in UnitCorpus(files).utterances()}
-    extractor = UnitExtractor.from_pretrained(tmp_path / "units")
+    extractor = UnitExtractor.from_pretrained(made)
     samples, _ = soundfile.read(corpus / "7.wav", dtype="float32")
     assert rows["7"].units.tolist() == extractor([torch.from_numpy(samples)])[0].tolist()
     assert rows["7"].words == ("a", "b", "c")
 
     before = files[1].read_bytes()
     files[0].unlink()  # as if killed
-    assert (
-        extract_units([str(corpus)], str(tmp_path / "units"), str(tmp_path / "corpus"), shard_utterances=16) == report
-    )
+    assert extract_units([str(corpus)], str(made), str(tmp_path / "corpus"), shard_utterances=16) == report
     jobs = [
-        extract_units(
-            [str(corpus)], str(tmp_path / "units"), str(tmp_path / "jobs"), shard_utterances=16, job=job, num_jobs=2
-        )
+        extract_units([str(corpus)], str(made), str(tmp_path / "jobs"), shard_utterances=16, job=job, num_jobs=2)
         for job in (1, 0)
     ]
     assert sum(each.units for each in jobs) == report.units and all(each.utterances for each in jobs)
     for shard in (tmp_path / "corpus").glob("*.parquet"):
         assert (tmp_path / "jobs" / shard.name).read_bytes() == shard.read_bytes()
     with pytest.raises(InputError, match="job=2 of num_jobs=2"):
-        extract_units([str(corpus)], str(tmp_path / "units"), str(tmp_path / "jobs"), job=2, num_jobs=2)
-    assert (
-        extract_units([str(corpus)], str(tmp_path / "units"), str(tmp_path / "jobs"), shard_utterances=16).units
-        == report.units
-    )
+        extract_units([str(corpus)], str(made), str(tmp_path / "jobs"), job=2, num_jobs=2)
+    assert extract_units([str(corpus)], str(made), str(tmp_path / "jobs"), shard_utterances=16).units == report.units
     assert files[1].read_bytes() == before
 
     extractor.centroids = extractor.centroids + 1

@@ -6,15 +6,19 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from lm_models import quick_runs  # noqa: F401 (used by itself)
@@ -24,10 +28,11 @@ from torch.nn import functional
 from transformers import PreTrainedModel, modeling_flash_attention_utils
 
 from usdm.data.collation import collate_rows, flatten_rows
+from usdm.data.mixture import MixtureMember
 from usdm.data.packing import PackedRow, PackedRows, build_row
 from usdm.data.sequences import TrainingSequence
 from usdm.data.speech_text import SpeechTextSequences
-from usdm.data.unit_corpus import UnitCorpus, UnitCorpusWriter, UnitSource, UnitUtterance
+from usdm.data.unit_corpus import SCHEMA, UnitCorpus, UnitCorpusWriter, UnitSource, UnitUtterance
 from usdm.lm import build_model, load_model
 from usdm.tokens import (
     DialogTemplate,
@@ -39,7 +44,7 @@ from usdm.tokens import (
 from usdm.training.language_model import finetune, pretrain
 from usdm.training.lm_attention import PACKED, check_packing, use_packed_attention
 from usdm.training.lm_settings import LanguageModelSettings
-from usdm.training.lm_trainer import newest_checkpoint
+from usdm.training.lm_trainer import TrainingLog, newest_checkpoint
 from usdm.training.tokenizer import save_tokenizer, train_tokenizer
 from usdm.types import InputError
 
@@ -95,6 +100,21 @@ def tiny_model(vocabulary: SpeechTextVocabulary, model_type: str = "mistral") ->
         num_attention_heads=2,
         **({} if model_type == "gpt_neox" else {"num_key_value_heads": 1}),
     )
+
+
+@contextmanager
+def stopped_after(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Trainings end there without a warning."""
+    logged = TrainingLog.on_log
+
+    def on_log(self: TrainingLog, args: Any, state: Any, control: Any, **found: Any) -> None:
+        logged(self, args, state, control, **found)
+        if state.global_step == step:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingLog, "on_log", on_log)
+        yield
 
 
 def read_log(folder: Path) -> list[dict]:
@@ -334,11 +354,43 @@ def test_a_finished_run_is_not_trained_again_and_other_settings_are_refused(
     again = pretrain(tiny_model(vocabulary), *arguments, SETTINGS, segment_units=curriculum)
     assert again == figures
     assert [row["step"] for row in read_log(folder) if "loss" in row] == [1, 2, 3, 4, 5, 6]
-    with pytest.raises(InputError, match=r"other settings .*data\.pattern.*unified.*continuation"):
+    with pytest.raises(InputError, match=r'made with other settings.*\n  pattern: "unified" then, "continuation" now'):
         pretrain(tiny_model(vocabulary), *arguments, SETTINGS, segment_units=curriculum, pattern="continuation")
     hotter = dataclasses.replace(SETTINGS, learning_rate=1.0, log_every=2, save_every=2, validate_every=None)
-    with pytest.raises(InputError, match=r"other settings \{'settings.learning_rate': \(0.003, 1.0\)\}"):
+    with pytest.raises(InputError, match=r"other settings or inputs:\n  loop.learning_rate: 0.003 then, 1.0 now\ngive"):
         pretrain(tiny_model(vocabulary), *arguments, hotter, segment_units=curriculum)
+
+
+def test_another_corpus_or_model_is_another_run(
+    vocabulary: SpeechTextVocabulary, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it once was, the old model came back, and nothing was said."""
+    own, text, run = tmp_path / "corpus.parquet", tmp_path / "text.txt", tmp_path / "run"
+    shutil.copy(corpus, own)
+    text.write_text("a table for two\n" * 40)
+
+    def train(folder: Path, moved: float = 0.0, **options: Any) -> dict[str, float]:
+        model = tiny_model(vocabulary)
+        model.get_input_embeddings().weight.data += moved
+        mixture = [MixtureMember(text=[text], weight=1.0)]
+        return pretrain(model, vocabulary, [own], folder, SETTINGS, mixture=mixture, **options)
+
+    with pytest.raises(KeyboardInterrupt), stopped_after(3, monkeypatch):
+        train(run)
+    with pytest.raises(InputError, match=r'initial.weights: "\w+" then, "\w+" now\n'):
+        train(run, moved=0.01)
+    own.rename(tmp_path / "moved.parquet")
+    shutil.copy(tmp_path / "moved.parquet", own)
+    train(run)  # the contents count, and not where or when they were written
+    text.write_text("please\n" * 40)
+    with pytest.raises(InputError, match=r"mixture.0.text: \['.*text.txt'\] \(content \w+\) then, "):
+        train(run)
+    rows = UnitCorpus(own).read(UnitCorpus(corpus).groups[2:], SCHEMA.names)
+    pq.write_table(rows.replace_schema_metadata(pq.read_schema(corpus).metadata), own)
+    with pytest.raises(InputError, match=r"\n  corpora: .*corpus.parquet'\] .* then, .* now\n  mixture.0.text: "):
+        train(run)
+    assert train(run, moved=0.01, overwrite=True) == train(tmp_path / "new", moved=0.01)
+    assert read_log(run) == read_log(tmp_path / "new")
 
 
 def test_accumulated_rows_give_the_loss_and_weights_of_one_batch(
@@ -358,21 +410,21 @@ def test_accumulated_rows_give_the_loss_and_weights_of_one_batch(
 
 
 def test_an_adapter_trains_few_weights_resumes_and_is_merged(
-    vocabulary: SpeechTextVocabulary, corpus: Path, tmp_path: Path
+    vocabulary: SpeechTextVocabulary, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peft = pytest.importorskip("peft")
     adapter = peft.LoraConfig(
         r=2, target_modules="all-linear", modules_to_save=["embed_tokens", "lm_head"], task_type="CAUSAL_LM"
     )
-    untrained, figures, models = tiny_model(vocabulary).state_dict(), [], []
-    for name, parts in (("whole", (6,)), ("resumed", (4, 6))):
-        for steps in parts:  # the run of 4 steps leaves a checkpoint that the run of 6 goes on from
-            settings = dataclasses.replace(SETTINGS, steps=steps, schedule="constant", validate_every=None)
-            model = tiny_model(vocabulary)
-            (tmp_path / name / "settings.json").unlink(missing_ok=True)
-            figures.append(pretrain(model, vocabulary, [corpus], tmp_path / name, settings, adapter=adapter))
-        models.append(load_model(tmp_path / name / "model"))
-    assert figures[-1] == figures[0] != figures[1]
+
+    def run(name: str) -> dict[str, float]:
+        return pretrain(tiny_model(vocabulary), vocabulary, [corpus], tmp_path / name, SETTINGS, adapter=adapter)
+
+    untrained, figures = tiny_model(vocabulary).state_dict(), run("whole")
+    with pytest.raises(KeyboardInterrupt), stopped_after(5, monkeypatch):
+        run("resumed")
+    assert run("resumed") == figures
+    models = [load_model(tmp_path / name / "model") for name in ("whole", "resumed")]
     whole, resumed = (model.state_dict() for model in models)
     assert whole.keys() == untrained.keys() == resumed.keys()
     for name, value in whole.items():

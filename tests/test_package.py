@@ -115,3 +115,13 @@ def test_what_is_missing_is_listed_and_nothing_is_written(bundle: Path, tmp_path
             str(tmp_path / "model"), parts=parts, runs={"encoder": str(tmp_path)}, facts={}, generation=GENERATION
         )
     assert not (tmp_path / "model").exists()
+
+
+def test_a_folder_of_something_else_is_not_replaced(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    parts = {name: str(bundle / name) for name in PARTS}
+    with pytest.raises(InputError, match="holds no packaged model but something else"):
+        package_model(str(tmp_path), parts=parts, runs={}, facts={}, generation=GENERATION)
+    for _ in range(2):  # a packaged model is replaced
+        package_model(str(tmp_path / "model"), parts=parts, runs={}, facts={}, generation=GENERATION)
+    assert (tmp_path / "thesis.tex").exists()

@@ -71,7 +71,7 @@ def test_overwrite_deletes_the_results_of_another_identity_and_nothing_else(tmp_
 
 
 def test_results_without_an_identity_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "weights.bin").touch()
+    (tmp_path / "weights.bin").write_text("of unknown origin")
     with pytest.raises(InputError, match="do not say what they were made from"):
         run(tmp_path, {"seed": 0})
     run(tmp_path, {"seed": 0}, overwrite=True)
@@ -126,6 +126,7 @@ def test_a_large_file_is_read_once_and_again_when_it_changes(tmp_path: Path, mon
     weights = tmp_path / "weights.bin"
     weights.write_bytes(b"12345678")
     first = content_digest(weights)
+    identity._remembered.cache_clear()  # as another process
     with monkeypatch.context() as patch:
         patch.setattr(identity, "_sha256", lambda path: pytest.fail("it was read again"))
         assert content_digest(weights) == first

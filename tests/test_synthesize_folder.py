@@ -14,9 +14,9 @@ import pytest
 from tiny_models import build_random_bundle
 
 from usdm.chain import DecoderSampling, GenerationSettings, SpokenDialogPipeline
-from usdm.chain.journal import Journal
 from usdm.chain.requests import SynthesisRequest
 from usdm.chain.synthesis import synthesize
+from usdm.runs import JsonLines, read_run
 from usdm.types import InputError, Sampling
 
 STAGES = ("transcribe", "respond", "speak")
@@ -50,7 +50,7 @@ def test_what_is_done_is_not_done_again(pipeline: SpokenDialogPipeline, tmp_path
     assert [row["id"] for row in rows(tmp_path / "results.jsonl")] == [request.id for request in REQUESTS]
     assert before == {path: path.stat().st_mtime_ns for path in before}
     assert {path.name for path in tmp_path.iterdir()} == {
-        "results.jsonl", "synthesis.json", *(f"r{number}.wav" for number in range(10))
+        "results.jsonl", "run.json", "run.lock", *(f"r{number}.wav" for number in range(10))
     }  # fmt: skip
 
 
@@ -88,11 +88,11 @@ def test_other_settings_are_refused_and_named(pipeline: SpokenDialogPipeline, tm
     synthesize(pipeline, REQUESTS[:2], tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     hot = {"speak": Sampling(temperature=0.5)}
-    with pytest.raises(InputError, match=r"sampling.speak.temperature: 0.0 there, 0.5 now\n  sampling.speak.max_new"):
+    with pytest.raises(InputError, match=r"sampling.speak.temperature: 0.0 then, 0.5 now\n  sampling.speak.max_new"):
         synthesize(pipeline, REQUESTS, tmp_path, sampling=hot)
-    with pytest.raises(InputError, match=r"decoder.steps: 1 there, 4 now\nchoose another output_dir"):
+    with pytest.raises(InputError, match=r"decoder.steps: 1 then, 4 now\ngive another output_dir"):
         synthesize(pipeline, REQUESTS, tmp_path, decoder=DecoderSampling(steps=4))
-    with pytest.raises(InputError, match="num_shards: 1 there, 2 now"):
+    with pytest.raises(InputError, match="num_shards: 1 then, 2 now"):
         synthesize(pipeline, REQUESTS, tmp_path, num_shards=2)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     (tmp_path / "results.jsonl").write_text("")  # nothing was done, so there is nothing to agree with
@@ -102,8 +102,17 @@ def test_other_settings_are_refused_and_named(pipeline: SpokenDialogPipeline, tm
 def test_another_model_is_refused_and_named(pipeline: SpokenDialogPipeline, tmp_path: Path) -> None:
     synthesize(pipeline, REQUESTS[:2], tmp_path / "out")
     other = SpokenDialogPipeline.from_pretrained(build_random_bundle(tmp_path / "other", seed=1))
-    with pytest.raises(InputError, match=f"model: {pipeline.fingerprint} there, {other.fingerprint} now"):
+    with pytest.raises(InputError, match=f'model: "{pipeline.fingerprint}" then, "{other.fingerprint}" now'):
         synthesize(other, REQUESTS, tmp_path / "out")
+
+
+def test_overwrite_deletes_what_was_written_and_nothing_else(pipeline: SpokenDialogPipeline, tmp_path: Path) -> None:
+    synthesize(pipeline, REQUESTS[:3], tmp_path)
+    (tmp_path / "question.wav").write_bytes(b"mine")
+    assert synthesize(pipeline, REQUESTS[1:2], tmp_path, seed=1, overwrite=True).earlier == 0
+    assert sorted(contents(tmp_path)) == ["question.wav", "r1.wav"]
+    record = read_run(tmp_path)
+    assert record is not None and record.done and record.figures["requests"] == 1
 
 
 @pytest.mark.parametrize(
@@ -121,19 +130,18 @@ def test_results_of_other_requests_are_refused(
 
 def test_a_file_of_something_else_is_left_alone(pipeline: SpokenDialogPipeline, tmp_path: Path) -> None:
     (tmp_path / "results.jsonl").write_text('{"score": 3}\n')
-    with pytest.raises(InputError, match="no result of a synthesis"):
+    with pytest.raises(InputError, match="holds results that do not say what they were made from"):
         synthesize(pipeline, REQUESTS, tmp_path)
     assert (tmp_path / "results.jsonl").read_text() == '{"score": 3}\n'
 
 
 def test_one_run_at_a_time(pipeline: SpokenDialogPipeline, tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "results.jsonl")
-    with pytest.raises(InputError, match="another run is writing to it"):
-        synthesize(pipeline, REQUESTS, tmp_path)
-    journal.forget(lambda row: True)  # the file is replaced, and still locked
-    with pytest.raises(InputError, match="another run is writing to it"):
-        synthesize(pipeline, REQUESTS, tmp_path)
-    journal.close()
+    with JsonLines(tmp_path / "results.jsonl") as lines:
+        with pytest.raises(InputError, match="another run is writing to it"):
+            synthesize(pipeline, REQUESTS, tmp_path)
+        lines.keep()  # the file is replaced, and still locked
+        with pytest.raises(InputError, match="another run is writing to it"):
+            synthesize(pipeline, REQUESTS, tmp_path)
     assert synthesize(pipeline, REQUESTS, tmp_path).earlier == 0
 
 

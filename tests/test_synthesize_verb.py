@@ -102,7 +102,7 @@ def test_a_folder_of_recordings_with_a_bad_one(bundle: Path, folder: Path, capsy
     assert "1 of 2 requests failed" in told.err and "broken: " in told.err and "retry_errors=true" in told.err
     assert "2 of 2 requests done" in told.out and "Traceback" not in told.err
     made = {path.name for path in (folder / "replies").iterdir()}
-    files = {"question.wav", "results.jsonl", "synthesis.json", "versions.json", ".hydra", "synthesize.log"}
+    files = {"question.wav", "results.jsonl", "run.json", "run.lock", "versions.json", ".hydra", "synthesize.log"}
     assert made == files
     soundfile.write("broken.wav", soundfile.read("question.wav")[0], 16_000)
     assert main(arguments(bundle, "requests=.", "output_dir=replies")) == 1
@@ -120,8 +120,8 @@ def test_bad_input_is_one_message(bundle: Path, folder: Path, capsys: pytest.Cap
         "requests=absent.jsonl": "requests=absent.jsonl: no such file",
         "requests=wrong.jsonl": "line 2: unknown key txt",
         "capacity=many": "full_key: capacity",
-        "seed=1": "seed: 0 there, 1 now",
-        "sampling.speak.temperature=0.7": "sampling.speak.temperature: 0.0 there, 0.7 now",
+        "seed=1": "seed: 0 then, 1 now",
+        "sampling.speak.temperature=0.7": "sampling.speak.temperature: 0.0 then, 0.7 now",
         "shard=1": "shard=1 of num_shards=1",
     }
     for given, told in cases.items():

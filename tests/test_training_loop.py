@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from usdm.runs import read_run
 from usdm.training.loop import LoopSettings, train
+from usdm.training.task import AdversarialTask, TrainingTask
 from usdm.types import InputError
 
 SETTINGS = LoopSettings(
@@ -21,13 +24,14 @@ SETTINGS = LoopSettings(
 )
 
 
-class LineTask:
+class LineTask(TrainingTask):
     """Fits a line to noisy points; dropout and a drawn noise make every source of randomness count."""
 
-    def __init__(self, stop_at: int | None = None) -> None:
+    stop_at: int | None = None
+
+    def __init__(self) -> None:
         torch.manual_seed(7)
         self.line = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2), nn.Linear(8, 1))
-        self.stop_at = stop_at
 
     def modules(self) -> dict[str, nn.Module]:
         return {"line": self.line}
@@ -52,6 +56,12 @@ class LineTask:
         torch.save(self.line.state_dict(), folder / "line.pt")
 
 
+def stopping(task: LineTask, step: int) -> LineTask:
+    """The same task, in a run that ends there without a warning."""
+    task.stop_at = step
+    return task
+
+
 def rows(folder: Path) -> list[dict]:
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
@@ -61,20 +71,50 @@ def rows(folder: Path) -> list[dict]:
 def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path: Path, stop_at: int) -> None:
     whole = train(LineTask(), SETTINGS, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        train(LineTask(stop_at), SETTINGS, tmp_path / "killed")
+        train(stopping(LineTask(), stop_at), SETTINGS, tmp_path / "killed")
     resumed = train(LineTask(), SETTINGS, tmp_path / "killed")
     assert resumed == whole
     assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
-    left, right = (torch.load(tmp_path / name / "model/line.pt", weights_only=True) for name in ("whole", "killed"))
-    for name, value in left.items():
-        torch.testing.assert_close(right[name], value, rtol=0, atol=0)
+    left, right = (tmp_path / name / "model/line.pt" for name in ("whole", "killed"))
+    assert left.read_bytes() == right.read_bytes()
+
+
+def test_two_runs_of_one_task_leave_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(LineTask(), SETTINGS, tmp_path / "a")
+    monkeypatch.setattr(os, "getpid", lambda: 7)  # files that are being written are called by it
+    train(LineTask(), SETTINGS, tmp_path / "b")
+    assert (tmp_path / "a/checkpoint.pt").read_bytes() == (tmp_path / "b/checkpoint.pt").read_bytes()
+
+
+def test_a_run_that_ended_before_it_could_say_so_gives_its_figures(tmp_path: Path) -> None:
+    class Unsaved(LineTask):
+        def save(self, folder: Path) -> None:
+            raise KeyboardInterrupt
+
+    figures = train(LineTask(), SETTINGS, tmp_path / "whole")
+    Unsaved.__qualname__, Unsaved.__module__ = LineTask.__qualname__, LineTask.__module__
+    with pytest.raises(KeyboardInterrupt):
+        train(Unsaved(), SETTINGS, tmp_path / "killed")
+    assert train(LineTask(), SETTINGS, tmp_path / "killed") == figures
+    assert {path.name for path in (tmp_path / "killed").iterdir()} == {
+        path.name for path in (tmp_path / "whole").iterdir()
+    }
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    figures = train(LineTask(), SETTINGS, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name != "run.json"}
+    with caplog.at_level("INFO"):
+        assert train(stopping(LineTask(), 0), replace(SETTINGS, log_every=1), tmp_path) == figures
+    assert "finished by an earlier run" in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_a_checkpoint_of_another_device_goes_on_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(LineTask(), SETTINGS, tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:7")  # what the file says of tensors
-        train(LineTask(9), SETTINGS, tmp_path / "killed")
+        train(stopping(LineTask(), 9), SETTINGS, tmp_path / "killed")
     with pytest.raises(RuntimeError, match="CUDA"):
         torch.load(tmp_path / "killed" / "checkpoint.pt", weights_only=True)
     assert train(LineTask(), SETTINGS, tmp_path / "killed") == whole
@@ -100,8 +140,58 @@ def test_the_schedule_warms_up_and_decays() -> None:
 
 def test_other_settings_do_not_resume(tmp_path: Path) -> None:
     train(LineTask(), SETTINGS, tmp_path)
-    with pytest.raises(InputError, match=r"learning_rate.*0\.05.*0\.1"):
+    with pytest.raises(InputError, match=r"loop\.learning_rate: 0\.05 then, 0\.1 now"):
         train(LineTask(), replace(SETTINGS, learning_rate=0.1), tmp_path)
+
+
+class SlopeTask(LineTask):
+    """A researcher's own: its arguments are all that it says about itself."""
+
+    def __init__(self, points: str | Path, slopes: Sequence[float] = (1.0,), *, crop: int = 3) -> None:
+        super().__init__()
+        self.points, self.slopes, self.crop = points, slopes, crop
+
+
+def test_another_argument_of_the_task_is_another_run(tmp_path: Path) -> None:
+    points = tmp_path / "points.txt"
+    points.write_text("1 2 3")
+    train(SlopeTask(points), SETTINGS, tmp_path / "run")
+    for other, told in (
+        (SlopeTask(points, crop=4), r"task\.crop: 3 then, 4 now"),
+        (SlopeTask(points, (1.0, 2.0)), r"task\.slopes: \[1\.0\] then, \[1\.0, 2\.0\] now"),
+        (LineTask(), r"task\.class: .*SlopeTask. then, .*LineTask. now"),
+    ):
+        with pytest.raises(InputError, match=told):
+            train(other, SETTINGS, tmp_path / "run")
+    train(SlopeTask(str(points)), SETTINGS, tmp_path / "run")
+    points.write_text("4 5 6")
+    with pytest.raises(InputError, match=r"points: .*points\.txt \(content .* then, .*points\.txt \(content"):
+        train(SlopeTask(points), SETTINGS, tmp_path / "run")
+    train(SlopeTask(points), SETTINGS, tmp_path / "run", overwrite=True)
+
+
+def test_a_task_cannot_hide_a_file_or_an_object(tmp_path: Path) -> None:
+    class Hiding(LineTask):
+        def __init__(self, file: str, anything: object = None) -> None:
+            super().__init__()
+
+    (tmp_path / "points.txt").touch()
+    with pytest.raises(InputError, match="file=.*points.txt is there: add Path"):
+        Hiding(str(tmp_path / "points.txt"))
+    with pytest.raises(InputError, match="anything: a object cannot be recorded"):
+        Hiding("absent/points.txt", object())
+
+
+def test_overwrite_starts_again_and_leaves_other_files(tmp_path: Path) -> None:
+    train(LineTask(), SETTINGS, tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    hotter = replace(SETTINGS, learning_rate=0.1, steps=4)
+    train(LineTask(), hotter, tmp_path, overwrite=True)
+    train(LineTask(), hotter, tmp_path.with_name("new"))
+    assert rows(tmp_path) == rows(tmp_path.with_name("new"))
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    record = read_run(tmp_path)
+    assert record is not None and record.done and record.figures.keys() == {"error"}
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
@@ -130,7 +220,7 @@ class PointsTask(LineTask):
         return {"loss": (self.line(batch) - batch.sum(1, keepdim=True)).pow(2).mean()}
 
 
-class DuelTask(PointsTask):
+class DuelTask(PointsTask, AdversarialTask):
     """The critic learns where the line is too high, and the line is pulled down there."""
 
     def __init__(self, together: int = 1) -> None:
@@ -173,7 +263,7 @@ def test_a_critic_is_no_part_of_what_is_made(tmp_path: Path) -> None:
     train(DuelTask(), SETTINGS, tmp_path / "duel")
     train(PointsTask(), SETTINGS, tmp_path / "plain")
     duel, plain = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("duel", "plain"))
-    assert set(plain) == {"step", "seconds", "settings", "parameters", "average", "optimizer"}
+    assert set(plain) == {"step", "parameters", "average", "optimizer"}
     assert set(duel) == {*plain, "critic"}
     assert set(duel["average"]) == set(duel["parameters"]) == set(plain["parameters"])
     records = [json.loads((tmp_path / name / "training.json").read_text()) for name in ("duel", "plain")]
@@ -182,10 +272,10 @@ def test_a_critic_is_no_part_of_what_is_made(tmp_path: Path) -> None:
 
 def test_a_checkpoint_without_the_critic_does_not_resume(tmp_path: Path) -> None:
     train(PointsTask(), SETTINGS, tmp_path / "plain")
-    with pytest.raises(InputError, match=r"holds no critic.*DuelTask"):
+    with pytest.raises(InputError, match=r"task\.class: .*PointsTask. then, .*DuelTask. now"):
         train(DuelTask(), SETTINGS, tmp_path / "plain")
     train(DuelTask(), SETTINGS, tmp_path / "duel")
-    with pytest.raises(InputError, match=r"holds a critic.*PointsTask"):
+    with pytest.raises(InputError, match=r"task\.class: .*DuelTask. then, .*PointsTask. now"):
         train(PointsTask(), SETTINGS, tmp_path / "duel")
 
 

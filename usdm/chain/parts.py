@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,13 +14,13 @@ from transformers import PreTrainedModel
 from usdm.chain.options import LoadOptions
 from usdm.decoder import UnitDecoder
 from usdm.lm import check_model, load_model
+from usdm.runs import content_digest, digest
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
 from usdm.types import InputError
 from usdm.units import UnitExtractor
 from usdm.vocoder import Vocoder, load_vocoder
 
 SOURCE_FILE = "unit_source.json"
-HASHED_AT_ONCE = 1 << 22  # bytes
 
 
 @dataclass(frozen=True)
@@ -99,12 +98,5 @@ def load_parts(folders: Mapping[str, Path], options: LoadOptions = LoadOptions()
 
 
 def fingerprint(folders: Mapping[str, Path]) -> str:
-    """Digest of all files of all parts."""
-    digest = hashlib.sha256()
-    for part, folder in sorted(folders.items()):
-        for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md"):
-            digest.update(f"{part}/{path.relative_to(folder)}\n".encode())
-            with path.open("rb") as file:
-                while block := file.read(HASHED_AT_ONCE):
-                    digest.update(block)
-    return digest.hexdigest()[:16]
+    """Digest of the contents of all parts."""
+    return digest({part: content_digest(folder) for part, folder in folders.items()})

@@ -23,6 +23,7 @@ from usdm.chain.stages import Chain, LanguageModelChain, Question, check_stages,
 from usdm.chain.streaming import StreamEvent, streamed_reply
 from usdm.chain.voices import VOICES_FOLDER, find_voices, voice_file
 from usdm.lm import TokenStream, max_positions
+from usdm.runs import hub_commit
 from usdm.tokens.layout import STAGES
 from usdm.types import InputError, ReferenceVoice, Sampling, SpokenReply, Turn, Waveform
 
@@ -98,8 +99,16 @@ class SpokenDialogPipeline:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of the parts' files: the same for the same system, wherever it lies."""
+        """Digest of the parts' files: the same for the same system, wherever it lies.
+
+        Large files are read the first time alone, and those in the hub's cache never.
+        """
         return fingerprint(self.folders)
+
+    @property
+    def commits(self) -> dict[str, str]:
+        """Of the hub, by part, for the parts that came from there."""
+        return {part: commit for part, folder in self.folders.items() if (commit := hub_commit(folder)) is not None}
 
     @property
     def sample_rate(self) -> int:

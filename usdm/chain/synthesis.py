@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,13 +14,14 @@ from typing import Any
 from torch import nn
 
 from usdm.chain.ahead import ahead
-from usdm.chain.journal import RESULTS_FILE, merge_shards
+from usdm.chain.journal import RESULTS_FILE, SHARDS_FOLDER, ids_with_results, merge_shards
 from usdm.chain.pipeline import SpokenDialogPipeline
 from usdm.chain.requests import SynthesisRequest
 from usdm.chain.settings import DecoderSampling
 from usdm.chain.stages import check_stages
-from usdm.chain.synthesis_folder import ShardFolder, check_settings
+from usdm.chain.synthesis_folder import ShardFolder
 from usdm.chain.synthesis_stages import answer, chunks, on_own_stream, prepare, voice
+from usdm.runs import claim, read_lines
 from usdm.tokens.layout import STAGES
 from usdm.types import InputError, Sampling
 
@@ -57,6 +59,7 @@ def synthesize(
     shard: int = 0,
     num_shards: int = 1,
     retry_errors: bool = False,
+    overwrite: bool = False,
     progress: Progress = lambda done, total, seconds: None,
 ) -> SynthesisReport:
     """Write `<id>.wav` for every request, and a line about it to `results.jsonl`.
@@ -77,6 +80,7 @@ def synthesize(
         shard: does the requests shard, shard + num_shards, ...; its lines are in `results/` until all shards are
             done, and then in `results.jsonl` with those of the others.
         retry_errors: try again what failed before.
+        overwrite: delete results of another model or other settings, and their sounds.
 
     Raises:
         InputError: before any work, if the folder has results of another model, other settings or other requests,
@@ -92,36 +96,46 @@ def synthesize(
     _check_requests(pipeline, requests, folder)
     drawn = _sampling(pipeline, sampling, seed)
     decoder = decoder or pipeline.settings.decoder
-    folder.mkdir(parents=True, exist_ok=True)
-    check_settings(folder, _settings(pipeline, drawn, decoder, chain, seed, num_shards))
+    settings = _settings(pipeline, drawn, decoder, chain, seed, num_shards)
+    written = [RESULTS_FILE, SHARDS_FOLDER, *(glob.escape(f"{name}.wav") for name in ids_with_results(folder))]
+    with claim(folder, settings, {}, results=written, overwrite=overwrite, shared=True) as claimed:
+        own = requests[shard::num_shards]
+        start, seconds = time.perf_counter(), 0.0
+        usual = 1 if pipeline.parts.decoder.device.type == "cpu" else ACCELERATOR_BATCH
+        with closing(ShardFolder(folder, own, shard, num_shards, pipeline.sample_rate, retry_errors)) as files:
+            todo = [request for request in own if request.id not in files.done]
+            if todo:
+                claimed.reopen()
+            done, failed = len(files.done), list(files.failed)
+            logger.info("%s: %d of %d requests are done already", folder, done, len(own))
+            progress(done, len(own), seconds)
+            prepared = ahead(prepare(pipeline, todo, encode_batch or usual), capacity)
+            answered = ahead(answer(pipeline, prepared, chain, drawn, capacity), 2 * (decode_batch or usual))
+            with closing(prepared), closing(answered), on_own_stream(pipeline):
+                for batch in chunks(answered, decode_batch or usual):
+                    results = files.write(voice(pipeline, batch, decoder, seed))
+                    done += len(results)
+                    seconds += sum(result.seconds for result in results)
+                    failed += [f"{result.id}: {result.error}" for result in results if result.error is not None]
+                    progress(done, len(own), seconds)
+        counts = [len(requests[number::num_shards]) for number in range(num_shards)]
+        merged = num_shards == 1 or merge_shards(folder, counts)
+        if merged:
+            claimed.finish(_figures(folder / RESULTS_FILE))
+        return SynthesisReport(
+            requests=len(own),
+            earlier=len(own) - len(todo),
+            seconds=seconds,
+            work_seconds=time.perf_counter() - start,
+            failed=tuple(failed),
+            results=folder / RESULTS_FILE if merged else None,
+        )
 
-    own = requests[shard::num_shards]
-    start, seconds = time.perf_counter(), 0.0
-    usual = 1 if pipeline.parts.decoder.device.type == "cpu" else ACCELERATOR_BATCH
-    with closing(ShardFolder(folder, own, shard, num_shards, pipeline.sample_rate, retry_errors)) as files:
-        todo = [request for request in own if request.id not in files.done]
-        done, failed = len(files.done), list(files.failed)
-        logger.info("%s: %d of %d requests are done already", folder, done, len(own))
-        progress(done, len(own), seconds)
-        prepared = ahead(prepare(pipeline, todo, encode_batch or usual), capacity)
-        answered = ahead(answer(pipeline, prepared, chain, drawn, capacity), 2 * (decode_batch or usual))
-        with closing(prepared), closing(answered), on_own_stream(pipeline):
-            for batch in chunks(answered, decode_batch or usual):
-                results = files.write(voice(pipeline, batch, decoder, seed))
-                done += len(results)
-                seconds += sum(result.seconds for result in results)
-                failed += [f"{result.id}: {result.error}" for result in results if result.error is not None]
-                progress(done, len(own), seconds)
-    counts = [len(requests[number::num_shards]) for number in range(num_shards)]
-    merged = num_shards == 1 or merge_shards(folder, shard, counts)
-    return SynthesisReport(
-        requests=len(own),
-        earlier=len(own) - len(todo),
-        seconds=seconds,
-        work_seconds=time.perf_counter() - start,
-        failed=tuple(failed),
-        results=folder / RESULTS_FILE if merged else None,
-    )
+
+def _figures(results: Path) -> dict[str, float]:
+    rows = list(read_lines(results))
+    failed = sum(row["error"] is not None for row in rows)
+    return {"requests": len(rows), "failed": failed, "seconds": round(sum(row["seconds"] for row in rows), 3)}
 
 
 def _check_requests(pipeline: SpokenDialogPipeline, requests: Sequence[SynthesisRequest], folder: Path) -> None:

@@ -13,8 +13,8 @@ from usdm.cli.evaluate import PACKAGED_SET, bar, services, training_replies
 from usdm.cli.model import load_model
 from usdm.config.model_schemas import ComparedModel
 from usdm.evaluation import PocketSphinxRecogniser, read_held_out
-from usdm.evaluation.ledger import write_atomically
 from usdm.evaluation.models import Contender, compare_models
+from usdm.runs import write_text
 from usdm.tokens.layout import LAYOUTS
 from usdm.types import InputError
 
@@ -42,8 +42,8 @@ def run(config: DictConfig) -> None:
             seed=config.seed,
             progress=progress,
         )
-    write_atomically(folder / "models.json", table.to_json())
-    write_atomically(folder / "models.md", table.to_markdown())
+    write_text(folder / "models.json", table.to_json())
+    write_text(folder / "models.md", table.to_markdown())
     print(table.to_markdown())
     print(f"written to {folder}")
     if table.failed:

@@ -11,10 +11,10 @@ from usdm.chain import DecoderSampling
 from usdm.cli.evaluate import bar, held_out_agent_turns
 from usdm.cli.model import load_model
 from usdm.evaluation import PocketSphinxRecogniser
-from usdm.evaluation.ledger import write_atomically
 from usdm.evaluation.sampling_report import sampling_markdown, save_sampling_plot
 from usdm.evaluation.sampling_table import compare_sampling
 from usdm.evaluation.speaker import SpeakerEncoder
+from usdm.runs import write_text
 
 
 def run(config: DictConfig) -> None:
@@ -40,8 +40,8 @@ def run(config: DictConfig) -> None:
             progress=progress,
         )
     report = sampling_markdown(table)
-    write_atomically(folder / "sampling.json", table.to_json())
-    write_atomically(folder / "sampling.md", report)
+    write_text(folder / "sampling.json", table.to_json())
+    write_text(folder / "sampling.md", report)
     save_sampling_plot(table, folder / "sampling.png")
     print(report)
     print(f"written to {folder}")

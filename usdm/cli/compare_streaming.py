@@ -10,9 +10,9 @@ from usdm.cli.evaluate import bar, held_out_agent_turns
 from usdm.cli.model import load_model
 from usdm.decoder import StreamingSettings
 from usdm.evaluation import PocketSphinxRecogniser
-from usdm.evaluation.ledger import write_atomically
 from usdm.evaluation.quality import Dnsmos
 from usdm.evaluation.streaming import compare_streaming
+from usdm.runs import write_text
 
 
 def run(config: DictConfig) -> None:
@@ -33,7 +33,7 @@ def run(config: DictConfig) -> None:
             seed=config.seed,
             progress=progress,
         )
-    write_atomically(folder / "streaming.json", table.to_json())
-    write_atomically(folder / "streaming.md", table.to_markdown())
+    write_text(folder / "streaming.json", table.to_json())
+    write_text(folder / "streaming.md", table.to_markdown())
     print(table.to_markdown())
     print(f"written to {folder}")

@@ -10,9 +10,9 @@ from usdm.audio import read_audio
 from usdm.cli.evaluate import bar, held_out_agent_turns
 from usdm.cli.model import load_model
 from usdm.evaluation import PocketSphinxRecogniser
-from usdm.evaluation.ledger import write_atomically
 from usdm.evaluation.speaker import SpeakerEncoder
 from usdm.evaluation.voices import compare_voices
+from usdm.runs import write_text
 
 
 def run(config: DictConfig) -> None:
@@ -32,7 +32,7 @@ def run(config: DictConfig) -> None:
             seed=config.seed,
             progress=progress,
         )
-    write_atomically(folder / "voices.json", table.to_json())
-    write_atomically(folder / "voices.md", table.to_markdown())
+    write_text(folder / "voices.json", table.to_json())
+    write_text(folder / "voices.md", table.to_markdown())
     print(table.to_markdown())
     print(f"written to {folder}")

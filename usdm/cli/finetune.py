@@ -7,11 +7,12 @@ from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from usdm.cli import Figures
-from usdm.cli.pretrain import base_model
+from usdm.cli.pretrain import base_model, base_origin
 from usdm.cli.training import show_result
 from usdm.config import arguments
 from usdm.data.unit_corpus import UnitSource
 from usdm.lm import load_model
+from usdm.runs import Arguments
 from usdm.tokens import SpeechTextVocabulary
 from usdm.training.language_model import finetune
 
@@ -23,9 +24,11 @@ def run(config: DictConfig) -> Figures:
         model: PreTrainedModel = load_model(config.pretrained)
         vocabulary = SpeechTextVocabulary.from_pretrained(config.pretrained)
         unit_source = UnitSource.load(config.pretrained)
+        origin = Arguments(inputs={"pretrained": config.pretrained})
     else:
         model, vocabulary = base_model(config)
         unit_source = None  # it knows no units yet
+        origin = base_origin(config)
     figures = finetune(
         model,
         vocabulary,
@@ -40,6 +43,8 @@ def run(config: DictConfig) -> Figures:
         splices=settings["splices"],
         unit_source=unit_source,
         adapter=settings["adapter"],
+        origin=origin,
+        overwrite=config.overwrite,
     )
     show_result(figures, config.output_dir)
     return figures

@@ -11,8 +11,7 @@ from usdm.training.kmeans import fit_kmeans
 
 
 def run(config: DictConfig) -> Figures:
-    folder = f"{config.output_dir}/model"  # log and configuration stay outside the finished part
-    quality = fit_kmeans(**arguments(config) | {"output_dir": folder})
+    quality = fit_kmeans(**arguments(config))
     print(f"phone purity {quality.phone_purity:.3f}, PNMI {quality.pnmi:.3f}, {quality.used_units} units in use")
-    print(f"the unit extractor lies in {folder}")
+    print(f"the unit extractor lies in {config.output_dir}/model")
     return numbers(quality)

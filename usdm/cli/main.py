@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 OWN_PACKAGES = ("usdm", "data_prep", "demo")
 COMPARISONS = ("compare_models", "compare_sampling", "compare_streaming", "compare_voices")
 FIRST_VERBS = ("respond", "synthesize", "demo", "plan", "evaluate", "benchmark", *COMPARISONS)
+JSON_ON_STDOUT = {"--json": "json=-"}  # of `usdm status`
 WORK_FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130  # what shells report for Ctrl-C
@@ -43,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[0] in ("-V", "--version"):
         print(f"usdm {installed_version('usdm')}")
         return 0
-    verb, rest = arguments[0], arguments[1:]
+    verb, rest = arguments[0], [JSON_ON_STDOUT.get(argument, argument) for argument in arguments[1:]]
     if verb not in verbs():
         print(f"usdm: {unknown_verb(verb)}", file=sys.stderr)
         return BAD_INPUT
@@ -99,9 +101,11 @@ def run_with_hydra(verb: str, arguments: Sequence[str], debug: bool) -> None:
 
     from usdm.cli.sweep import Outcome, attempt, table_at_the_end
     from usdm.config import added_folders, check_config, config_folder, register_schemas, show_experiments
+    from usdm.runs import COMMAND
 
     def work(config: DictConfig) -> Figures | None:
         check_config(config)
+        COMMAND.set(shlex.join(["usdm", verb, *HydraConfig.get().overrides.task]))
         if HydraConfig.get().output_subdir is not None:  # the verb has an output folder of its own
             write_versions(Path(HydraConfig.get().runtime.output_dir), config.get("seed"))
         figures: Figures | None = importlib.import_module(f"usdm.cli.{verb}").run(config)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from usdm.cli import Figures
 from usdm.cli.training import show_result
 from usdm.lm import extend_embeddings, load_model
+from usdm.runs import Arguments, arguments_of
 from usdm.tokens import SpeechTextVocabulary, extend_tokenizer, read_tokenizer
 from usdm.training.language_model import pretrain
 
@@ -31,6 +33,8 @@ def run(config: DictConfig) -> Figures:
         order=instantiate(config.order, _convert_="all"),
         mixture=instantiate(config.mixture, _convert_="all"),
         adapter=instantiate(config.adapter, _convert_="all"),
+        origin=base_origin(config),
+        overwrite=config.overwrite,
     )
     show_result(figures, config.output_dir)
     return figures
@@ -44,13 +48,26 @@ def base_model(config: DictConfig) -> tuple[PreTrainedModel, SpeechTextVocabular
     return instantiate(config.llm.model, vocabulary, _convert_="all"), vocabulary
 
 
+def base_origin(config: DictConfig) -> Arguments:
+    """What `base_model` depends on."""
+    given: Any = OmegaConf.to_container(config.llm.model, resolve=True)
+    target = given.pop("_target_")
+    made = arguments_of(get_object(target), given)
+    settings = {"target": target, **made.settings, "seed": config.seed}
+    return Arguments(settings, {"tokenizer": config.llm.tokenizer, **made.inputs})
+
+
 def segment_units(given: int | ListConfig) -> int | list[tuple[int, int]]:
     """A number, or a curriculum of (from this step on, segment units)."""
     return given if isinstance(given, int) else [(step, units) for step, units in given]
 
 
 def extend_pretrained(
-    vocabulary: SpeechTextVocabulary, folder: str, strategy: Literal["normal", "mean"], attention: str | None, seed: int
+    vocabulary: SpeechTextVocabulary,
+    folder: str | Path,
+    strategy: Literal["normal", "mean"],
+    attention: str | None,
+    seed: int,
 ) -> PreTrainedModel:
     """A text model's weights with new rows for the tags and units; see `usdm.lm.extend_embeddings`."""
     model = load_model(folder, attention=attention)

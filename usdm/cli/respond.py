@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from dataclasses import replace
@@ -18,6 +17,7 @@ from usdm.chain import SpokenDialogPipeline
 from usdm.cli import Figures, WorkFailed
 from usdm.cli.model import load_model
 from usdm.config import ReplyKind
+from usdm.runs import write_text
 from usdm.tokens.layout import STAGES
 from usdm.types import InputError, Sampling, SpokenReply, Turn, Waveform
 
@@ -54,7 +54,7 @@ def run(config: DictConfig) -> Figures:
         first = "" if reply.first_sound is None else f", the first of it after {reply.first_sound:.2f} s"
         print(f"{config.output}: {seconds:.1f} s of speech, after {sum(reply.timings.values()):.1f} s of work{first}")
     if config.trace is not None:
-        write_trace(config, reply, history, pipeline.fingerprint)
+        write_trace(config, reply, history, pipeline)
     if speak and reply.waveform is None:
         raise WorkFailed("the model chose to say nothing, so there is no sound; ask in other words or set a seed")
     return {"work_seconds": sum(reply.timings.values())}
@@ -136,7 +136,7 @@ def tell(reply: SpokenReply) -> None:
         print(f"usdm respond: stage {stage} was cut off at its limit of tokens", file=sys.stderr)
 
 
-def write_trace(config: DictConfig, reply: SpokenReply, history: list[Turn], model: str) -> None:
+def write_trace(config: DictConfig, reply: SpokenReply, history: list[Turn], pipeline: SpokenDialogPipeline) -> None:
     """Everything about the reply but its sound, as JSON; whole or not at all."""
     trace = {
         "user_text": reply.user_text,
@@ -147,15 +147,13 @@ def write_trace(config: DictConfig, reply: SpokenReply, history: list[Turn], mod
         "timings": dict(reply.timings),
         "first_sound": reply.first_sound,
         "truncated": list(reply.truncated),
-        "model": model,
+        "model": pipeline.fingerprint,
+        "commits": pipeline.commits,  # of the parts from the hub
         "seed": config.seed,
         "chain": config.chain,
         "input": config.input,
         "output": None if reply.waveform is None else config.output,
         "history": [{"role": turn.role, "text": turn.text} for turn in history],
     }
-    path = Path(config.trace)
-    part = path.with_name(path.name + ".part")
     lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in trace.items())
-    part.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
-    os.replace(part, path)
+    write_text(config.trace, f"{{\n{lines}\n}}\n")

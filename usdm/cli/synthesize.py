@@ -38,6 +38,7 @@ def run(config: DictConfig) -> Figures:
             shard=config.shard,
             num_shards=config.num_shards,
             retry_errors=config.retry_errors,
+            overwrite=config.overwrite,
             progress=progress,
         )
     tell(report)

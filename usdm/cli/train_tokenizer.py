@@ -7,14 +7,18 @@ from omegaconf import DictConfig
 from usdm.cli import Figures
 from usdm.config import arguments
 from usdm.data.speech_corpus import read_speech_corpora
-from usdm.training.tokenizer import save_tokenizer, train_tokenizer
+from usdm.runs import claim
+from usdm.training.tokenizer import TOKENIZER_FILES, save_tokenizer, train_tokenizer
 
 
 def run(config: DictConfig) -> Figures:
     settings = arguments(config)
-    corpora, output_dir = settings.pop("corpora"), settings.pop("output_dir")
-    texts = [utterance.text for utterance in read_speech_corpora(corpora, "train") if utterance.text]
-    tokenizer = train_tokenizer(texts, **settings)
-    save_tokenizer(tokenizer, output_dir)
+    corpora, output_dir, overwrite = (settings.pop(name) for name in ("corpora", "output_dir", "overwrite"))
+    inputs = {"corpora": corpora}
+    with claim(output_dir, settings, inputs, results=TOKENIZER_FILES, overwrite=overwrite) as run:
+        texts = [utterance.text for utterance in read_speech_corpora(corpora, "train") if utterance.text]
+        tokenizer = train_tokenizer(texts, **settings)
+        save_tokenizer(tokenizer, output_dir)
+        run.finish({"pieces": len(tokenizer), "texts": len(texts)})
     print(f"{len(tokenizer)} pieces from {len(texts)} texts in {output_dir}")
     return {"pieces": len(tokenizer), "texts": len(texts)}

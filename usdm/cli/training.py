@@ -12,7 +12,7 @@ from usdm.training.loop import train
 def train_part(config: DictConfig) -> Figures:
     """Train `config.task` with the loop of encoder, decoder and vocoder."""
     task, settings = (instantiate(part, _convert_="all") for part in (config.task, config.loop))
-    figures = train(task, settings, config.output_dir)
+    figures = train(task, settings, config.output_dir, overwrite=config.overwrite)
     show_result(figures, config.output_dir)
     return figures
 

@@ -31,7 +31,7 @@ STAGES = tuple(verb for verb, schema in SCHEMAS.items() if "shared" in {field.na
 
 def show_experiments(verb: str, folders: Iterable[Path]) -> None:
     """From now on Hydra finds the experiments in `folders`, the first one first, as the verb sees them."""
-    ExperimentsFirst.paths = [f"{GROUP}://{verb}{folder.resolve()}" for folder in folders]
+    ExperimentsFirst.verb, ExperimentsFirst.folders = verb, [folder.resolve() for folder in folders]
     Plugins.instance().register(ExperimentSource)
     Plugins.instance().register(ExperimentsFirst)
 
@@ -39,11 +39,12 @@ def show_experiments(verb: str, folders: Iterable[Path]) -> None:
 class ExperimentsFirst(SearchPathPlugin):
     """Puts the sources of `show_experiments` before all others."""
 
-    paths: ClassVar[list[str]] = []
+    verb: ClassVar[str] = ""
+    folders: ClassVar[list[Path]] = []
 
     def manipulate_search_path(self, search_path: Any) -> None:
-        for path in reversed(self.paths):
-            search_path.prepend(provider="usdm", path=path)
+        for folder in reversed(self.folders):
+            search_path.prepend(provider="usdm", path=f"{GROUP}://{self.verb}{folder}")
 
 
 class ExperimentSource(ConfigSource):
@@ -102,6 +103,16 @@ class ExperimentSource(ConfigSource):
         chosen += [] if "_self_" in chosen else ["_self_"]
         chosen += [f"/{GROUP}/{name}/{self.verb}"] if self.verb in _sections(file) else []
         return {"defaults": chosen + overrides, **written}  # Hydra wants overrides last
+
+
+def verbs_of(experiment: str) -> set[str]:
+    """The verbs that an experiment, or one that it goes on from, has a section for (after `show_experiments`)."""
+    files = [folder / GROUP / f"{experiment}.yaml" for folder in ExperimentsFirst.folders]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        return set()
+    inherited = [entry for entry in _read(file).get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
+    return set(_sections(file)).union(*map(verbs_of, inherited))
 
 
 def _in_group(config_path: str) -> bool:

@@ -103,6 +103,7 @@ class Synthesize(UseModel):
     encode_batch: int | None = None
     decode_batch: int | None = None
     retry_errors: bool = MISSING
+    overwrite: bool = MISSING
     chain: str | None = None
     seed: int = MISSING
     sampling: ChainSampling = field(default_factory=ChainSampling)

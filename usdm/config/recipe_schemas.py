@@ -47,6 +47,7 @@ class PrepareDialogs(Stage):
     unknown_words_turns: int = MISSING
     unknown_words_recordings: list[str] = MISSING
     dev_share: float = MISSING
+    overwrite: bool = MISSING
     seed: int = MISSING
 
 
@@ -59,6 +60,7 @@ class PrepareSentences(Stage):
     max_words: int = MISSING
     not_understood_share: float = MISSING
     dev_share: float = MISSING
+    overwrite: bool = MISSING
     seed: int = MISSING
 
 
@@ -128,6 +130,7 @@ class TrainPart(Stage):
     corpora: list[str] = MISSING
     task: Any = MISSING
     loop: Any = MISSING
+    overwrite: bool = MISSING
     seed: int = MISSING
 
 
@@ -143,6 +146,7 @@ class FitKmeans(Stage):
     settings: Any = MISSING
     frames: int = MISSING
     predecessor: str | None = None
+    overwrite: bool = MISSING
     seed: int = MISSING
 
 
@@ -166,6 +170,7 @@ class TrainTokenizer(Stage):
     min_frequency: int = MISSING
     extra_characters: str = MISSING
     max_length: int = MISSING
+    overwrite: bool = MISSING
 
 
 @dataclass
@@ -175,6 +180,7 @@ class TrainLanguageModel(Stage):
     corpora: list[str] = MISSING
     adapter: Any = None  # a configuration of the package peft; null: all weights are trained
     loop: Any = MISSING
+    overwrite: bool = MISSING
     seed: int = MISSING
 
 
@@ -245,6 +251,7 @@ class TrainVocoder(TrainPart):
 class AverageModels(Stage):
     models: list[str] = MISSING
     shares: list[float] = MISSING
+    overwrite: bool = MISSING
 
 
 @dataclass
@@ -257,3 +264,9 @@ class PackageModel(Stage):
     voices_corpus: str | None = None
     scorecard: str | None = None
     tables: list[str] = MISSING
+
+
+@dataclass
+class Status(Verb):
+    shared: Shared = MISSING
+    json: str | None = None

@@ -39,6 +39,7 @@ from usdm.config.recipe_schemas import (
     PrepareDialogs,
     PrepareSentences,
     Pretrain,
+    Status,
     SynthesizeCorpus,
     TrainDecoder,
     TrainEncoder,
@@ -83,6 +84,7 @@ SCHEMAS: dict[str, type[Verb]] = {
     "train_decoder": TrainDecoder,
     "train_vocoder": TrainVocoder,
     "package_model": PackageModel,
+    "status": Status,
 }
 
 

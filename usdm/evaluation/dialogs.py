@@ -12,11 +12,12 @@ from usdm.evaluation.baselines import ServiceReplies, baseline_facts
 from usdm.evaluation.examples import save_examples
 from usdm.evaluation.facts import surroundings
 from usdm.evaluation.held_out import read_held_out, spread
-from usdm.evaluation.ledger import Progress, write_atomically
+from usdm.evaluation.ledger import Progress
 from usdm.evaluation.outcomes import Synthesiser, run_items
 from usdm.evaluation.recogniser import Recogniser
 from usdm.evaluation.scorecard import Scorecard, summarise
 from usdm.evaluation.table import scorecard_table
+from usdm.runs import write_text
 
 ITEMS_FILE = "items.jsonl"
 SCORECARD_FILE = "scorecard.json"
@@ -100,6 +101,6 @@ def evaluate(
         refusal_phrase=refusal_phrase,
     )
     save_examples(pipeline, items[:examples], folder / "examples", chain, seed)
-    write_atomically(folder / TABLE_FILE, scorecard_table(scorecard))
-    write_atomically(folder / SCORECARD_FILE, scorecard.to_json())
+    write_text(folder / TABLE_FILE, scorecard_table(scorecard))
+    write_text(folder / SCORECARD_FILE, scorecard.to_json())
     return scorecard

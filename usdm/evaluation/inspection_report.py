@@ -40,7 +40,7 @@ from usdm.evaluation.inspection_page import (
     table,
 )
 from usdm.evaluation.inspection_plots import histogram, silence, speaker_hours, unit_frequencies
-from usdm.evaluation.ledger import write_atomically
+from usdm.runs import write_text
 from usdm.types import InputError
 
 JSON_FILE = "inspection.json"
@@ -65,8 +65,8 @@ def write_report(inspection: Inspection, folder: str | Path) -> None:
     facts = {"usdm": installed_version("usdm"), "date": date.today().isoformat()}
     figures = {"facts": facts, "findings": [asdict(one) for one in found], **asdict(inspection)}
     text = json.dumps(figures, indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(folder / JSON_FILE, text + "\n")
-    write_atomically(folder / HTML_FILE, page("Inspection of a corpus", _body(inspection, found, facts)))
+    write_text(folder / JSON_FILE, text + "\n")
+    write_text(folder / HTML_FILE, page("Inspection of a corpus", _body(inspection, found, facts)))
 
 
 def _body(inspection: Inspection, found: Sequence[Finding], facts: Mapping[str, str | None]) -> Iterator[str]:

@@ -15,10 +15,11 @@ from usdm.audio import read_audio
 from usdm.chain import SpokenDialogPipeline
 from usdm.evaluation.facts import surroundings
 from usdm.evaluation.intervals import Judged, WordErrorRate, word_error_rate
-from usdm.evaluation.ledger import Progress, complete, write_atomically
+from usdm.evaluation.ledger import Progress, complete
 from usdm.evaluation.recogniser import Recogniser
 from usdm.evaluation.table import false_alarms_cell, markdown_table, rate_cell
 from usdm.evaluation.text import FalseAlarms, false_alarms, word_errors
+from usdm.runs import write_text
 from usdm.types import InputError, Sampling, Waveform
 
 logger = logging.getLogger(__name__)
@@ -179,7 +180,7 @@ def evaluate_recordings(
     asked = {"recogniser": recogniser.name, "where": dict(where or {}), "by": by, "seed": seed}
     facts = {"model": pipeline.fingerprint, **asked, **surroundings()}
     score = _score(name, list(by_key.values()), transcripts, without_text, by, seed, facts)
-    write_atomically(output_dir / f"{name}.json", json.dumps(asdict(score), indent=2, ensure_ascii=False) + "\n")
+    write_text(output_dir / f"{name}.json", json.dumps(asdict(score), indent=2, ensure_ascii=False) + "\n")
     return score
 
 

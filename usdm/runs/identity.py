@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ Place = str | Path
 Places = Place | Sequence[Place] | None
 
 LENGTH = 16  # hexadecimal digits of a digest
-MANIFEST = "manifest.jsonl"  # of a speech corpus: its rows are its content
+# What a folder is, where it holds one of these: a speech corpus is its rows, a run of the training loop its last step.
+WHOLE = ("manifest.jsonl", "checkpoint.pt")
 # What a folder says about how it came about, which differs between two runs that made the same.
 ACCOUNTS = ("training.json", "versions.json", "run.json", "run.lock")
-LARGE = 16 << 20  # bytes; the digest of a larger file is remembered
+LARGE = 1 << 20  # bytes; the digest of a larger file is remembered
 REMEMBERED = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "usdm" / "digests.jsonl"
 
 
@@ -36,8 +38,17 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def input_digests(inputs: Mapping[str, Places]) -> dict[str, str | None]:
-    """A digest of each named input: a file, a folder, several of them in order, or nothing."""
-    return {name: _of_places(places) for name, places in inputs.items()}
+    """A digest of each named input: a file, a folder, several of them in order, or nothing.
+
+    Raises InputError that names an input that is not there.
+    """
+    digests = {}
+    for name, places in inputs.items():
+        try:
+            digests[name] = _of_places(places)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+    return digests
 
 
 def _of_places(places: Places) -> str | None:
@@ -50,8 +61,8 @@ def content_digest(place: Place) -> str:
     """Of what a file or a folder holds, wherever it lies.
 
     A speech corpus is its manifest, a unit corpus its Parquet files, a model its files without the account of its
-    training. A file in the hub's cache is named by its content already. Of other large files the digest is remembered
-    until the file changes, so that gigabytes are read once.
+    training, a name of the hub the commit in the hub's cache. A file in that cache is named by its content already. Of
+    other large files the digest is remembered until the file changes, so that gigabytes are read once.
 
     Raises:
         InputError: there is nothing at `place`.
@@ -60,13 +71,16 @@ def content_digest(place: Place) -> str:
     if path.is_file():
         return _of_file(path)[:LENGTH]
     if not path.is_dir():
+        if (commit := _cached_commit(str(place))) is not None:
+            return commit[:LENGTH]
         raise InputError(f"{path}: no such file or folder; check the path, or make it first")
     return digest([[str(file.relative_to(path)), _of_file(file)] for file in _content(path)])
 
 
 def _content(folder: Path) -> Iterable[Path]:
-    if (folder / MANIFEST).is_file():
-        return [folder / MANIFEST]
+    for name in WHOLE:
+        if (folder / name).is_file():
+            return [folder / name]
     return sorted(folder.glob("*.parquet")) or sorted(_files(folder))
 
 
@@ -77,6 +91,19 @@ def _files(folder: Path) -> Iterator[Path]:
             yield path
 
 
+def hub_commit(folder: Path) -> str | None:
+    """Of a snapshot in the hub's cache; None of another folder."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
+def _cached_commit(name: str) -> str | None:
+    """Of a repository in the hub's cache; None if it is not there, or `name` is none of the hub's."""
+    from huggingface_hub.constants import HF_HUB_CACHE  # slow, and seldom needed
+
+    main = Path(HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "refs", "main")
+    return main.read_text(encoding="utf-8").strip() if main.is_file() else None
+
+
 def _of_file(path: Path) -> str:
     blob = path.resolve()
     if blob.parent.name == "blobs" and len(blob.name) == 2 * hashlib.sha256().digest_size:
@@ -85,11 +112,12 @@ def _of_file(path: Path) -> str:
     if facts.st_size < LARGE:
         return _sha256(blob)
     # Whatever changes a file's content changes one of these.
-    state = [str(blob), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
-    if (known := _remembered().get(json.dumps(state))) is None:
-        known = _sha256(blob)
-        _remember(state, known)
-    return known
+    state = json.dumps([str(blob), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino])
+    known = _remembered(REMEMBERED)
+    if state not in known:
+        known[state] = _sha256(blob)
+        _remember(state, known[state])
+    return known[state]
 
 
 def _sha256(path: Path) -> str:
@@ -97,10 +125,11 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _remembered() -> dict[str, str]:
+@cache
+def _remembered(path: Path) -> dict[str, str]:
     """A line that was cut off, or that another version wrote, is as if it were not there."""
     try:
-        lines = REMEMBERED.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:
         return {}
     known = {}
@@ -113,10 +142,10 @@ def _remembered() -> dict[str, str]:
     return known
 
 
-def _remember(state: list[Any], value: str) -> None:
+def _remember(state: str, value: str) -> None:
     try:
         REMEMBERED.parent.mkdir(parents=True, exist_ok=True)
         with REMEMBERED.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([state, value]) + "\n")
+            file.write(json.dumps([json.loads(state), value]) + "\n")
     except OSError:
         pass  # a home that cannot be written to: the file is read again next time

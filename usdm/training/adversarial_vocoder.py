@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from usdm.training.discriminators import Discriminators, adversarial_loss, discriminator_loss, feature_matching_loss
+from usdm.training.task import AdversarialTask
 from usdm.training.vocoder import VocoderTask
 from usdm.vocoder import VocosSettings
 
 
-class AdversarialVocoderTask:
+class AdversarialVocoderTask(AdversarialTask):
     """Adversarial task of `usdm.training.loop.train`, on the batches of a `VocoderTask`.
 
     Args:

@@ -5,7 +5,6 @@ ICML 2022).
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,23 +13,27 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from usdm.training.lm_folder import MODEL_FOLDER, RECORD_FILE
+from usdm.runs import claim, publishing
+from usdm.training.run_folder import MODEL_FOLDER, RECORD_FILE
 from usdm.types import InputError
 
 # Weights under another of these mean something else.
 _MEANING = ("vocabulary.json", "tokenizer.json", "template.json", "unit_source.json", "units.json")
 
 
-def average_models(models: Sequence[str], shares: Sequence[float], output_dir: str) -> Path:
+def average_models(
+    models: Sequence[str | Path], shares: Sequence[float], output_dir: str | Path, *, overwrite: bool = False
+) -> Path:
     """Mean of model folders that learnt on from the same one -> `output_dir/model`, like the first but for its weights.
 
     Args:
         models: hub-style folders with `*.safetensors`, in one file or several.
         shares: how much of each; they are divided by their sum.
+        overwrite: delete the mean of other models, or by other shares, in `output_dir`.
 
     Raises:
-        InputError: fewer than two models, shares that are not one positive number each, a folder without weights, or
-            models that differ in more than the values of their weights.
+        InputError: fewer than two models, shares that are not one positive number each, a folder without weights,
+            models that differ in more than the values of their weights, or another mean is there.
     """
     if len(models) < 2 or len(models) != len(shares) or min(shares) <= 0:
         raise InputError(
@@ -41,16 +44,17 @@ def average_models(models: Sequence[str], shares: Sequence[float], output_dir: s
     for folder, its in zip(folders[1:], files[1:], strict=True):
         _check_alike(folders[0], files[0], folder, its)
     final = Path(output_dir) / MODEL_FOLDER
-    part = final.with_name(MODEL_FOLDER + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(folders[0], part, ignore=shutil.ignore_patterns("*.safetensors", "README.md"))
     parts_of_one = [share / sum(shares) for share in shares]
-    for name in files[0]:
-        state = _mean([folder / name for folder in folders], parts_of_one)
-        save_file(state, part / name, metadata={"format": "pt"})
-    _write_record(folders, parts_of_one, part)
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(part, final)
+    inputs = {"models": folders}
+    with claim(output_dir, {"shares": parts_of_one}, inputs, results=[MODEL_FOLDER], overwrite=overwrite) as run:
+        with publishing(final, folder=True) as part:
+            ignored = shutil.ignore_patterns("*.safetensors", "README.md")
+            shutil.copytree(folders[0], part, ignore=ignored, dirs_exist_ok=True)
+            for name in files[0]:
+                state = _mean([folder / name for folder in folders], parts_of_one)
+                save_file(state, part / name, metadata={"format": "pt"})
+            _write_record(folders, parts_of_one, part)
+        run.finish()
     return final
 
 

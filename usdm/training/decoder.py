@@ -32,6 +32,7 @@ from usdm.decoder.decoder import scored_frames
 from usdm.decoder.flow_matching import masked_mean
 from usdm.training.loop import training_device
 from usdm.training.pictures import save_mel_picture
+from usdm.training.task import TrainingTask
 from usdm.types import InputError, ReferenceVoice
 from usdm.vocoder import load_vocoder
 
@@ -56,7 +57,7 @@ class DecoderBatch:
         return DecoderBatch(**{name: value.to(device) for name, value in vars(self).items()})
 
 
-class DecoderTask:
+class DecoderTask(TrainingTask):
     """Task of `usdm.training.loop.train`: random crops of speech corpora and their units.
 
     Args:

@@ -22,6 +22,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from usdm.audio.variation import SoundVariation
 from usdm.data.speech_corpus import Utterance, read_speech_corpora
+from usdm.training.task import TrainingTask
 from usdm.types import AlignedWord, InputError
 from usdm.units.encoder import ENCODERS, encoder_config, is_log_mel
 from usdm.units.extractor import keep_layers, pad_normalised
@@ -84,12 +85,12 @@ class WhisperStart:
         frozen_layers: so many layers, and the convolutions, do not learn; 0: everything learns.
     """
 
-    name: str
+    name: str | Path
     teacher_weight: float
     frozen_layers: int
 
 
-class EncoderTask:
+class EncoderTask(TrainingTask):
     """Task of `usdm.training.loop.train`.
 
     Args:
@@ -114,7 +115,7 @@ class EncoderTask:
 
     def __init__(
         self,
-        corpora: Sequence[str],
+        corpora: Sequence[str | Path],
         config: Mapping[str, object],
         *,
         layer: int,

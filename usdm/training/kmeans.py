@@ -13,23 +13,26 @@ from torch import Tensor
 from tqdm import tqdm
 
 from usdm.data.speech_corpus import Utterance, read_speech_corpora
+from usdm.runs import arguments_of, claim, write_text
 from usdm.training.encoder import PHONES_FILE
+from usdm.training.run_folder import MODEL_FOLDER, finished
 from usdm.types import InputError
 from usdm.units.extractor import UnitExtractor, UnitSettings, load_encoder, nearest_centroid
 from usdm.units.kmeans import UnitQuality, class_means, fit_centroids, unit_quality
 
 
 def fit_kmeans(
-    encoder: str,
-    corpora: Sequence[str],
-    output_dir: str,
+    encoder: str | Path,
+    corpora: Sequence[str | Path],
+    output_dir: str | Path,
     *,
     settings: UnitSettings,
     frames: int,
-    predecessor: str | None = None,
+    predecessor: str | Path | None = None,
     seed: int,
+    overwrite: bool = False,
 ) -> UnitQuality:
-    """Cluster encoder features of random training utterances and write the unit extractor to `output_dir`.
+    """Cluster encoder features of random training utterances and write the unit extractor to `output_dir/model`.
 
     Args:
         encoder: folder of an encoder in transformers' layout.
@@ -37,14 +40,33 @@ def fit_kmeans(
         predecessor: folder of a unit extractor with as many units at the same rate; each unit then starts at the
             mean of the frames that have it there, so that it keeps its meaning, and models that know the old
             units can learn on from there.
+        overwrite: delete the units of another encoder, other speech or other settings in `output_dir`.
 
     Returns:
         Quality of the units on dev utterances whose phone times are known; also in `quality.json`.
 
     Raises:
         InputError: the encoder, the settings and the predecessor do not fit together, its training padded waveforms
-            otherwise, or there is too little speech.
+            otherwise, there is too little speech, or `output_dir` has other units.
     """
+    given = arguments_of(fit_kmeans, locals(), but=("output_dir", "overwrite"))
+    with claim(output_dir, given.settings, given.inputs, results=[MODEL_FOLDER], overwrite=overwrite) as run:
+        if finished(run):
+            return UnitQuality(**run.record.figures)
+        quality = _fit(encoder, corpora, Path(output_dir) / MODEL_FOLDER, settings, frames, predecessor, seed)
+        run.finish(asdict(quality))
+    return quality
+
+
+def _fit(
+    encoder: str | Path,
+    corpora: Sequence[str | Path],
+    folder: Path,
+    settings: UnitSettings,
+    frames: int,
+    predecessor: str | Path | None,
+    seed: int,
+) -> UnitQuality:
     _check_padding(encoder, settings)
     model = load_encoder(encoder)
     placeholder = torch.zeros(settings.num_units, model.config.hidden_size)
@@ -68,15 +90,15 @@ def fit_kmeans(
     if before is not None:
         initial = class_means(features, torch.cat(known)[:frames], settings.num_units, seed=seed)
     extractor.centroids = fit_centroids(features, settings.num_units, seed=seed, initial=initial)
-    extractor.save_pretrained(output_dir)
+    extractor.save_pretrained(folder)
 
     spoken = [utterance for utterance in read_speech_corpora(corpora, "dev") if utterance.phones]
     quality = unit_quality(*_units_and_phones(extractor, spoken))
-    (Path(output_dir) / "quality.json").write_text(json.dumps(asdict(quality), indent=1) + "\n")
+    write_text(folder / "quality.json", json.dumps(asdict(quality), indent=1) + "\n")
     return quality
 
 
-def _check_padding(encoder: str, settings: UnitSettings) -> None:
+def _check_padding(encoder: str | Path, settings: UnitSettings) -> None:
     trained = Path(encoder) / PHONES_FILE
     if not trained.is_file():
         return  # not an encoder of `train_encoder`
@@ -87,7 +109,7 @@ def _check_padding(encoder: str, settings: UnitSettings) -> None:
         )
 
 
-def _predecessor(folder: str, settings: UnitSettings) -> UnitExtractor:
+def _predecessor(folder: str | Path, settings: UnitSettings) -> UnitExtractor:
     extractor = UnitExtractor.from_pretrained(folder)
     theirs, ours = (extractor.num_units, extractor.unit_rate), (settings.num_units, settings.unit_rate)
     if theirs != ours:

@@ -29,14 +29,16 @@ from usdm.data.unit_corpus import UnitCorpus, UnitSource
 from usdm.data.unit_noise import UnitNoise
 from usdm.interleave import Pattern
 from usdm.lm import check_model
+from usdm.runs import Arguments, arguments_of
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
 from usdm.training.adapters import adapter_record, finished_model, with_adapter
 from usdm.training.curves import draw_curves
 from usdm.training.lm_attention import use_packed_attention
-from usdm.training.lm_folder import check_resumable, run_record, save_model
+from usdm.training.lm_folder import FREE, OF_THE_RUN, RESULTS, Asked, identity, run_record, save_model
 from usdm.training.lm_settings import LanguageModelSettings
-from usdm.training.lm_trainer import LOG_FILE, SpeechTextTrainer, TrainingLog, newest_checkpoint
+from usdm.training.lm_trainer import SpeechTextTrainer, TrainingLog, newest_checkpoint
 from usdm.training.master_weights import hold_in_float32
+from usdm.training.run_folder import CURVES_FILE, LOG_FILE, claim_together, finished
 from usdm.types import Role
 
 logger = logging.getLogger(__name__)
@@ -55,11 +57,14 @@ def pretrain(
     mixture: Sequence[MixtureMember] = (),
     adapter: Any = None,
     dtype: torch.dtype | None = None,
+    origin: Arguments | None = None,
+    overwrite: bool = False,
 ) -> dict[str, float]:
     """Train on interleaved text and units (USDM, section 3.2).
 
     Goes on from the newest checkpoint in `output_dir`, writes `log.jsonl` and `curves.png` there, and the model
-    into `output_dir/model`. `model` is trained in place.
+    into `output_dir/model`. `model` is trained in place. The folder belongs to one model at the start, one content of
+    the corpora and these settings; what is done there is not done again, and `model` then stays as it is.
 
     Args:
         model: with a row for each id of `vocabulary` (see `usdm.lm.extend_embeddings`).
@@ -73,14 +78,18 @@ def pretrain(
             It is merged into the model that is saved.
         dtype: storage of the final weights, for example torch.float16; None is what `model` came in. What is trained
             is float32 in any case.
+        origin: what `model` was made with, and the folders that it was read from; None: a later start is recognised by
+            the weights themselves.
+        overwrite: delete what another model, other data or other settings left in `output_dir`.
 
     Returns:
         Validation losses (nats a token) over all tokens and by kind: see `usdm.data.sequences.KINDS`.
 
     Raises:
         InputError: model, vocabulary and corpora do not fit, a split is empty, the loss is not finite, or the
-            checkpoint found was made with other settings; or sequences of a row would see each other.
+            folder is of another run; or sequences of a row would see each other.
     """
+    asked = Asked(arguments_of(pretrain, locals(), but=OF_THE_RUN), origin, overwrite)
     corpus = UnitCorpus(corpora)
     curriculum = [(0, segment_units)] if isinstance(segment_units, int) else list(segment_units)
 
@@ -120,7 +129,8 @@ def pretrain(
         "order": [type(order).__name__, asdict(order)],  # type: ignore[call-overload]
         "mixture": [asdict(given) for given in mixture],
     }
-    return _train(model, vocabulary, corpus, train_rows, dev, settings, Path(output_dir), adapter, dtype, None, data)
+    folder = Path(output_dir)
+    return _train(model, vocabulary, corpus, train_rows, dev, settings, folder, adapter, dtype, None, data, asked)
 
 
 def finetune(
@@ -139,6 +149,8 @@ def finetune(
     unit_source: UnitSource | None = None,
     adapter: Any = None,
     dtype: torch.dtype | None = None,
+    origin: Arguments | None = None,
+    overwrite: bool = False,
 ) -> dict[str, float]:
     """Train on spoken dialogs in the template (USDM, section 3.3); otherwise as `pretrain`.
 
@@ -151,6 +163,7 @@ def finetune(
         splices: turns put together from pieces, in training, so that a small corpus is heard out and not guessed.
         unit_source: which units the model knows (`UnitSource.load(its folder)`), to be held against the corpora's.
     """
+    asked = Asked(arguments_of(finetune, locals(), but=OF_THE_RUN), origin, overwrite)
     corpus = UnitCorpus(corpora)
     if unit_source is not None:
         unit_source.check(corpus.source, "the pretrained model", str(corpus.files[0]))
@@ -182,7 +195,7 @@ def finetune(
         "splices": None if splices is None else asdict(splices),
     }
     dev, folder = dialogs("dev"), Path(output_dir)
-    return _train(model, vocabulary, corpus, train_rows, dev, settings, folder, adapter, dtype, template, data)
+    return _train(model, vocabulary, corpus, train_rows, dev, settings, folder, adapter, dtype, template, data, asked)
 
 
 def _train(
@@ -197,46 +210,49 @@ def _train(
     dtype: torch.dtype | None,
     template: TemplateSettings | None,
     data: dict[str, Any],
+    asked: Asked,
 ) -> dict[str, float]:
     """`train_rows(rows a step, from row)` gives what is read, `dev` what is validated on."""
     check_model(model, vocabulary)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    folder.mkdir(parents=True, exist_ok=True)
     arguments = settings.arguments(folder)
     data["adapter"] = adapter_record(adapter)
     data["rows_per_step"] = rows_per_step = arguments.train_batch_size * settings.accumulation * arguments.world_size
     record = {"settings": asdict(settings), "data": data, "units": asdict(corpus.source)}
-    checkpoint, start = newest_checkpoint(folder)
-    # The first process alone writes, and the others wait for it here.
-    with arguments.main_process_first(local=False, desc="what an earlier start left"):
-        leads = arguments.process_index == 0
-        check_resumable(record, folder, checkpoint, leads)
-        log = TrainingLog(folder, start, rows_per_step * settings.row_length, leads)
-    # A run that has all its steps is loaded like any other, which only the trainer knows how to, but reads nothing.
-    rows = train_rows(rows_per_step, start * rows_per_step) if start < settings.steps else NoRows()
-    validation_rows = _validation_rows(dev, settings, vocabulary.pad_id)
-    attention = model.config._attn_implementation
-    if not settings.compile:
-        use_packed_attention(model, settings.row_length)
-    stored = model.dtype
-    trained = with_adapter(model, adapter)
-    hold_in_float32(trained, settings.bf16)
-    trainer = SpeechTextTrainer(trained, arguments, rows, validation_rows, log)
-    if checkpoint is not None:
-        logger.info("going on from step %d of %s", start, checkpoint)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if log.validated != settings.steps:
-        trainer.evaluate()
-    model.set_attn_implementation(attention)
-    figures = log.validation
-    gathered = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # from all processes
-    weights = {name.removeprefix("_orig_mod."): value for name, value in gathered.items()}  # a compiled model's
-    if trainer.is_world_process_zero():
-        training = run_record(record, model, log, figures)
-        finished = finished_model(model.config, weights, adapter, dtype or stored)
-        save_model(finished, vocabulary, corpus.source, template, training, folder)
-        draw_curves(folder / LOG_FILE, folder / "curves.png")
+    whole = identity(asked, model, vocabulary, record, dtype)
+    with claim_together(
+        folder, whole.settings, whole.inputs, results=RESULTS, free=FREE, overwrite=asked.overwrite
+    ) as claimed:
+        if finished(claimed):
+            return dict(claimed.record.figures)
+        checkpoint, start = newest_checkpoint(folder)
+        log = TrainingLog(folder, start, rows_per_step * settings.row_length, arguments.process_index == 0)
+        # A run that has all its steps is loaded like any other, which only the trainer knows how to, but reads nothing.
+        rows = train_rows(rows_per_step, start * rows_per_step) if start < settings.steps else NoRows()
+        validation_rows = _validation_rows(dev, settings, vocabulary.pad_id)
+        attention = model.config._attn_implementation
+        if not settings.compile:
+            use_packed_attention(model, settings.row_length)
+        stored = model.dtype
+        trained = with_adapter(model, adapter)
+        hold_in_float32(trained, settings.bf16)
+        trainer = SpeechTextTrainer(trained, arguments, rows, validation_rows, log)
+        if checkpoint is not None:
+            logger.info("going on from step %d of %s", start, checkpoint)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if log.validated != settings.steps:
+            trainer.evaluate()
+        model.set_attn_implementation(attention)
+        figures = log.validation
+        gathered = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # from all processes
+        weights = {name.removeprefix("_orig_mod."): value for name, value in gathered.items()}  # a compiled model's
+        if trainer.is_world_process_zero():
+            training = run_record(record, model, log, figures)
+            whole_model = finished_model(model.config, weights, adapter, dtype or stored)
+            save_model(whole_model, vocabulary, corpus.source, template, training, folder)
+            draw_curves(folder / LOG_FILE, folder / CURVES_FILE)
+            claimed.finish(figures)
     return figures
 
 

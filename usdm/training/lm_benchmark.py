@@ -20,8 +20,8 @@ from usdm.tokens import SpeechTextVocabulary
 from usdm.training.data_benchmark import write_synthetic_corpus
 from usdm.training.language_model import pretrain
 from usdm.training.lm_settings import LanguageModelSettings
-from usdm.training.lm_trainer import LOG_FILE
 from usdm.training.plan import GPUS, flops_per_token
+from usdm.training.run_folder import LOG_FILE
 from usdm.types import InputError
 
 CORPUS_UNITS = 2_000_000

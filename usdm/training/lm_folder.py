@@ -1,13 +1,13 @@
-"""What a language model's training leaves in its folder: settings that a resumed run must share, and the model."""
+"""What a language model's training leaves in its folder: what it is told apart from others by, and the model."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-import os
 import platform
-import shutil
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,50 +16,79 @@ import transformers
 from transformers import PreTrainedModel
 
 from usdm.data.unit_corpus import UnitSource
+from usdm.runs import Arguments, digest, publishing
 from usdm.tokens import SpeechTextVocabulary, TemplateSettings
 from usdm.training.lm_trainer import TrainingLog
-from usdm.types import InputError
+from usdm.training.run_folder import CURVES_FILE, LOG_FILE, MODEL_FOLDER, RECORD_FILE
 
-MODEL_FOLDER = "model"
-RECORD_FILE = "training.json"
-SETTINGS_FILE = "settings.json"
-# A resumed run may change these: they do not decide the weights.
-FREE = {
+RESULTS = (LOG_FILE, CURVES_FILE, MODEL_FOLDER, "checkpoint-*", "runs")  # the last are TensorBoard's
+# A run that goes on may change these: they decide neither weights nor figures.
+FREE = (
     "log_every",
     "validate_every",
-    "validation_rows",
     "save_every",
     "kept_checkpoints",
     "report_to",
     "workers",
     "threads",
-    # How a step's rows, whose number is recorded, are shared out over processes and passes.
+    # How a step's rows, whose number counts, are shared out over processes and passes.
     "rows",
     "accumulation",
     "sharding",
     "gradient_checkpointing",
-}
+    "attention",
+    "peft_version",
+)
+NAMES = ("transformers_version", "_name_or_path")  # in a model's configuration: no part of what it is
+DIGITS = 16  # of a digest, hexadecimal
+# Arguments of a training that are no data: they are looked at one by one.
+OF_THE_RUN = ("model", "vocabulary", "output_dir", "settings", "adapter", "dtype", "origin", "overwrite")
 
 
-def check_resumable(record: dict[str, Any], folder: Path, checkpoint: Path | None, write: bool) -> None:
-    """Raises InputError if the checkpoint there was made with settings that would have given other weights."""
-    path = folder / SETTINGS_FILE
-    now = json.loads(json.dumps(record))
-    if checkpoint is not None and path.is_file():
-        then = json.loads(path.read_text(encoding="utf-8"))
-        changed = {
-            f"{part}.{key}": (then[part].get(key), value)
-            for part in now
-            for key, value in now[part].items()
-            if key not in FREE and then[part].get(key) != value
-        }
-        if changed:
-            raise InputError(
-                f"{checkpoint} was made with other settings {changed} (then, now): use another output_dir, or "
-                "delete the checkpoints to start again"
-            )
-    if write:
-        path.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+@dataclass(frozen=True)
+class Asked:
+    """What a training is asked for beside model and settings, and what becomes of another run in its folder."""
+
+    data: Arguments
+    origin: Arguments | None  # of the model; None: it is told by its weights
+    overwrite: bool
+
+
+def identity(
+    asked: Asked,
+    model: PreTrainedModel,
+    vocabulary: SpeechTextVocabulary,
+    record: Mapping[str, Any],
+    dtype: torch.dtype | None,
+) -> Arguments:
+    """All that the weights and the figures depend on. `record`: settings, and facts about the data."""
+    origin = asked.origin or Arguments({"weights": weights_digest(model)})
+    settings = {
+        "loop": record["settings"],
+        "rows_per_step": record["data"]["rows_per_step"],
+        "adapter": record["data"]["adapter"],
+        "dtype": None if dtype is None else str(dtype),
+        "vocabulary": tokenizer_digest(vocabulary),
+        "initial": origin.settings,
+        **asked.data.settings,
+    }
+    return Arguments(settings, {**asked.data.inputs, **origin.inputs})
+
+
+def weights_digest(model: PreTrainedModel) -> str:
+    """Of a model's configuration and weights, whatever they were made of."""
+    config = json.loads(model.config.to_json_string())
+    found = hashlib.sha256(json.dumps({key: value for key, value in config.items() if key not in NAMES}).encode())
+    for name, value in model.state_dict().items():
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()[:DIGITS]
+
+
+def tokenizer_digest(vocabulary: SpeechTextVocabulary) -> str:
+    """Of all tokens in order, and how text becomes them."""
+    model = json.loads(vocabulary.tokenizer.backend_tokenizer.to_str())["model"]
+    return digest([asdict(vocabulary.layout), model])
 
 
 def run_record(
@@ -89,14 +118,11 @@ def save_model(
     folder: Path,
 ) -> None:
     """The hub-style folder, under its name only once it is complete."""
-    final, part = folder / MODEL_FOLDER, folder / (MODEL_FOLDER + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    model.save_pretrained(part)
-    vocabulary.save_pretrained(part)
-    units.save(part)
-    if template is not None:
-        template.save(part)
-    (part / RECORD_FILE).write_text(json.dumps(training, indent=1) + "\n", encoding="utf-8")
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(part, final)
+    with publishing(folder / MODEL_FOLDER, folder=True) as part:
+        model.save_pretrained(part)
+        vocabulary.save_pretrained(part)
+        units.save(part)
+        if template is not None:
+            template.save(part)
+        record = json.dumps(training, indent=1, default=str)  # places of a mixture may be paths
+        (part / RECORD_FILE).write_text(record + "\n", encoding="utf-8")

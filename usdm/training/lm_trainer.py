@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,10 +33,8 @@ from usdm.data.sequences import KINDS
 from usdm.tokens import IGNORED
 from usdm.training.lm_attention import check_packing
 from usdm.training.lm_sharding import shard_on_cpu
+from usdm.training.run_folder import VALIDATION, add_to_log, cut_log, validation_figures
 from usdm.types import InputError
-
-LOG_FILE = "log.jsonl"
-_VALIDATION = "validation/"  # before the names of its figures there
 
 
 class SpeechTextTrainer(Trainer):
@@ -152,18 +149,18 @@ class TrainingLog(TrainerCallback):
     """
 
     def __init__(self, folder: Path, start: int, tokens_per_step: int, writes: bool = True) -> None:
-        self.path = folder / LOG_FILE
+        self.folder = folder
         self.writes = writes
         self.tokens_per_step = tokens_per_step
-        kept = self._keep_until(start)
-        self.seconds: float = max((row["seconds"] for row in kept if "seconds" in row), default=0.0)  # over all starts
+        self.seconds = 0.0  # of training, over all starts
+        self.validation: dict[str, float] = {}
+        self.validated = -1  # the step of that
+        for row in cut_log(folder, start, writes):
+            self.seconds = row.get("seconds", self.seconds)
+            if figures := validation_figures(row):
+                self.validation, self.validated = figures, row["step"]
         self.clock = self.lap = time.monotonic()  # of this start; of what is logged next
         self.logged = start
-        last = next((row for row in reversed(kept) if _VALIDATION + "loss" in row), {"step": -1})
-        self.validated: int = last["step"]
-        self.validation: dict[str, float] = {
-            name.removeprefix(_VALIDATION): value for name, value in last.items() if name.startswith(_VALIDATION)
-        }
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.clock = self.lap = time.monotonic()
@@ -194,7 +191,7 @@ class TrainingLog(TrainerCallback):
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **found: Any) -> None:
         self.validation = {name.removeprefix("eval_"): value for name, value in found["metrics"].items()}
         self.validated = state.global_step
-        losses = {_VALIDATION + name: value for name, value in self.validation.items()}
+        losses = {VALIDATION + name: value for name, value in self.validation.items()}
         self._append({"step": state.global_step, **losses})
         self.lap = time.monotonic()
 
@@ -210,21 +207,7 @@ class TrainingLog(TrainerCallback):
 
     def _append(self, row: Mapping[str, float]) -> None:
         if self.writes:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-
-    def _keep_until(self, step: int) -> list[dict[str, Any]]:
-        if not self.path.exists():
-            return []
-        # A kill may have cut off the last line: only lines with an end count.
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        rows = [json.loads(line) for line in lines if line.endswith("\n")]
-        kept = [row for row in rows if row["step"] <= step]
-        if self.writes:
-            part = self.path.with_name(LOG_FILE + ".part")
-            part.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-            os.replace(part, self.path)
-        return kept
+            add_to_log(self.folder, row)
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, int]:

@@ -26,12 +26,29 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
+from usdm.runs import publishing, write_text
 from usdm.training.curves import draw_curves
 from usdm.training.learner import Learner
+from usdm.training.run_folder import (
+    CURVES_FILE,
+    LOG_FILE,
+    MODEL_FOLDER,
+    RECORD_FILE,
+    VALIDATION,
+    add_to_log,
+    claim_together,
+    cut_log,
+    finished,
+    validation_figures,
+)
 from usdm.training.task import AdversarialTask, TrainingTask
 from usdm.types import InputError
 
 logger = logging.getLogger(__name__)
+
+CHECKPOINT_FILE, VALIDATION_FOLDER = "checkpoint.pt", "validation"
+RESULTS = (LOG_FILE, CHECKPOINT_FILE, RECORD_FILE, CURVES_FILE, MODEL_FOLDER, VALIDATION_FOLDER)
+FREE = ("log_every", "validate_every", "save_every", "threads", "device")  # these do not decide the weights
 
 
 @dataclass(frozen=True)
@@ -69,37 +86,43 @@ class LoopSettings:
         return self.learning_rate * (share + (1 - share) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
-def train(task: TrainingTask, settings: LoopSettings, output_dir: str | Path) -> dict[str, float]:
+def train(
+    task: TrainingTask, settings: LoopSettings, output_dir: str | Path, *, overwrite: bool = False
+) -> dict[str, float]:
     """Train to `settings.steps`, going on from the newest checkpoint in `output_dir` if there is one.
 
     Writes `log.jsonl`, `checkpoint.pt`, `validation/`, `curves.png`, `training.json`, and the averaged weights
-    through `task.save(output_dir / "model")`.
+    through `task.save(output_dir / "model")`. The folder is of one task with its arguments and the contents of its
+    inputs, under one `settings`; a run that is done there is not done again.
+
+    Args:
+        overwrite: delete what another task, or other settings, left in `output_dir`.
 
     Returns:
         The last validation's figures.
 
     Raises:
-        InputError: the checkpoint found was made with other settings, or a loss is not finite.
+        InputError: the folder is of another run, or a loss is not finite.
     """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     run = _Run(task, settings, folder)
-    start = run.resume()
-    figures: Mapping[str, float] = {}
-    with run.progress(start) as progress, ThreadPoolExecutor(1) as reader:
-        for step, batch in run.batches(start, reader):
-            run.step(step, batch)
-            progress.update()
-            done = step + 1
-            if done % settings.validate_every == 0 or done == settings.steps:
-                figures = run.validate(done)
-                progress.set_postfix({name: f"{value:.4g}" for name, value in figures.items()})
-            if done % settings.save_every == 0 or done == settings.steps:
-                run.checkpoint(done)
-    run.finish(figures)
-    return dict(figures)
+    kind = type(task)
+    identity = {
+        "task": {"class": f"{kind.__module__}.{kind.__qualname__}", **task.arguments.settings},
+        "loop": dataclasses.asdict(settings),
+        "processes": run.accelerator.num_processes,  # each step takes a batch for every one
+    }
+    with claim_together(
+        folder, identity, task.arguments.inputs, results=RESULTS, free=FREE, overwrite=overwrite
+    ) as claimed:
+        if finished(claimed):
+            return dict(claimed.record.figures)
+        figures = run.train()
+        if run.accelerator.is_main_process:
+            claimed.finish(figures)
+    return figures
 
 
 def training_device(name: str) -> str:
@@ -120,6 +143,7 @@ class _Run:
             self.critic = self._learner(nn.ModuleDict(task.critic_modules()))
             self.turns.insert(0, ("critic_", self.critic, task.critic_losses))
         self.average = {name: value.detach().clone() for name, value in self.parameters.state_dict().items()}
+        self.figures: dict[str, float] = {}  # of the last validation
         self.sums: dict[str, float] = {}
         self.summed = 0
         self.seconds = 0.0  # of training, over all starts
@@ -133,6 +157,25 @@ class _Run:
             weight_decay=self.settings.weight_decay,
             gradient_clip=self.settings.gradient_clip,
         )
+
+    def train(self) -> dict[str, float]:
+        start = self.resume()
+        for row in cut_log(self.folder, start, self.accelerator.is_main_process):
+            self.seconds = row.get("seconds", self.seconds)
+            self.figures = validation_figures(row) or self.figures
+        self.accelerator.wait_for_everyone()  # all have read the checkpoint before it is replaced
+        with self.progress(start) as progress, ThreadPoolExecutor(1) as reader:
+            for step, batch in self.batches(start, reader):
+                self.step(step, batch)
+                progress.update()
+                done = step + 1
+                if done % self.settings.validate_every == 0 or done == self.settings.steps:
+                    self.validate(done)
+                    progress.set_postfix({name: f"{value:.4g}" for name, value in self.figures.items()})
+                if done % self.settings.save_every == 0 or done == self.settings.steps:
+                    self.checkpoint(done)
+        self.finish()
+        return self.figures
 
     def progress(self, start: int) -> tqdm[Any]:
         name, quiet = type(self.task).__name__, not self.accelerator.is_main_process
@@ -178,77 +221,56 @@ class _Run:
             else:
                 self.average[name].copy_(value)
 
-    def validate(self, done: int) -> dict[str, float]:
+    def validate(self, done: int) -> None:
         """In the first process; the others wait, and have no figures."""
-        figures = self._validate(done) if self.accelerator.is_main_process else {}
+        if self.accelerator.is_main_process:
+            self.figures = self._validate(done)
         self.accelerator.wait_for_everyone()
-        return figures
 
     def _validate(self, done: int) -> dict[str, float]:
         trained = {name: value.clone() for name, value in self.parameters.state_dict().items()}
         self.parameters.load_state_dict(self.average)
         self.parameters.eval()
-        pictures = self.folder / "validation"
+        pictures = self.folder / VALIDATION_FOLDER
         pictures.mkdir(exist_ok=True)
         with torch.no_grad():
             figures = dict(self.task.validate(done, pictures))
         self.parameters.load_state_dict(trained)
-        self._append({"step": done, **{f"validation/{name}": value for name, value in figures.items()}})
+        self._append({"step": done, **{VALIDATION + name: value for name, value in figures.items()}})
         return figures
 
     def checkpoint(self, done: int) -> None:
         if not self.accelerator.is_main_process:
             return
-        state = {
-            "step": done,
-            "seconds": self._elapsed(),
-            "settings": json.dumps(dataclasses.asdict(self.settings)),
-            "average": self.average,
-            **self.learner.state(),
-        }
+        state = {"step": done, "average": self.average, **self.learner.state()}
         if self.critic is not None:
             state["critic"] = self.critic.state()
-        part = self.folder / "checkpoint.pt.part"
-        torch.save(state, part)
-        os.replace(part, self.folder / "checkpoint.pt")
+        # Through an open file, for torch would write the file's passing name into it.
+        with publishing(self.folder / CHECKPOINT_FILE) as part, part.open("wb") as file:
+            torch.save(state, file)
 
     def resume(self) -> int:
-        path = self.folder / "checkpoint.pt"
+        """The step to go on from."""
+        path = self.folder / CHECKPOINT_FILE
         if not path.exists():
             return 0
         # On the CPU first, whatever device wrote it; each tensor then goes where the one is that it replaces.
         state = torch.load(path, weights_only=True, map_location="cpu")
-        # What decides the numbers must agree; how often to log or save may change.
-        free = {"log_every", "validate_every", "save_every", "threads"}
-        then, now = json.loads(state["settings"]), json.loads(json.dumps(dataclasses.asdict(self.settings)))
-        changed = {
-            key: (then.get(key), value) for key, value in now.items() if key not in free and then.get(key) != value
-        }
-        if changed:
-            raise InputError(
-                f"{path} was made with other settings {changed} (then, now): use another output_dir, "
-                "or delete the checkpoint to start again."
-            )
-        if ("critic" in state) != (self.critic is not None):
-            holds, task = "a critic" if "critic" in state else "no critic", type(self.task).__name__
-            raise InputError(f"{path} holds {holds}, so it is not of this task ({task}): use another output_dir.")
         self.learner.load_state(state)
         if self.critic is not None:
             self.critic.load_state(state["critic"])
-        self.average = {name: value.to(self.average[name].device) for name, value in state["average"].items()}
-        self.seconds = state["seconds"]
-        self.accelerator.wait_for_everyone()  # all have read the checkpoint before it is replaced
-        if self.accelerator.is_main_process:
-            self._drop_log_after(state["step"])
+        for name, value in state["average"].items():
+            self.average[name].copy_(value)
         logger.info("going on from step %d of %s", state["step"], path)
         return int(state["step"])
 
-    def finish(self, figures: Mapping[str, float]) -> None:
+    def finish(self) -> None:
         if not self.accelerator.is_main_process:
             return
         self.parameters.load_state_dict(self.average)
         self.parameters.eval()
-        self.task.save(self.folder / "model")
+        with publishing(self.folder / MODEL_FOLDER, folder=True) as part:
+            self.task.save(part)
         record = {
             "task": type(self.task).__name__,
             "settings": dataclasses.asdict(self.settings),
@@ -257,10 +279,10 @@ class _Run:
             "processes": self.accelerator.num_processes,
             "device": platform.processor() or platform.machine(),
             "versions": {"torch": torch.__version__, "python": platform.python_version()},
-            "validation": dict(figures),
+            "validation": self.figures,
         }
-        (self.folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
-        draw_curves(self.folder / "log.jsonl", self.folder / "curves.png")
+        write_text(self.folder / RECORD_FILE, json.dumps(record, indent=1) + "\n")
+        draw_curves(self.folder / LOG_FILE, self.folder / CURVES_FILE)
 
     def _elapsed(self) -> float:
         return self.seconds + time.monotonic() - self.clock
@@ -273,14 +295,5 @@ class _Run:
         self.sums, self.summed = {}, 0
 
     def _append(self, row: Mapping[str, float]) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        with (self.folder / "log.jsonl").open("a") as log:
-            log.write(json.dumps(row) + "\n")
-
-    def _drop_log_after(self, step: int) -> None:
-        """A killed run may have logged steps that its last checkpoint does not hold; they will be run again."""
-        path = self.folder / "log.jsonl"
-        if path.exists():
-            rows = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
-            path.write_text("".join(row + "\n" for row in rows))
+        if self.accelerator.is_main_process:
+            add_to_log(self.folder, row)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from usdm.chain import GenerationSettings
 from usdm.chain.voices import VOICES_FOLDER
 from usdm.data.speech_corpus import read_speech_corpora
+from usdm.runs import publishing
 from usdm.training.model_cards import bundle_card, part_card
 from usdm.types import InputError, Waveform
 
@@ -61,31 +62,36 @@ def package_model(
         tables: Markdown files that go into the bundle's card as they are.
 
     Raises:
-        InputError: a part, a run or a speaker is missing; nothing is written then.
+        InputError: a part, a run or a speaker is missing, or `output_dir` holds something else than a packaged model,
+            which is replaced; nothing is written then.
     """
-    _check(parts, runs, scorecard, tables)
-    recordings = _voices(voices or {}, voices_corpus)
     folder = Path(output_dir)
-    part_folder = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part_folder, ignore_errors=True)
+    _check(parts, runs, scorecard, tables)
+    _check_place(folder)
+    recordings = _voices(voices or {}, voices_corpus)
     records = {name: json.loads((Path(run) / "training.json").read_text()) for name, run in runs.items()}
-    parameters = {name: _copy_half(Path(parts[name]), part_folder / name) for name in PARTS}
-    for name in PARTS:
-        (part_folder / name / "README.md").write_text(part_card(name, parameters[name], records, facts))
-    generation.save(part_folder)
-    for name, recording in recordings.items():
-        path = part_folder / VOICES_FOLDER / f"{name}.flac"
-        path.parent.mkdir(exist_ok=True)
-        soundfile.write(path, recording.samples.numpy(), recording.sample_rate, subtype="PCM_16")
-    scores = json.loads(Path(scorecard).read_text()) if scorecard else None
-    size = sum(path.stat().st_size for path in part_folder.rglob("*.safetensors"))
-    pictures = _curves(runs, part_folder / CURVES_FOLDER)
-    written = [Path(table).read_text() for table in tables]
-    (part_folder / "README.md").write_text(bundle_card(parameters, size, records, facts, scores, written, pictures))
-    shutil.rmtree(folder, ignore_errors=True)
-    part_folder.rename(folder)
+    with publishing(folder, folder=True) as part:
+        parameters = {name: _copy_half(Path(parts[name]), part / name) for name in PARTS}
+        for name in PARTS:
+            (part / name / "README.md").write_text(part_card(name, parameters[name], records, facts))
+        generation.save(part)
+        for name, recording in recordings.items():
+            path = part / VOICES_FOLDER / f"{name}.flac"
+            path.parent.mkdir(exist_ok=True)
+            soundfile.write(path, recording.samples.numpy(), recording.sample_rate, subtype="PCM_16")
+        scores = json.loads(Path(scorecard).read_text()) if scorecard else None
+        size = sum(path.stat().st_size for path in part.rglob("*.safetensors"))
+        pictures = _curves(runs, part / CURVES_FOLDER)
+        written = [Path(table).read_text() for table in tables]
+        (part / "README.md").write_text(bundle_card(parameters, size, records, facts, scores, written, pictures))
     logger.info("%s: %.1f MB of weights", folder, size / 1e6)
     return PackagedModel(folder, parameters, size)
+
+
+def _check_place(folder: Path) -> None:
+    """Raises InputError if the folder that will be replaced is no packaged model."""
+    if folder.is_dir() and any(folder.iterdir()) and not all((folder / part).is_dir() for part in PARTS):
+        raise InputError(f"output_dir={folder} holds no packaged model but something else: give another folder")
 
 
 def _voices(voices: Mapping[str, str], corpus: str | None) -> dict[str, Waveform]:

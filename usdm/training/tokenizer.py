@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from usdm.types import InputError
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")  # hub style
 _SPECIAL = ("<unk>", "<s>", "</s>")
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))  # "\n" and all that no piece covers
 _SPACE = "\u2581"

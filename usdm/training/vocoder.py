@@ -21,6 +21,7 @@ from usdm.data.speech_corpus import Utterance, read_speech_corpora
 from usdm.training.corpus_audio import CorpusAudio
 from usdm.training.loop import training_device
 from usdm.training.pictures import save_mel_picture
+from usdm.training.task import TrainingTask
 from usdm.types import InputError
 from usdm.vocoder import VocosSettings, VocosVocoder
 
@@ -75,7 +76,7 @@ def _utterances(corpora: Sequence[str | Path], split: str, roles: Sequence[str] 
     return utterances
 
 
-class VocoderTask:
+class VocoderTask(TrainingTask):
     """Task of `usdm.training.loop.train`: random crops of speech corpora.
 
     Args:

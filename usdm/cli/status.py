@@ -1,0 +1,146 @@
+"""What became of an experiment's stages: done, running, unfinished, stale because of which input, never made."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from usdm.cli import Figures
+from usdm.config import verbs_of
+from usdm.runs import RunStatus, statuses, write_text
+
+DEFAULT_EXPERIMENT = "tiny"
+FIGURES_TOLD = 4
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage of the recipe, as the README lists it."""
+
+    folder: str  # in the experiment's
+    verb: str
+    arguments: str = ""  # {root} is the experiment's folder
+    beside: str | None = None  # only in experiments that have this verb too
+
+
+RECIPE = (
+    Step("dialogs", "prepare_dialogs", "train_file=sgd_train.jsonl.gz held_out_file=sgd_dev.jsonl.gz"),
+    Step("speech", "synthesize_corpus"),
+    Step("held_out", "make_held_out"),
+    Step("sentences", "prepare_sentences", "text_files=[austen.txt,wordnet.txt,sgd.txt,kjv.txt]"),
+    Step(
+        "sentences_speech",
+        "synthesize_corpus",
+        "dialogs_file={root}/sentences/dialogs.jsonl output_dir={root}/sentences_speech",
+        "prepare_sentences",
+    ),
+    Step("recordings", "import_recordings", "sources=[vctk,speechocean,librispeech]"),
+    Step("encoder", "train_encoder"),
+    Step("units", "fit_kmeans"),
+    Step("unit_corpus", "extract_units"),
+    Step(
+        "varied",
+        "extract_units",
+        "corpora=[{root}/speech] variation=other_voices output_dir={root}/varied",
+        "synthesize_corpus",
+    ),
+    Step(
+        "sentences_units",
+        "extract_units",
+        "corpora=[{root}/sentences_speech] variation=other_voices output_dir={root}/sentences_units",
+        "prepare_sentences",
+    ),
+    Step("tokenizer", "train_tokenizer"),
+    Step("pretrain", "pretrain"),
+    Step(
+        "finetune",
+        "finetune",
+        "corpora=[{root}/unit_corpus,{root}/varied,{root}/sentences_units]",
+        "prepare_sentences",
+    ),
+    Step("finetune", "finetune"),
+    Step("decoder", "train_decoder"),
+    Step("vocoder", "train_vocoder"),
+    Step("vocoder_adversarial", "train_vocoder", "objective=adversarial"),
+    Step("model", "package_model"),
+)
+
+
+def run(config: DictConfig) -> Figures:
+    root, experiment = Path(config.shared.folder), HydraConfig.get().runtime.choices["experiment"]
+    found = stages(root, experiment)
+    written = json.dumps([asdict(stage) for stage in found], indent=1, ensure_ascii=False) + "\n"
+    if config.json == "-":
+        print(written, end="")
+    else:
+        print(report(root, found))
+        if config.json is not None:
+            write_text(config.json, written)
+    return {state: sum(stage.state == state for stage in found) for state in ("done", "stale", "unfinished")}
+
+
+def stages(root: Path, experiment: str) -> list[RunStatus]:
+    """Of all folders with runs, in the recipe's order, the recipe's stages that were never made among them."""
+    verbs = verbs_of(experiment)
+    steps: dict[str, Step] = {}
+    for step in RECIPE:
+        if step.verb in verbs and (step.beside is None or step.beside in verbs):
+            steps.setdefault(step.folder, step)
+    found = {status.folder: status for status in statuses(root)}
+    for folder, status in found.items():
+        if status.command is None:
+            found[folder] = replace(status, command=saved_command(root / folder))
+    for folder, step in steps.items():
+        if folder not in found:
+            state: Any = "unknown" if (root / folder).is_dir() else "never made"
+            found[folder] = RunStatus(folder, state, command=first_command(step, root, experiment))
+    order = {folder: place for place, folder in enumerate(steps)}
+    return sorted(found.values(), key=lambda each: (order.get(each.folder.split("/")[0], len(order)), each.folder))
+
+
+def first_command(step: Step, root: Path, experiment: str) -> str:
+    """As the README has it."""
+    words = ["usdm", step.verb]
+    words += [f"experiment={experiment}"] if experiment != DEFAULT_EXPERIMENT else []
+    words += [f"shared.folder={root}"] if root != Path("runs") / experiment else []
+    return " ".join([*map(shlex.quote, words), *step.arguments.format(root=root).split()])
+
+
+def saved_command(folder: Path) -> str | None:
+    """Of what Hydra saved in a folder; None if it saved nothing."""
+    overrides, job = folder / ".hydra" / "overrides.yaml", folder / ".hydra" / "hydra.yaml"
+    if not (overrides.is_file() and job.is_file()):
+        return None
+    verb = yaml.safe_load(job.read_text(encoding="utf-8"))["hydra"]["job"]["config_name"]
+    return shlex.join(["usdm", verb, *yaml.safe_load(overrides.read_text(encoding="utf-8"))])
+
+
+def report(root: Path, found: Sequence[RunStatus]) -> str:
+    """A line or two for each stage, then how many there are of each state."""
+    width = max(len(stage.folder) for stage in found)
+    lines = [str(root)]
+    for stage in found:
+        facts = [steps_told(stage), figures_told(stage.figures)]
+        lines.append("  ".join([f"{stage.folder:<{width}}", f"{stage.state:<10}", *filter(None, facts)]).rstrip())
+        lines += [f"{'':<{width}}  because {reason}" for reason in stage.stale]
+        lines += [f"{'':<{width}}  {stage.command}"] if stage.command is not None else []
+    return "\n".join(lines)
+
+
+def steps_told(stage: RunStatus) -> str:
+    if stage.steps is None:
+        return ""
+    return f"{stage.steps:,} steps" if stage.step == stage.steps else f"{stage.step:,} of {stage.steps:,} steps"
+
+
+def figures_told(figures: Mapping[str, Any]) -> str:
+    numbers = {name: value for name, value in figures.items() if type(value) in (int, float)}
+    return ", ".join(f"{name} {value:.4g}" for name, value in list(numbers.items())[:FIGURES_TOLD])
