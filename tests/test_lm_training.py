@@ -179,6 +179,8 @@ def packed_sequences(vocabulary: SpeechTextVocabulary) -> tuple[list[TrainingSeq
     return sequences, [build_row(sequences, 60, vocabulary.pad_id), build_row(sequences[::-1], 60, 0)]
 
 
+@pytest.mark.filterwarnings("ignore:_compile flag on create_block_mask:DeprecationWarning")  # of transformers
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")  # which is meant
 @pytest.mark.parametrize("attention", ["sdpa", "eager", PACKED, "flex_attention", "flash_attention_2"])
 @pytest.mark.parametrize("model_type", ["mistral", "llama", "qwen2", "gpt_neox"])
 def test_sequences_in_a_row_do_not_see_each_other(
