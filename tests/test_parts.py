@@ -15,7 +15,8 @@ import torch
 from tiny_models import build_random_bundle
 
 from usdm.chain import LoadOptions, SpokenDialogPipeline
-from usdm.chain.places import Hub, find_parts, is_complete, locate_parts
+from usdm.chain.hub import Hub, is_complete
+from usdm.chain.places import find_parts, locate_parts
 from usdm.cli.main import main
 from usdm.types import InputError
 
@@ -149,7 +150,7 @@ def test_one_error_lists_all_that_is_missing_and_the_ways_out(
 
 
 def test_a_hub_that_never_answers_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("usdm.chain.places.HUB_TIMEOUT", 0.2)
+    monkeypatch.setattr("usdm.chain.hub.HUB_TIMEOUT", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

@@ -20,8 +20,8 @@ from data_prep.alignment.spelling import Spelling, letters, said
 from data_prep.flite import Flite
 from usdm.training.encoder import PHONES_FILE
 from usdm.types import InputError
-from usdm.units.encoder import load_encoder
-from usdm.units.extractor import pad_normalised
+from usdm.units.encoder import channel_statistics, encode, frame_count, load_encoder
+from usdm.units.extractor import normalised
 
 HEAD_FILE = "phones.safetensors"
 PAUSE = "pau"  # flite's name; stands in for the blank, since it may come between any two phones
@@ -98,10 +98,9 @@ class PhoneHead:
 
     @torch.inference_mode()
     def log_probs(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
-        batch, samples = pad_normalised(waveforms, self.padding)
-        mask = torch.arange(batch.shape[1])[None] < samples[:, None]
-        units = self.encoder._get_feat_extract_output_lengths(samples).tolist()
-        hidden = self.encoder(batch.to(self.device), attention_mask=mask.long().to(self.device)).last_hidden_state
+        sounds = [normalised(waveform, self.padding) for waveform in waveforms]
+        units = [frame_count(self.encoder.config, len(sound)) for sound in sounds]
+        hidden = encode(self.encoder, sounds, [channel_statistics(self.encoder, sound) for sound in sounds])
         logits = functional.linear(hidden, self.weight, self.bias)  # (B, U, labels * phones)
         frames = logits.unflatten(-1, (self.labels_per_unit, -1)).flatten(1, 2).log_softmax(-1)
         return [row[: count * self.labels_per_unit] for row, count in zip(frames, units, strict=True)]

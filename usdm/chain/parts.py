@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from usdm.chain.options import LoadOptions
 from usdm.decoder import UnitDecoder
-from usdm.lm import check_model, load_model
+from usdm.lm import LanguageModel, check_model, load_for_generation
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
 from usdm.types import InputError
 from usdm.units import UnitExtractor
@@ -29,7 +28,7 @@ class Parts:
     """A whole system. Raises InputError at construction if two parts are not made for each other."""
 
     units: UnitExtractor
-    llm: PreTrainedModel
+    llm: LanguageModel
     template: DialogTemplate
     decoder: UnitDecoder
     vocoder: Vocoder
@@ -87,7 +86,7 @@ def load_parts(folders: Mapping[str, Path], options: LoadOptions = LoadOptions()
         check_unit_source(folders[part], units)
     if isinstance(vocoder, nn.Module):
         vocoder.to(options.device)
-    llm = load_model(
+    llm = load_for_generation(
         folders["llm"],
         options.device,
         options.dtype,

@@ -17,9 +17,10 @@ from huggingface_hub import constants
 from torch import nn
 from transformers import PreTrainedModel
 
+from usdm.chain.hub import NEEDED_FILES, matches
 from usdm.chain.machine import Memory, all_memory, device_memory
 from usdm.chain.options import LoadOptions, Quantization
-from usdm.chain.places import NEEDED_FILES, PartPlace, is_hub_name, locate_parts, matches, missing_message
+from usdm.chain.places import PartPlace, is_hub_name, locate_parts, missing_message
 from usdm.chain.skeletons import build_skeleton, cache_bytes, weight_bytes
 from usdm.checkpoint import read_config
 from usdm.types import InputError

@@ -15,7 +15,7 @@ from usdm.checkpoint import read_config
 from usdm.decoder import UnitDecoder, UnitDecoderConfig
 from usdm.types import InputError
 from usdm.units import UnitExtractor, UnitSettings
-from usdm.units.encoder import ENCODERS, encoder_config, keep_layers
+from usdm.units.encoder import encoder_class, encoder_config, keep_layers
 from usdm.units.extractor import SETTINGS_FILE
 from usdm.vocoder import VocosSettings, VocosVocoder
 
@@ -44,7 +44,7 @@ def _units(folder: Path) -> UnitExtractor:
     values.pop("centroid_hash", None)  # of the centroids themselves, which are not looked at
     settings = UnitSettings(**values)
     config = encoder_config(read_config(folder), folder)
-    encoder = keep_layers(ENCODERS[config.model_type][1](config), config.num_hidden_layers)
+    encoder = keep_layers(encoder_class(config.model_type)(config), config.num_hidden_layers)
     return UnitExtractor(encoder, torch.empty(settings.num_units, config.hidden_size), settings)
 
 

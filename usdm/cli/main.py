@@ -104,7 +104,7 @@ def run_with_hydra(verb: str, arguments: Sequence[str], debug: bool) -> None:
         elif status := report(verb, debug, lambda: work(config)):
             sys.exit(status)  # not an exception, to which Hydra would add lines of its own
 
-    register_schemas()
+    register_schemas([verb])
     entry = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=verb)(job)
     with hydra_command_line([f"usdm {verb}", *map(quote_free_text, arguments)]):
         entry()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal
 
-from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from usdm.config.signatures import arguments_of
 from usdm.types import InputError
 
 
@@ -51,30 +51,15 @@ def _own_keys(config: DictConfig | ListConfig, path: str) -> Iterator[tuple[Any,
 
 def misfits(path: str, part: DictConfig) -> Iterator[str]:
     """Arguments of a part that its target does not take, or not with such a value."""
-    target = get_object(part["_target_"])
-    taken, anything = parameters(target)
+    target = part["_target_"]
+    taken = arguments_of(target)
     for key in map(str, part):
-        if key.startswith("_") or (key not in taken and anything):
+        if key.startswith("_") or (key not in taken.hints and taken.anything):
             continue
-        if key not in taken:
-            yield f"{path}.{key}: {part['_target_']} has no such argument, only {', '.join(taken)}"
-        elif not fits(part[key], taken[key]):
-            yield f"{path}.{key}={part[key]!r}: {part['_target_']} takes {_readable(taken[key])} there"
-
-
-def parameters(target: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
-    """Names and annotations of a target's arguments, and whether it takes any other keyword."""
-    signature = inspect.signature(target)
-    try:
-        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except NameError:  # a package's annotations that only a type checker can read
-        hints = {}
-    named = {
-        name: hints.get(name, Any)
-        for name, parameter in signature.parameters.items()
-        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-    }
-    return named, any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+        if key not in taken.hints:
+            yield f"{path}.{key}: {target} has no such argument, only {', '.join(taken.hints)}"
+        elif not fits(part[key], taken.hints[key]):
+            yield f"{path}.{key}={part[key]!r}: {target} takes {_readable(taken.hints[key])} there"
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -2,13 +2,24 @@
 
 from usdm.lm.batch import ContinuousBatch
 from usdm.lm.generation import Generated, TokenStream
-from usdm.lm.model import build_model, check_model, extend_embeddings, load_model, max_positions, num_rows
+from usdm.lm.mistral import LanguageModel, Mistral, in_transformers
+from usdm.lm.model import (
+    build_model,
+    check_model,
+    extend_embeddings,
+    load_for_generation,
+    load_model,
+    max_positions,
+    num_rows,
+)
 from usdm.lm.sampling import check_sampling
 from usdm.lm.script import Script, Write, Written, finish, play
 
 __all__ = [
     "ContinuousBatch",
     "Generated",
+    "LanguageModel",
+    "Mistral",
     "Script",
     "TokenStream",
     "Write",
@@ -18,6 +29,8 @@ __all__ = [
     "check_sampling",
     "extend_embeddings",
     "finish",
+    "in_transformers",
+    "load_for_generation",
     "load_model",
     "max_positions",
     "num_rows",

@@ -13,13 +13,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Union
 
 import torch
 from tokenizers import AddedToken
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
+from usdm.tokens.stored import TOKENIZER_FILE, StoredTokenizer
 from usdm.types import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+FastTokenizer = Union["PreTrainedTokenizerFast", StoredTokenizer]  # noqa: UP007 (a name that is not there yet)
 
 CONTINUE = "<|continue|>"  # the next span carries on in the other modality
 CORRESPOND = "<|correspond|>"  # the next span is the same content in the other modality
@@ -49,11 +55,11 @@ class VocabularyLayout:
 class SpeechTextVocabulary:
     """A tokenizer that has the speech tokens, and the arithmetic between units and ids."""
 
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: FastTokenizer
     layout: VocabularyLayout
 
     @classmethod
-    def from_tokenizer(cls, tokenizer: PreTrainedTokenizerFast) -> SpeechTextVocabulary:
+    def from_tokenizer(cls, tokenizer: FastTokenizer) -> SpeechTextVocabulary:
         """Raises InputError if the speech tokens are missing or are not one block in order."""
         return cls(tokenizer, find_layout(tokenizer))
 
@@ -63,10 +69,11 @@ class SpeechTextVocabulary:
 
         Raises InputError if the tokenizer is missing, lacks the speech tokens or is not the one described.
         """
-        vocabulary = cls.from_tokenizer(read_tokenizer(folder))
         path = Path(folder) / LAYOUT_FILE
-        if path.is_file():
-            vocabulary.check_layout(read_layout(path), str(path))
+        if not path.is_file():
+            return cls.from_tokenizer(read_tokenizer(folder))
+        vocabulary = cls.from_tokenizer(StoredTokenizer.from_pretrained(folder))
+        vocabulary.check_layout(read_layout(path), str(path))
         return vocabulary
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -176,8 +183,10 @@ def read_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     Model-specific tokenizer classes build their normalizer anew from flags, and lose some of these flags when
     saved, so that the same text gets other ids; the generic class reads and writes the file as it is.
     """
-    if not (Path(folder) / "tokenizer.json").is_file():
-        raise InputError(f"{folder}: no tokenizer.json there; give the folder of a fast tokenizer")
+    from transformers import PreTrainedTokenizerFast
+
+    if not (Path(folder) / TOKENIZER_FILE).is_file():
+        raise InputError(f"{folder}: no {TOKENIZER_FILE} there; give the folder of a fast tokenizer")
     tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(str(folder))
     return tokenizer
 
@@ -201,7 +210,7 @@ def extend_tokenizer(base: PreTrainedTokenizerFast, num_units: int) -> PreTraine
     return tokenizer
 
 
-def find_layout(tokenizer: PreTrainedTokenizerFast) -> VocabularyLayout:
+def find_layout(tokenizer: FastTokenizer) -> VocabularyLayout:
     """Read the layout off a tokenizer. Raises InputError that says what was found instead of the block."""
     ids = tokenizer.get_vocab()
     missing = [name for name in (CONTINUE, CORRESPOND, unit_token(0)) if name not in ids]

@@ -15,11 +15,11 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from usdm.types import InputError
 from usdm.units.encoder import (
     ChannelStatistics,
+    Encoder,
     frame_count,
     frame_stride,
     is_log_mel,
@@ -48,7 +48,7 @@ def plan_windows(frames: int, size: int, context: int) -> Iterator[Window]:
 
 
 def encode_long(
-    encoder: PreTrainedModel, waveform: Tensor, statistics: ChannelStatistics | None, size: int, context: int
+    encoder: Encoder, waveform: Tensor, statistics: ChannelStatistics | None, size: int, context: int
 ) -> Tensor:
     """Features of a waveform (T,) in windows of `size` frames: (U, D) float32."""
     stride, field = frame_stride(encoder.config), receptive_field(encoder.config)
@@ -78,7 +78,7 @@ def encode_long(
     return hidden.float()
 
 
-def check_context(encoder: PreTrainedModel, context: int) -> None:
+def check_context(encoder: Encoder, context: int) -> None:
     """Raises InputError if positional convolutions see further than `context` frames."""
     config = encoder.config
     if config.model_type == "data2vec-audio":
@@ -92,7 +92,7 @@ def check_context(encoder: PreTrainedModel, context: int) -> None:
         )
 
 
-def _band(encoder: PreTrainedModel, size: int, context: int) -> Tensor:
+def _band(encoder: Encoder, size: int, context: int) -> Tensor:
     """What is added to attention scores between frames: minus infinity where they are further apart than `context`."""
     index = torch.arange(size)
     band = torch.zeros(size, size).masked_fill((index[:, None] - index).abs() > context, float("-inf"))
