@@ -27,6 +27,7 @@ from usdm.chain import (
     SpokenDialogPipeline,
 )
 from usdm.chain.sound import speech
+from usdm.lm import in_transformers
 from usdm.tokens import TurnContent
 from usdm.types import InputError, Sampling, Turn, Waveform
 from usdm.vocoder import VocosSettings, VocosVocoder
@@ -73,7 +74,7 @@ def test_a_spoken_reply(pipeline: SpokenDialogPipeline) -> None:
 def test_the_stages_are_one_sequence_of_the_template(pipeline: SpokenDialogPipeline) -> None:
     """Each stage is what separate greedy decoding with the stage's own prompt gives."""
     reply = pipeline.respond(noise(), RATE)
-    template, model = pipeline.parts.template, pipeline.parts.llm
+    template, model = pipeline.parts.template, in_transformers(pipeline.parts.llm)
     vocabulary = template.vocabulary
     ids = template.prompt("transcribe", TurnContent(user_units=reply.user_units))
     texts = []

@@ -13,7 +13,7 @@ from torch import nn
 
 from usdm.chain.options import LoadOptions
 from usdm.decoder import UnitDecoder
-from usdm.lm import LanguageModel, check_model, load_for_generation
+from usdm.lm import LanguageModel, check_model, count_parameters, load_for_generation
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
 from usdm.types import InputError
 from usdm.units import UnitExtractor
@@ -73,8 +73,8 @@ def check_unit_source(folder: Path, units: UnitExtractor) -> None:
 
 def load_parts(folders: Mapping[str, Path], options: LoadOptions = LoadOptions()) -> Parts:  # noqa: B008 (frozen)
     """A folder for each part. Raises InputError if one cannot be read, or is not made for the rest."""
+    options = options.settled(count_parameters(folders["llm"]))
     options.check()
-    options = options.settled()
     vocabulary = SpeechTextVocabulary.from_pretrained(folders["llm"])
     template = DialogTemplate(vocabulary, TemplateSettings.load(folders["llm"]))
     units = UnitExtractor.from_pretrained(folders["units"])
@@ -85,16 +85,16 @@ def load_parts(folders: Mapping[str, Path], options: LoadOptions = LoadOptions()
     for part in ("llm", "decoder"):
         check_unit_source(folders[part], units)
     if isinstance(vocoder, nn.Module):
-        vocoder.to(options.device)
+        vocoder.to(options.place)
     llm = load_for_generation(
         folders["llm"],
-        options.device,
+        options.place,
         options.dtype,
         attention=options.attention,
         device_map=options.device_map,
         quantization=options.quantization,
     )
-    return Parts(units.to(options.device), llm, template, decoder.to(options.device), vocoder)
+    return Parts(units.to(options.place), llm, template, decoder.to(options.place), vocoder)
 
 
 def fingerprint(folders: Mapping[str, Path]) -> str:

@@ -33,7 +33,7 @@ def load_model(config: DictConfig) -> SpokenDialogPipeline:
 def load_options(config: DictConfig) -> LoadOptions:
     """The keys of `conf/loading`; whether they can be met here is not checked."""
     return LoadOptions(
-        device=config.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        device=config.device,
         dtype=precision(config.dtype),
         device_map=config.device_map,
         quantization=config.quantization and config.quantization.value,

@@ -50,9 +50,7 @@ def inspect_arguments(target: Callable[..., Any]) -> Arguments:
         for name, parameter in signature.parameters.items()
         if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
     }
-    return Arguments(
-        named, any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
-    )
+    return Arguments(named, any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values()))
 
 
 def read_arguments(target: str) -> Arguments | None:
@@ -86,7 +84,7 @@ class Module:
                 for alias in statement.names:
                     if (alias.asname or alias.name) == name:
                         source = read_module(statement.module or "")
-                        return source and source.find(alias.name)
+                        return source.find(alias.name) if source is not None else None
             if isinstance(statement, ast.ClassDef | ast.FunctionDef) and statement.name == name:
                 return self, statement
             if isinstance(statement, ast.Assign) and any(
@@ -146,8 +144,8 @@ def class_arguments(module: Module, definition: ast.ClassDef) -> Arguments | Non
 def dataclass_arguments(module: Module, definition: ast.ClassDef) -> Arguments | None:
     """Its fields, those of the classes that it extends first."""
     hints: dict[str, Any] = {}
-    for node in reversed(definition.bases):
-        base = _base(module, node)
+    for extended in reversed(definition.bases):
+        base = _base(module, extended)
         inherited = base and class_arguments(*base)
         if inherited is None:
             return None

@@ -6,6 +6,7 @@ from usdm.lm.mistral import LanguageModel, Mistral, in_transformers
 from usdm.lm.model import (
     build_model,
     check_model,
+    count_parameters,
     extend_embeddings,
     load_for_generation,
     load_model,
@@ -27,6 +28,7 @@ __all__ = [
     "build_model",
     "check_model",
     "check_sampling",
+    "count_parameters",
     "extend_embeddings",
     "finish",
     "in_transformers",

@@ -14,6 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from usdm.lm.mistral import LanguageModel
+
 MERGED_GAP = 64  # rows: a shorter gap costs less to compute than to jump over
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from usdm.checkpoint import read_config
@@ -128,9 +129,7 @@ def load_for_generation(
         model = read_mistral(folder, stored)
         if model is not None:
             return model
-    return load_model(
-        folder, device, dtype, attention=attention, device_map=device_map, quantization=quantization
-    )
+    return load_model(folder, device, dtype, attention=attention, device_map=device_map, quantization=quantization)
 
 
 @contextmanager
@@ -145,6 +144,18 @@ def no_progress_bar() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def count_parameters(folder: str | Path) -> int:
+    """Of the model in `folder`, told from the heads of its files of weights. Raises InputError if one is damaged."""
+    total = 0
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as weights:
+                total += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+        except SafetensorError as error:
+            raise InputError(f"{path}: damaged or cut off ({error}); download the model again") from error
+    return total
 
 
 def stored_dtype(config: Mapping[str, Any]) -> str | None:

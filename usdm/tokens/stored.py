@@ -91,7 +91,8 @@ class StoredTokenizer:
         return ids
 
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
-        return [self.backend_tokenizer.id_to_token(id_) for id_ in ids]
+        tokens = map(self.backend_tokenizer.id_to_token, ids)
+        return [token for token in tokens if token is not None]
 
     def _id(self, name: str) -> int | None:
         token = self._named.get(name)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, Union
+from typing import TYPE_CHECKING, Any, TypeVar, Union
 
 import torch
 from torch import Tensor, nn
@@ -147,7 +147,7 @@ def channel_statistics(encoder: Encoder, waveform: Tensor) -> ChannelStatistics 
     """Of one whole waveform (T,), read in pieces; None if the encoder has no norm over time."""
     if getattr(encoder.config, "feat_extract_norm", "layer") != "group":
         return None
-    first = encoder.feature_extractor.conv_layers[0]
+    first: Any = encoder.feature_extractor.conv_layers[0]
     kernel, stride = first.conv.kernel_size[0], first.conv.stride[0]
     frames = (len(waveform) - kernel) // stride + 1
     at_once = STATISTICS_AT_ONCE // stride
@@ -163,9 +163,7 @@ def channel_statistics(encoder: Encoder, waveform: Tensor) -> ChannelStatistics 
     return ChannelStatistics(mean.float()[:, None], scale.float()[:, None])
 
 
-def encode(
-    encoder: Encoder, pieces: Sequence[Tensor], statistics: Sequence[ChannelStatistics | None]
-) -> Tensor:
+def encode(encoder: Encoder, pieces: Sequence[Tensor], statistics: Sequence[ChannelStatistics | None]) -> Tensor:
     """Features of waveforms, or of pieces with their whole waveform's statistics: (T,) each -> (B, U, D) float32.
 
     Rows are filled to the longest; what a row holds behind its own frames is not defined.
@@ -177,9 +175,7 @@ def encode(
     return encoder.encoder(hidden, attention_mask=None if even else mask.to(hidden.device)).last_hidden_state.float()
 
 
-def project(
-    encoder: Encoder, pieces: Sequence[Tensor], statistics: Sequence[ChannelStatistics | None]
-) -> Tensor:
+def project(encoder: Encoder, pieces: Sequence[Tensor], statistics: Sequence[ChannelStatistics | None]) -> Tensor:
     """What the transformer gets: (T,) each -> (B, U, D)."""
     batch = nn.utils.rnn.pad_sequence(list(pieces), batch_first=True).to(next(encoder.parameters()))
     projected = encoder.feature_projection(_convolve(encoder, batch, statistics).transpose(1, 2))
@@ -191,7 +187,8 @@ def _convolve(encoder: Encoder, batch: Tensor, statistics: Sequence[ChannelStati
     known = [row for row in statistics if row is not None]
     if not known:
         return encoder.feature_extractor(batch)
-    first, *others = encoder.feature_extractor.conv_layers
+    layers: Any = encoder.feature_extractor.conv_layers
+    first, *others = layers
     norm = first.layer_norm
     mean = torch.stack([row.mean for row in known]).to(batch)
     scale = torch.stack([row.scale for row in known]).to(batch)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -98,14 +99,15 @@ def _band(encoder: Encoder, size: int, context: int) -> Tensor:
     band = torch.zeros(size, size).masked_fill((index[:, None] - index).abs() > context, float("-inf"))
     if encoder.config.model_type != "wavlm":
         return band[None, None]  # (1, 1, size, size)
-    for layer in encoder.encoder.layers:
+    layers: Any = encoder.encoder.layers
+    for layer in layers:
         # WavLM multiplies its position bias by a gate that is sure to be positive only from here on.
         if (lowest := layer.attention.gru_rel_pos_const.min().item()) < -1:
             raise InputError(
                 f"A gru_rel_pos_const of this WavLM is {lowest:g}; from -1 on, long audio can be encoded in windows. "
                 "Cut the audio into pieces that are no longer than the window."
             )
-    return encoder.encoder.layers[0].attention.compute_bias(size, size).cpu() + band  # (heads, size, size)
+    return layers[0].attention.compute_bias(size, size).cpu() + band  # (heads, size, size)
 
 
 def _attend(layer: torch.nn.Module, band: Tensor, hidden: Tensor) -> Tensor:

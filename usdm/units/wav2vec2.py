@@ -7,7 +7,7 @@ to import theirs takes twice as long as to import torch, which is most of what a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from usdm.checkpoint import NoInitialValues, StoredConfig, fill, read_weights
 
-ACTIVATIONS = {"gelu": functional.gelu, "relu": functional.relu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "relu": functional.relu}
 
 
 class Encoded(NamedTuple):
