@@ -194,6 +194,7 @@ def test_all_missing_values_are_told_at_once() -> None:
         (None, int | None, True),
         ("2", int | None, False),
         ("greedy", Path | None, True),
+        (["greedy"], str | Path, False),
     ],
 )
 def test_values_are_held_against_annotations(value: object, hint: object, expected: bool) -> None:

@@ -61,7 +61,10 @@ def is_complete(folder: Path) -> bool:
     """Whether a download was finished: weights are there, and every shard that their index names."""
     index = folder / SHARDS_FILE
     if index.is_file():
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        try:
+            shards = set(json.loads(index.read_bytes())["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError):  # cut off, or no index
+            return False
         return all((folder / shard).is_file() for shard in shards)
     return any(matches(path.name, WEIGHTS) for path in folder.iterdir())
 

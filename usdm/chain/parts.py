@@ -63,7 +63,10 @@ def check_unit_source(folder: Path, units: UnitExtractor) -> None:
     path = folder / SOURCE_FILE
     if not path.is_file():
         return
-    known = json.loads(path.read_text(encoding="utf-8"))["centroid_hash"]
+    try:
+        known = json.loads(path.read_bytes())["centroid_hash"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: does not say which units it was trained on ({error!r}); copy it again") from error
     if known != units.centroid_hash:
         raise InputError(
             f"{path}: trained on the units of centroids {known}, but the unit extractor has {units.centroid_hash} "

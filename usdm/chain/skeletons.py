@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -30,7 +31,7 @@ def build_skeleton(part: str, folder: Path) -> nn.Module:
     try:
         with torch.device("meta"):
             return build(folder)
-    except (KeyError, TypeError, ValueError) as error:
+    except (StrictDataclassError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{folder}: not the configuration of a part {part} ({error!r})") from error

@@ -6,6 +6,7 @@ import inspect
 import types
 import typing
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -52,7 +53,11 @@ def _own_keys(config: DictConfig | ListConfig, path: str) -> Iterator[tuple[Any,
 def misfits(path: str, part: DictConfig) -> Iterator[str]:
     """Arguments of a part that its target does not take, or not with such a value."""
     target = part["_target_"]
-    taken = arguments_of(target)
+    try:
+        taken = arguments_of(target)
+    except (ImportError, ValueError) as error:
+        yield f"{path}._target_={target}: cannot be imported; check name and package ({' '.join(str(error).split())})"
+        return
     for key in map(str, part):
         if key.startswith("_") or (key not in taken.hints and taken.anything):
             continue
@@ -73,8 +78,8 @@ def fits(value: Any, hint: Any) -> bool:
         return value is None
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint in (bool, int, str):
-        return type(value) is hint
+    if hint in (bool, int, str, Path):
+        return type(value) is (str if hint is Path else hint)
     return value is not None or hint is Any
 
 

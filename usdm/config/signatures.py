@@ -19,7 +19,7 @@ from typing import Any, Literal
 from hydra.utils import get_object
 
 OWN_PACKAGES = ("usdm", "data_prep", "demo")
-PLAIN = {"Any": Any, "bool": bool, "int": int, "float": float, "str": str, "None": None}
+PLAIN = {"Any": Any, "bool": bool, "int": int, "float": float, "str": str, "Path": Path}
 TRANSPARENT = {"classmethod", "staticmethod"}  # decorators that leave a function's arguments as they are
 
 Definition = ast.ClassDef | ast.FunctionDef | ast.Assign

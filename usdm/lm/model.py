@@ -33,8 +33,9 @@ DEFAULT_INITIALIZER_RANGE = 0.02  # standard deviation, where a configuration na
 def build_model(vocabulary: SpeechTextVocabulary, model_type: str = "mistral", **settings: Any) -> PreTrainedModel:
     """A model with random weights; `settings` are those of the type's `transformers` configuration.
 
-    Raises InputError for an unknown type or setting.
+    Raises InputError for an unknown type or setting, and for a value that it cannot have.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
@@ -45,15 +46,18 @@ def build_model(vocabulary: SpeechTextVocabulary, model_type: str = "mistral", *
         known_names = ", ".join(sorted(known))
         raise InputError(f"{', '.join(unknown)}: {model_type} has no such setting, only {known_names}")
     tokenizer = vocabulary.tokenizer
-    config = AutoConfig.for_model(
-        model_type,
-        vocab_size=len(vocabulary),
-        pad_token_id=vocabulary.pad_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        **settings,
-    )
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    try:
+        config = AutoConfig.for_model(
+            model_type,
+            vocab_size=len(vocabulary),
+            pad_token_id=vocabulary.pad_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            **settings,
+        )
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    except (StrictDataclassError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise InputError(f"no {model_type} can be built with {settings}: {error!r}") from error
     return model.eval()
 
 
@@ -74,6 +78,7 @@ def load_model(
     but the head in 8 or 4 bits: on GPUs by package bitsandbytes, on a CPU in 8 bits by `Int8Linear`. Raises
     InputError if files are missing, damaged, or do not fit each other, or if that quantization cannot be had.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoModelForCausalLM
 
     on_cpu = torch.device(device).type == "cpu" and device_map in (None, "cpu")
@@ -96,7 +101,7 @@ def load_model(
                 output_loading_info=True,
                 **options,
             )
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+    except (SafetensorError, StrictDataclassError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise InputError(f"{folder}: no causal language model can be read there ({error})") from error
     if wrong := sorted([*report["missing_keys"], *report["unexpected_keys"]]):
         raise InputError(

@@ -98,7 +98,9 @@ def read_run(folder: str | Path) -> RunRecord | None:
     try:
         return RunRecord(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: no record of a run ({error}); choose another output_dir, or delete the file") from error
+        raise InputError(
+            f"{path}: no record of a run ({error}); choose another output_dir, or delete the file"
+        ) from error
 
 
 def is_running(folder: str | Path) -> bool:

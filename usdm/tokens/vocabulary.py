@@ -178,7 +178,7 @@ class SpeechTextVocabulary:
 
 
 def read_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
-    """The tokenizer exactly as `tokenizer.json` describes it.
+    """The tokenizer exactly as `tokenizer.json` describes it. Raises InputError if it is missing or damaged.
 
     Model-specific tokenizer classes build their normalizer anew from flags, and lose some of these flags when
     saved, so that the same text gets other ids; the generic class reads and writes the file as it is.
@@ -187,7 +187,10 @@ def read_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
 
     if not (Path(folder) / TOKENIZER_FILE).is_file():
         raise InputError(f"{folder}: no {TOKENIZER_FILE} there; give the folder of a fast tokenizer")
-    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    try:
+        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    except Exception as error:  # tokenizers has no narrower one
+        raise InputError(f"{folder}: its tokenizer cannot be read ({error!r}); download it again") from error
     return tokenizer
 
 

@@ -66,12 +66,17 @@ def load_encoder(folder: str | Path) -> Encoder:
 
 
 def encoder_config(values: dict[str, object], folder: str | Path) -> PreTrainedConfig:
-    """The configuration in `folder` as its kind's class. Raises InputError for another kind of model."""
+    """The configuration in `folder` as its kind's class. Raises InputError for another kind, or wrong values."""
+    from huggingface_hub.errors import StrictDataclassError
+
     kind = str(values.get("model_type"))
     check_kind(kind, folder)
     module, name = KINDS[kind]
     config: type[PreTrainedConfig] = getattr(import_module(module), f"{name}Config")
-    return config.from_dict(values)
+    try:
+        return config.from_dict(values)
+    except (StrictDataclassError, ValueError, TypeError) as error:
+        raise InputError(f"{folder}: no {kind} can be built with its settings ({error})") from error
 
 
 def encoder_class(kind: str) -> type[PreTrainedModel]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, Wav2Vec2FeatureExtractor
 from transformers.utils import logging
@@ -17,7 +17,16 @@ import usdm.units.log_mel  # noqa: F401 (makes its kind known to AutoConfig)
 from usdm.types import InputError
 from usdm.units.encoder import check_kind, encoder_class, keep_layers
 
-UNREADABLE = (OSError, HFValidationError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError)
+UNREADABLE = (
+    OSError,
+    HFValidationError,
+    StrictDataclassError,
+    SafetensorError,
+    RuntimeError,
+    EOFError,
+    pickle.UnpicklingError,
+    ValueError,
+)
 
 
 def load_hub_encoder(name: str | Path, layer: int) -> PreTrainedModel:
