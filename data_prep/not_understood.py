@@ -32,11 +32,14 @@ def recorded_turns(folders: Sequence[str | Path]) -> Iterator[tuple[str, Path]]:
         manifest = folder / "manifest.jsonl"
         if not manifest.is_file():
             raise InputError(f"{folder} has no manifest.jsonl: give a folder of recordings that has one.")
-        for line in manifest.read_text().splitlines():
-            item = json.loads(line)
-            if not item.get("text"):
-                continue
-            audio = (folder / item["audio"]).resolve()
+        for number, line in enumerate(manifest.read_bytes().splitlines(), start=1):
+            try:
+                item = json.loads(line)
+                if not item.get("text"):
+                    continue
+                audio = (folder / item["audio"]).resolve()
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise InputError(f"{manifest}, line {number}: not a recording ({error!r}); it needs audio.") from error
             if not audio.is_file():
                 raise InputError(f"{manifest} names {audio}, which does not exist: fetch it, or take its line out.")
             yield spoken_text(item["text"]), audio

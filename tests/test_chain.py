@@ -28,6 +28,7 @@ from usdm.chain import (
 )
 from usdm.chain.parts import fingerprint
 from usdm.chain.sound import speech
+from usdm.lm import in_transformers
 from usdm.runs import identity
 from usdm.tokens import TurnContent
 from usdm.types import InputError, Sampling, Turn, Waveform
@@ -75,7 +76,7 @@ def test_a_spoken_reply(pipeline: SpokenDialogPipeline) -> None:
 def test_the_stages_are_one_sequence_of_the_template(pipeline: SpokenDialogPipeline) -> None:
     """Each stage is what separate greedy decoding with the stage's own prompt gives."""
     reply = pipeline.respond(noise(), RATE)
-    template, model = pipeline.parts.template, pipeline.parts.llm
+    template, model = pipeline.parts.template, in_transformers(pipeline.parts.llm)
     vocabulary = template.vocabulary
     ids = template.prompt("transcribe", TurnContent(user_units=reply.user_units))
     texts = []

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError
 
 from usdm.cli import WorkFailed
 from usdm.cli.main import main, verbs
+from usdm.cli.respond import read_speech
 from usdm.types import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -108,11 +110,10 @@ def test_a_swapped_part_s_settings_are_checked_too(capsys: pytest.CaptureFixture
     ("error", "status", "told"),
     [
         (InputError("a.wav: no such file"), 2, "usdm prepare_dialogs: a.wav: no such file\n"),
-        (
-            PermissionError(13, "Permission denied", "x.wav"),
-            2,
-            "usdm prepare_dialogs: x.wav: Permission denied",
-        ),
+        (PermissionError(13, "Permission denied", "a.jsonl"), 2, "usdm prepare_dialogs: a.jsonl: Permission denied"),
+        (FileNotFoundError(2, "No such file", "elsewhere/parts"), 2, "elsewhere/parts: No such file"),
+        (OSError(28, "No space left on device"), 2, "No space left on device; free some space"),
+        (ModuleNotFoundError("No module named 'sklearn'", name="sklearn"), 2, "pip install 'usdm[train,evaluate"),
         (WorkFailed("2 of 9 failed"), 1, "usdm prepare_dialogs: 2 of 9 failed\n"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
@@ -129,19 +130,77 @@ def test_expected_errors_are_one_message(
         raise error
 
     monkeypatch.setattr(sys.modules["usdm.cli.prepare_dialogs"], "run", fail)
-    assert main(["prepare_dialogs", *FILES]) == status
+    given = [*FILES, "output_dir=elsewhere"]
+    assert main(["prepare_dialogs", *given]) == status
     printed = capsys.readouterr().err
     assert told in printed and "Traceback" not in printed
     if isinstance(error, Exception):
-        with pytest.raises(type(error)):
-            main(["prepare_dialogs", *FILES, "debug=true"])
+        with pytest.raises(InputError if isinstance(error, OSError) else type(error)):
+            main(["prepare_dialogs", *given, "debug=true"])
 
 
-def test_a_defect_keeps_its_trace(stage: list, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["usdm.cli.prepare_dialogs"], "run", lambda config: {}["absent"])
-    with pytest.raises(KeyError):
-        main(["prepare_dialogs", *FILES])
+@pytest.mark.parametrize("debug", [[], ["debug=true"]])
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("absent"),
+        ValueError("too many values to unpack"),
+        PermissionError(13, "Permission denied", "/nobody/named/this"),
+        ModuleNotFoundError("No module named 'usdm.absent'", name="usdm.absent"),
+        ConfigAttributeError("Key 'sead' is not in struct"),
+    ],
+)
+def test_a_defect_shows_its_trace_and_how_to_report_it(
+    error: Exception, debug: list[str], stage: list, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(config: DictConfig) -> None:
+        raise error
+
+    monkeypatch.setattr(sys.modules["usdm.cli.prepare_dialogs"], "run", fail)
+    assert main(["prepare_dialogs", *FILES, "output_dir=a folder", *debug]) == 1
+    printed = capsys.readouterr().err
+    assert "Traceback" in printed and type(error).__name__ in printed and str(error) in printed
+    assert "in fail" in printed and "hydra/_internal" not in printed  # the trace of our work alone
+    told = printed.splitlines()[-1]
+    assert "this is a defect of usdm" in told
+    assert "usdm prepare_dialogs train_file=a.jsonl held_out_file=b.jsonl 'output_dir=a folder'" in told
     assert "HYDRA_FULL_ERROR" not in os.environ
+
+
+def test_a_defect_in_one_of_several_jobs_is_told_alike(
+    stage: list, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(config: DictConfig) -> None:
+        stage.append(config)
+        if config.seed == 1:
+            raise ValueError("too many values to unpack")
+
+    monkeypatch.setattr(sys.modules["usdm.cli.prepare_dialogs"], "run", fail)
+    assert main(["prepare_dialogs", "-m", *FILES, "seed=1,2"]) == 1
+    printed = capsys.readouterr().err
+    assert [config.seed for config in stage] == [1, 2]
+    assert printed.count("Traceback") == 1 and "ValueError: too many values" in printed
+    assert "this is a defect of usdm" in printed and "seed=1" in printed
+    monkeypatch.setattr(sys.modules["usdm.cli.prepare_dialogs"], "run", lambda config: read_speech(str(config.seed)))
+    assert main(["prepare_dialogs", "-m", *FILES, "seed=1,2"]) == 2
+    printed = capsys.readouterr().err
+    assert "usdm prepare_dialogs: 1: " in printed and "usdm prepare_dialogs: 2: " in printed
+    assert "Traceback" not in printed
+
+
+def test_modes_that_exclude_each_other(stage: list, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare_dialogs", "-m", "--cfg", "job"]) == 2
+    printed = capsys.readouterr().err
+    assert "Only one of" in printed and "Traceback" not in printed
+
+
+def test_a_reader_that_ends_before_us() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    code = "import sys; from usdm.cli.main import main; sys.exit(main(['respond', '--cfg', 'job']))"
+    done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, cwd=REPOSITORY)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_a_stage_leaves_its_configuration_and_versions_beside_its_output(stage: list, elsewhere: Path) -> None:

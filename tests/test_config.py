@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -22,14 +23,16 @@ from usdm.cli.main import verbs
 from usdm.cli.stage import Stage
 from usdm.config import (
     OUTSIDE,
+    OWN_PACKAGES,
     SCHEMAS,
     check_config,
     config_folder,
     fits,
+    inspect_arguments,
     misfits,
     missing_keys,
-    parameters,
     parts,
+    read_arguments,
     register_schemas,
     show_experiments,
 )
@@ -83,7 +86,7 @@ def problems(config: DictConfig) -> list[str]:
         found += [misfit for misfit in misfits(path, part) if "='given'" not in misfit]
         if part["_target_"].startswith(("transformers.", "peft.")):
             continue  # a package's class has defaults for what it takes in plenty
-        taken, _ = parameters(get_object(part["_target_"]))
+        taken = inspect_arguments(get_object(part["_target_"])).hints
         absent = set(taken) - set(part) - GIVEN_BY_CODE.get(part["_target_"], set()) - {"self"}
         found += [f"{path}.{name}: an argument of {part['_target_']} that is not listed" for name in sorted(absent)]
     return found
@@ -108,6 +111,31 @@ def test_every_option_of_a_verb_fits_the_code(verb: str) -> None:
     assert problems(without_hydra(composed(verb))) == []
     for option in options_of(verb):
         assert problems(without_hydra(composed(verb, option))) == [], option
+
+
+def targets() -> list[str]:
+    """Of every file of `conf`."""
+    texts = [path.read_text(encoding="utf-8") for path in config_folder().rglob("*.yaml")]
+    return sorted({target for text in texts for target in re.findall(r"_target_: *([\w.]+)", text)})
+
+
+@pytest.mark.parametrize("target", [target for target in targets() if target.split(".")[0] in OWN_PACKAGES])
+def test_the_source_of_a_target_tells_what_the_imported_target_does(target: str) -> None:
+    read, imported = read_arguments(target), inspect_arguments(get_object(target))
+    assert read is not None
+    assert list(read.hints) == list(imported.hints) and read.anything == imported.anything
+    for name, hint in read.hints.items():
+        if imported.hints[name] is Any:  # or one that only type checkers know
+            continue
+        for value in (None, True, 2, 0.5, "text", [1], "ones", "int8", "normal", "multi_step"):
+            assert fits(value, hint) == fits(value, imported.hints[name]), (name, value)
+
+
+def test_what_the_source_does_not_tell_is_imported() -> None:
+    assert read_arguments("transformers.MistralConfig") is None
+    assert read_arguments("usdm.no_such_module.Part") is None
+    assert read_arguments("usdm.cli.main.hydra_command_line") is None  # behind a decorator
+    assert read_arguments("usdm.units.log_mel.LogMelConfig") is None  # extends a class of another package
 
 
 @pytest.mark.parametrize("verb", sorted(SCHEMAS))
@@ -169,6 +197,7 @@ def test_all_missing_values_are_told_at_once() -> None:
         (None, int | None, True),
         ("2", int | None, False),
         ("greedy", Path | None, True),
+        (["greedy"], str | Path, False),
     ],
 )
 def test_values_are_held_against_annotations(value: object, hint: object, expected: bool) -> None:

@@ -10,9 +10,20 @@ from lm_models import KINDS, SIZES, WRITTEN_OUT, random_ids, random_model, separ
 from tiny_models import llama_tokenizer
 from transformers import PreTrainedModel
 
-from usdm.lm import TokenStream, build_model, check_model, extend_embeddings, load_model, num_rows
+from usdm.lm import (
+    Mistral,
+    TokenStream,
+    build_model,
+    check_model,
+    extend_embeddings,
+    in_transformers,
+    load_for_generation,
+    load_model,
+    num_rows,
+)
 from usdm.lm.head import AllowedIds
 from usdm.lm.sampling import Sampler, distribution
+from usdm.lm.slots import Read
 from usdm.lm.weights import is_llama_like, is_on_cpu_in_float32
 from usdm.tokens import SpeechTextVocabulary, extend_tokenizer
 from usdm.types import InputError, Sampling
@@ -40,7 +51,7 @@ def next_logits(model: PreTrainedModel, ids: list[int]) -> torch.Tensor:
 def test_three_stages_equal_three_generate_calls(
     model: PreTrainedModel, vocabulary: SpeechTextVocabulary, precision: torch.dtype
 ) -> None:
-    """In float32 most kinds do single tokens by themselves; in float64 all go through the model's forward."""
+    """In float32 most kinds go through the forwards of this package; in float64 all go through the model's own."""
     model = model.to(precision)
     masks = vocabulary.text_mask, vocabulary.text_mask, vocabulary.unit_mask
     for seed in range(2):
@@ -84,18 +95,25 @@ def test_generation_stops_and_says_so(vocabulary: SpeechTextVocabulary) -> None:
 
 
 def test_nothing_is_read_twice(model: PreTrainedModel, vocabulary: SpeechTextVocabulary) -> None:
-    """Ids that pass the model, by its own forward or by single tokens, are those of the sequence, once each."""
+    """Ids that pass the model, several at once or one by one, are those of the sequence, once each."""
     stream = TokenStream(model)
     read: list[int] = []
-    hook = model.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: read.extend(inputs[0][0].tolist()))
-    single = stream._single
+    forward, single = stream._forward, stream._single
+
+    class Recorded:
+        logits = staticmethod(forward.logits)
+
+        def __call__(self, reads: list[Read]) -> torch.Tensor:
+            read.extend(reads[0].ids)
+            return forward(reads)
+
+    stream._forward = Recorded()
     if single is not None:
         stream._single = lambda id_, position: (read.append(id_), single(id_, position))[1]
     stream.extend(random_ids(1, 9, vocabulary))
     stream.generate(vocabulary.text_mask, [], Sampling(max_new_tokens=5))
     stream.extend(random_ids(2, 3, vocabulary))
     stream.generate(vocabulary.unit_mask, [], Sampling(max_new_tokens=5))
-    hook.remove()
     assert len(stream.ids) == 22
     assert read == stream.ids[:-1]  # nothing asked yet what follows the last
 
@@ -111,13 +129,13 @@ def test_cache_after_rollback_equals_a_fresh_prefill(model: PreTrainedModel, voc
         fresh = TokenStream(model)
         fresh.extend(stream.ids)
         assert stream.ids == fresh.ids and len(stream.ids) == keep + 6
-        for mine, theirs in zip(stream._cache.growing, fresh._cache.growing, strict=True):
-            assert mine.length == theirs.length == len(stream.ids)
+        length = len(stream.ids)
+        for mine, theirs in zip(stream._forward.cache.layers, fresh._forward.cache.layers, strict=True):
             for one, two in ((mine.keys, theirs.keys), (mine.values, theirs.values)):
-                torch.testing.assert_close(one[:, :, : mine.length], two[:, :, : mine.length], atol=1e-4, rtol=1e-4)
+                torch.testing.assert_close(one[:, :, :length], two[:, :, :length], atol=1e-4, rtol=1e-4)
         everything = AllowedIds.of(torch.ones(len(vocabulary), dtype=torch.bool), model.device)
         with torch.inference_mode():
-            logits = stream._head(stream._read(), everything)[0].clone()
+            logits = stream._forward.logits(stream._read(), everything)[0].clone()
         torch.testing.assert_close(logits, next_logits(model, stream.ids), atol=1e-3, rtol=1e-3)
     stream.rollback(3)
     first = stream.generate(vocabulary.unit_mask, [], Sampling(max_new_tokens=4))
@@ -274,3 +292,53 @@ def test_missing_and_damaged_files(vocabulary: SpeechTextVocabulary, tmp_path: P
     weights.write_bytes((tmp_path / "two" / "model.safetensors").read_bytes())
     with pytest.raises(InputError, match=r"weights and config\.json differ in model\.layers\.2"):
         load_model(tmp_path)
+
+
+# Weights alone
+
+
+@pytest.mark.parametrize("kind", ["mistral", "window"])
+def test_a_mistral_to_generate_with_is_that_of_transformers(
+    vocabulary: SpeechTextVocabulary, kind: str, tmp_path: Path
+) -> None:
+    random_model(vocabulary, kind).half().save_pretrained(tmp_path)
+    whole, plain = load_model(tmp_path), load_for_generation(tmp_path)
+    assert isinstance(plain, Mistral) and plain.dtype == whole.dtype == torch.float32 and not plain.training
+    assert plain.num_parameters() == whole.num_parameters() and num_rows(plain) == num_rows(whole)
+    check_model(plain, vocabulary)
+    for seed in range(3):
+        written = []
+        for model in (whole, plain):
+            stream = TokenStream(model)
+            stream.extend(random_ids(seed, 30, vocabulary))
+            written.append(stream.generate(vocabulary.unit_mask, (), Sampling(max_new_tokens=12)).ids)
+        assert written[0] == written[1]
+    ids = random_ids(7, 40, vocabulary)
+    assert torch.equal(next_logits(in_transformers(plain), ids), next_logits(whole, ids))
+    assert in_transformers(plain) is in_transformers(plain) and in_transformers(whole) is whole
+
+
+def test_what_needs_transformers_is_loaded_by_it(vocabulary: SpeechTextVocabulary, tmp_path: Path) -> None:
+    random_model(vocabulary, "mistral").save_pretrained(tmp_path / "mistral")
+    for options in ({"dtype": torch.bfloat16}, {"attention": "eager"}, {"quantization": "int8"}, {"device_map": "cpu"}):
+        assert isinstance(load_for_generation(tmp_path / "mistral", **options), PreTrainedModel), options
+    for kind in ("llama", "gpt_neox"):
+        random_model(vocabulary, kind).save_pretrained(tmp_path / kind)
+        assert isinstance(load_for_generation(tmp_path / kind), PreTrainedModel)
+    build_model(vocabulary, **(SIZES | {"tie_word_embeddings": True})).save_pretrained(tmp_path / "tied")
+    assert isinstance(load_for_generation(tmp_path / "tied"), PreTrainedModel)
+    random_model(vocabulary, "mistral").save_pretrained(tmp_path / "shards", max_shard_size="10KB")
+    assert isinstance(load_for_generation(tmp_path / "shards"), PreTrainedModel)
+
+
+def test_a_mistral_s_damaged_files(vocabulary: SpeechTextVocabulary, tmp_path: Path) -> None:
+    random_model(vocabulary, "mistral").save_pretrained(tmp_path)
+    weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100])
+    with pytest.raises(InputError, match="model.safetensors: damaged or cut off"):
+        load_for_generation(tmp_path)
+    weights.write_bytes(whole)
+    config.write_text(config.read_text().replace('"intermediate_size": 48', '"intermediate_size": 64'))
+    with pytest.raises(InputError, match=r"does not fit config\.json beside it"):
+        load_for_generation(tmp_path)

@@ -73,12 +73,12 @@ def test_streams_hand_their_steps_on(vocabulary: SpeechTextVocabulary, monkeypat
         again = TokenStream(model)
         again.extend(first.ids)
         torch.testing.assert_close(first._read(), again._read(), atol=1e-4, rtol=1e-4)
-    forwards = {id(stream._graphs) for stream in (first, second, again)}
+    forwards = {id(stream._forward) for stream in (first, second, again)}
     assert len(forwards) == 3
     del first, second, one, two, again
     gc.collect()
     third = TokenStream(model)
-    assert id(third._graphs) in forwards
+    assert id(third._forward) in forwards
     assert finish(play(dialog(2, vocabulary), third)) == expected[2]
     del third
     gc.collect()
@@ -155,9 +155,9 @@ def test_bitsandbytes_is_asked_for(
     asked: list[dict[str, Any]] = []
     report = {"missing_keys": [], "unexpected_keys": []}
     monkeypatch.setattr("usdm.lm.quantization.find_spec", lambda name: name)
-    monkeypatch.setattr("usdm.lm.quantization.BitsAndBytesConfig", lambda **settings: settings)
+    monkeypatch.setattr("transformers.BitsAndBytesConfig", lambda **settings: settings)
     monkeypatch.setattr(
-        "usdm.lm.model.AutoModelForCausalLM.from_pretrained",
+        "transformers.AutoModelForCausalLM.from_pretrained",
         lambda folder, **options: (asked.append(options), (model, report))[1],
     )
     load_model(tmp_path, "cuda:1", quantization="int8")

@@ -130,7 +130,7 @@ def test_fixed_steps_find_the_same(vocabulary: SpeechTextVocabulary) -> None:
     batch._forward = GraphForward(model, batch._cache)
     assert dict(batch.run((k, dialog(k, vocabulary, stages)) for k, stages in scripts.items())) == expected
     stream = TokenStream(model)
-    stream._graphs = GraphForward(model, SlotCache(model.config.num_hidden_layers, 1))
+    stream._forward, stream._single = GraphForward(model, SlotCache(model.config.num_hidden_layers, 1)), None
     assert finish(play(dialog(3, vocabulary, scripts[3]), stream)) == expected[3]
 
 

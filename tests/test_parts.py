@@ -15,7 +15,9 @@ import torch
 from tiny_models import build_random_bundle
 
 from usdm.chain import LoadOptions, SpokenDialogPipeline
-from usdm.chain.places import Hub, find_parts, is_complete, locate_parts
+from usdm.chain.hub import Hub, is_complete
+from usdm.chain.options import SMALLEST_ON_GPU
+from usdm.chain.places import find_parts, locate_parts
 from usdm.cli.main import main
 from usdm.types import InputError
 
@@ -149,7 +151,7 @@ def test_one_error_lists_all_that_is_missing_and_the_ways_out(
 
 
 def test_a_hub_that_never_answers_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("usdm.chain.places.HUB_TIMEOUT", 0.2)
+    monkeypatch.setattr("usdm.chain.hub.HUB_TIMEOUT", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -189,12 +191,44 @@ def test_options_reach_the_parts(bundle: Path) -> None:
     assert {weight.dtype for weight in plain.decoder.parameters()} == {torch.float32}
 
 
+SMALL, LARGE = SMALLEST_ON_GPU - 1, SMALLEST_ON_GPU
+
+
 def test_a_gpu_has_bfloat16_where_nothing_else_is_asked_for() -> None:
-    assert LoadOptions().settled() == LoadOptions()
-    settled = LoadOptions(device="cuda:1").settled()
+    assert LoadOptions().settled(LARGE) == LoadOptions(device="cpu")  # there is none here, or the test below fails
+    settled = LoadOptions(device="cuda:1").settled(SMALL)
     assert settled.dtype == settled.decoder_dtype == torch.bfloat16
     asked = LoadOptions(device="cuda", dtype=torch.float16, decoder_dtype=torch.float32)
-    assert asked.settled() == asked
+    assert asked.settled(LARGE) == asked
+
+
+def test_a_small_model_stays_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert LoadOptions().settled(SMALL) == LoadOptions(device="cpu")
+    large = LoadOptions().settled(LARGE)
+    assert (large.device, large.dtype, large.decoder_dtype) == ("cuda", torch.bfloat16, torch.bfloat16)
+    assert LoadOptions(device="cuda").settled(SMALL).device == "cuda"
+    assert LoadOptions(device="cpu").settled(LARGE) == LoadOptions(device="cpu")
+    assert LoadOptions(device_map="auto").settled(SMALL).device == "cuda"
+
+
+def test_python_and_the_command_line_choose_the_same_device(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a machine that says that it has a GPU. A model that is moved there is refused, since it has none."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    question = [f"model.name={bundle}", "reply=text", "text=hi", "sampling.respond.max_new_tokens=4"]
+    assert SpokenDialogPipeline.from_pretrained(bundle).parts.llm.device.type == "cpu"
+    assert main(["respond", *question]) == 0
+    assert main(["plan", f"model.name={bundle}"]) == 0
+    assert "device=cpu" in capsys.readouterr().out
+    monkeypatch.setattr("usdm.chain.options.SMALLEST_ON_GPU", 1000)
+    with pytest.raises(InputError, match="device=cuda cannot be used"):
+        SpokenDialogPipeline.from_pretrained(bundle)
+    assert main(["respond", *question]) == 2
+    assert "device=cuda cannot be used" in capsys.readouterr().err
+    assert main(["plan", f"model.name={bundle}"]) == 0
+    assert "device=cuda" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -202,7 +236,10 @@ def test_a_gpu_has_bfloat16_where_nothing_else_is_asked_for() -> None:
     [
         (LoadOptions(device="abacus"), "device=abacus cannot be used .* take device=cpu"),
         (LoadOptions(quantization="int3"), "quantization=int3: there are int8, int4"),  # type: ignore[arg-type]
-        (LoadOptions(quantization="int4"), "quantization=int4 on device=cpu: it needs a GPU; take quantization=int8"),
+        (
+            LoadOptions(quantization="int4"),
+            "quantization=int4 on device=cpu: .* device=cuda, or quantization=int8",
+        ),
         (LoadOptions(vocoder_cuda_kernel=True), "vocoder_cuda_kernel=true on device=cpu: .* needs device=cuda"),
     ],
 )

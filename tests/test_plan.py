@@ -18,6 +18,7 @@ from usdm.chain.machine import Memory, main_memory
 from usdm.chain.plan import ModelPlan, plan_model
 from usdm.chain.skeletons import bigvgan_parameters
 from usdm.cli.main import main
+from usdm.lm import in_transformers
 from usdm.types import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -80,7 +81,7 @@ def test_a_plan_is_what_loading_takes(name: str, options: LoadOptions, bundle: P
 
 def test_the_cache_is_that_of_a_forward(bundle: Path) -> None:
     plan = plan_model(bundle_places(bundle), context=500)
-    model = SpokenDialogPipeline.from_pretrained(bundle).parts.llm
+    model = in_transformers(SpokenDialogPipeline.from_pretrained(bundle).parts.llm)
     with torch.no_grad():
         cache = model(torch.zeros(1, 10, dtype=torch.long), use_cache=True).cache
     ten = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)

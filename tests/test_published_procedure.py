@@ -12,6 +12,7 @@ from torch import Tensor
 from usdm.audio import read_audio
 from usdm.chain import SpokenDialogPipeline
 from usdm.evaluation.published import PUBLISHED_DECODER, forbidden_ids, published_respond, turn_so_far
+from usdm.lm import in_transformers
 from usdm.tokens import TurnContent
 from usdm.types import InputError, Sampling, Waveform
 
@@ -88,7 +89,8 @@ def test_every_call_reads_the_whole_prompt_and_forbids_by_lists(
     embedded: SpokenDialogPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    generate = embedded.parts.llm.generate
+    model = in_transformers(embedded.parts.llm)
+    generate = model.generate
 
     def recorded(input_ids: Tensor, **options: object) -> Tensor:
         calls.append((input_ids[0].tolist(), options))
@@ -98,7 +100,7 @@ def test_every_call_reads_the_whole_prompt_and_forbids_by_lists(
     evaluations = []
     estimator = embedded.parts.decoder.estimator
     handle = estimator.register_forward_pre_hook(lambda module, inputs: evaluations.append(len(inputs[1])))
-    monkeypatch.setattr(embedded.parts.llm, "generate", recorded)
+    monkeypatch.setattr(model, "generate", recorded)
     try:
         published_respond(embedded.parts, read_audio(QUESTION), sampling=embedded.settings.sampling)
     finally:

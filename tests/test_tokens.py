@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from usdm.tokens import (
     normalise_text,
     read_tokenizer,
 )
+from usdm.tokens.stored import StoredTokenizer
 from usdm.types import InputError, Turn
 
 STAGES = ("transcribe", "respond", "speak")
@@ -117,6 +119,39 @@ def test_saved_and_loaded(vocabulary: SpeechTextVocabulary, tmp_path: Path) -> N
     assert loaded.encode_text(text) == vocabulary.encode_text(text)
     (tmp_path / "vocabulary.json").unlink()  # as in published checkpoints
     assert SpeechTextVocabulary.from_pretrained(tmp_path).layout == vocabulary.layout
+
+
+def test_a_folder_of_ours_is_read_as_transformers_reads_it(vocabulary: SpeechTextVocabulary, tmp_path: Path) -> None:
+    extra = vocabulary.tokenizer.convert_ids_to_tokens([7])
+    tokenizer = copy.deepcopy(vocabulary.tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": extra})  # with a role, but an id as before
+    tokenizer.chat_template = "{{ messages }}"
+    SpeechTextVocabulary.from_tokenizer(tokenizer).save_pretrained(tmp_path / "ours")
+    ours = SpeechTextVocabulary.from_pretrained(tmp_path / "ours").tokenizer
+    theirs = read_tokenizer(tmp_path / "ours")
+    assert isinstance(ours, StoredTokenizer)
+    for name in ("bos_token_id", "eos_token_id", "unk_token_id", "pad_token_id", "eos_token"):
+        assert getattr(ours, name) == getattr(theirs, name), name
+    assert set(ours.all_special_ids) == set(theirs.all_special_ids) and 7 in ours.all_special_ids
+    assert ours.get_vocab() == theirs.get_vocab()
+    assert ours.convert_ids_to_tokens([5, 300]) == theirs.convert_ids_to_tokens([5, 300])
+    special = {id_ for id_, token in theirs.added_tokens_decoder.items() if token.special}
+    assert {id_ for id_, token in ours.added_tokens_decoder.items() if token.special} == special
+    ours.save_pretrained(tmp_path / "again")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "ours").iterdir() if path.name != "vocabulary.json"}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == files
+    assert "chat_template.jinja" in files
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_folder_of_ours_that_is_damaged(vocabulary: SpeechTextVocabulary, name: str, tmp_path: Path) -> None:
+    vocabulary.save_pretrained(tmp_path)
+    (tmp_path / name).write_text('{"half": ')
+    with pytest.raises(InputError, match="its tokenizer is damaged"):
+        SpeechTextVocabulary.from_pretrained(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=f"{name}: no such file"):
+        SpeechTextVocabulary.from_pretrained(tmp_path)
 
 
 def test_a_layout_that_differs_names_both_sides(vocabulary: SpeechTextVocabulary, tmp_path: Path) -> None:

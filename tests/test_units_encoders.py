@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 from transformers import (
@@ -34,6 +35,7 @@ from usdm.units.conversion import convert_extractor
 from usdm.units.encoder import channel_statistics, encode, is_log_mel, receptive_field
 from usdm.units.log_mel import LogMelConfig, LogMelModel
 from usdm.units.sliding import encode_long
+from usdm.units.wav2vec2 import Wav2Vec2
 
 LAYER, NUM_UNITS, WIDTH = 1, 12, 32
 SETTINGS = UnitSettings(layer=LAYER, num_units=NUM_UNITS, unit_rate=100)
@@ -166,8 +168,28 @@ def test_upper_layers_are_neither_kept_nor_saved(full: PreTrainedModel, tmp_path
     assert len(extractor.encoder.encoder.layers) == LAYER + 1
     extractor.save_pretrained(tmp_path)
     again = UnitExtractor.from_pretrained(tmp_path)
-    assert type(again.encoder) is type(full)
+    assert again.encoder.config.model_type == full.config.model_type
     assert again([sound(9_000)])[0].tolist() == extractor([sound(9_000)])[0].tolist()
+
+
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+def test_the_published_kind_of_encoder_needs_nothing_of_transformers(tmp_path: Path, activation: str) -> None:
+    torch.manual_seed(4)
+    config = Wav2Vec2Config(**SMALL, **LAYERED, feat_extract_activation=activation)
+    theirs = extractor_of(Wav2Vec2Model(config).eval(), replace(SETTINGS, window=0.9, context=0.2))
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = UnitExtractor.from_pretrained(tmp_path / "theirs")
+    assert isinstance(theirs.encoder, Wav2Vec2Model) and isinstance(ours.encoder, Wav2Vec2)
+    waveforms = [
+        sound(length, seed) for seed, length in enumerate((9_000, 14_123, 16_000 * 3, 5_000))
+    ]  # one in windows
+    for one, other in zip(theirs.features(waveforms)[0], ours.features(waveforms)[0], strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    ours.save_pretrained(tmp_path / "ours")
+    for name in ("config.json", "units.json"):
+        first, second = (json.loads((tmp_path / folder / name).read_text()) for folder in ("theirs", "ours"))
+        assert first == second
+    assert load_file(tmp_path / "ours/model.safetensors").keys() == ours.encoder.state_dict().keys()
 
 
 @pytest.mark.parametrize("weights", ["safetensors", "pickle"])

@@ -7,18 +7,44 @@ InputError that names the file; nothing is unpickled.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from usdm.types import InputError
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+
+
+class NoInitialValues(TorchFunctionMode):
+    """Modules built under it have their memory, and nothing drawn for it: a state is loaded into them next.
+
+    (On the meta device torch would import its compiler to draw them, which takes longer than to import torch.)
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+class StoredConfig(SimpleNamespace):
+    """A `config.json` in `transformers`' layout as it stands there: what it does not say has no default."""
+
+    def get_text_config(self) -> StoredConfig:
+        """As configurations of `transformers` have it."""
+        return self
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
@@ -20,8 +21,8 @@ from data_prep.alignment.spelling import Spelling, letters, said
 from data_prep.flite import Flite
 from usdm.training.encoder import PHONES_FILE
 from usdm.types import InputError
-from usdm.units.encoder import load_encoder
-from usdm.units.extractor import pad_normalised
+from usdm.units.encoder import channel_statistics, encode, frame_count, load_encoder
+from usdm.units.extractor import normalised
 
 HEAD_FILE = "phones.safetensors"
 PAUSE = "pau"  # flite's name; stands in for the blank, since it may come between any two phones
@@ -35,7 +36,7 @@ class PhoneHead:
         folder: with the encoder and its head, see above.
 
     Raises:
-        InputError: a file is missing or the head does not fit the encoder, or flite is not installed.
+        InputError: a file is missing or damaged, the head does not fit the encoder, or flite is not installed.
     """
 
     sample_rate = 16_000  # Hz
@@ -47,14 +48,19 @@ class PhoneHead:
         for name in (PHONES_FILE, HEAD_FILE):
             if not (folder / name).is_file():
                 raise InputError(f"{folder}: {name} is missing; give the folder model/ of `usdm train_encoder`.")
-        settings = json.loads((folder / PHONES_FILE).read_text(encoding="utf-8"))
-        self.phones: list[str] = settings["phones"]
-        self.labels_per_unit: int = settings["labels_per_unit"]
-        self.padding: int = settings["padding"]
         self.device = device
         self.encoder = load_encoder(folder).to(device).eval()
-        head = load_file(folder / HEAD_FILE, device=device)
-        self.weight, self.bias = head["weight"], head["bias"]
+        try:
+            settings = json.loads((folder / PHONES_FILE).read_bytes())
+            self.phones: list[str] = settings["phones"]
+            self.labels_per_unit: int = settings["labels_per_unit"]
+            self.padding: int = settings["padding"]
+            head = load_file(folder / HEAD_FILE, device=device)
+            self.weight, self.bias = head["weight"], head["bias"]
+        except (ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise InputError(
+                f"{folder}: {PHONES_FILE} or {HEAD_FILE} is damaged ({error!r}); train it again."
+            ) from error
         expected = (self.labels_per_unit * len(self.phones), self.encoder.config.hidden_size)
         if self.weight.shape != expected or self.phones[0] != PAUSE:
             raise InputError(f"{folder}: the head is {tuple(self.weight.shape)}, {PHONES_FILE} wants {expected}.")
@@ -98,10 +104,9 @@ class PhoneHead:
 
     @torch.inference_mode()
     def log_probs(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
-        batch, samples = pad_normalised(waveforms, self.padding)
-        mask = torch.arange(batch.shape[1])[None] < samples[:, None]
-        units = self.encoder._get_feat_extract_output_lengths(samples).tolist()
-        hidden = self.encoder(batch.to(self.device), attention_mask=mask.long().to(self.device)).last_hidden_state
+        sounds = [normalised(waveform, self.padding) for waveform in waveforms]
+        units = [frame_count(self.encoder.config, len(sound)) for sound in sounds]
+        hidden = encode(self.encoder, sounds, [channel_statistics(self.encoder, sound) for sound in sounds])
         logits = functional.linear(hidden, self.weight, self.bias)  # (B, U, labels * phones)
         frames = logits.unflatten(-1, (self.labels_per_unit, -1)).flatten(1, 2).log_softmax(-1)
         return [row[: count * self.labels_per_unit] for row, count in zip(frames, units, strict=True)]

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from usdm.chain.options import LoadOptions
 from usdm.decoder import UnitDecoder
-from usdm.lm import check_model, load_model
+from usdm.lm import LanguageModel, check_model, count_parameters, load_for_generation
 from usdm.runs import content_digest, digest
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
 from usdm.types import InputError
@@ -28,7 +27,7 @@ class Parts:
     """A whole system. Raises InputError at construction if two parts are not made for each other."""
 
     units: UnitExtractor
-    llm: PreTrainedModel
+    llm: LanguageModel
     template: DialogTemplate
     decoder: UnitDecoder
     vocoder: Vocoder
@@ -63,7 +62,10 @@ def check_unit_source(folder: Path, units: UnitExtractor) -> None:
     path = folder / SOURCE_FILE
     if not path.is_file():
         return
-    known = json.loads(path.read_text(encoding="utf-8"))["centroid_hash"]
+    try:
+        known = json.loads(path.read_bytes())["centroid_hash"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: does not say which units it was trained on ({error!r}); copy it again") from error
     if known != units.centroid_hash:
         raise InputError(
             f"{path}: trained on the units of centroids {known}, but the unit extractor has {units.centroid_hash} "
@@ -73,8 +75,8 @@ def check_unit_source(folder: Path, units: UnitExtractor) -> None:
 
 def load_parts(folders: Mapping[str, Path], options: LoadOptions = LoadOptions()) -> Parts:  # noqa: B008 (frozen)
     """A folder for each part. Raises InputError if one cannot be read, or is not made for the rest."""
+    options = options.settled(count_parameters(folders["llm"]))
     options.check()
-    options = options.settled()
     vocabulary = SpeechTextVocabulary.from_pretrained(folders["llm"])
     template = DialogTemplate(vocabulary, TemplateSettings.load(folders["llm"]))
     units = UnitExtractor.from_pretrained(folders["units"])
@@ -85,16 +87,16 @@ def load_parts(folders: Mapping[str, Path], options: LoadOptions = LoadOptions()
     for part in ("llm", "decoder"):
         check_unit_source(folders[part], units)
     if isinstance(vocoder, nn.Module):
-        vocoder.to(options.device)
-    llm = load_model(
+        vocoder.to(options.place)
+    llm = load_for_generation(
         folders["llm"],
-        options.device,
+        options.place,
         options.dtype,
         attention=options.attention,
         device_map=options.device_map,
         quantization=options.quantization,
     )
-    return Parts(units.to(options.device), llm, template, decoder.to(options.device), vocoder)
+    return Parts(units.to(options.place), llm, template, decoder.to(options.place), vocoder)
 
 
 def fingerprint(folders: Mapping[str, Path]) -> str:

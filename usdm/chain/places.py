@@ -6,32 +6,20 @@ folder that the variable USDM_MODELS names, and if it reads like a hub name, in 
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from fnmatch import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.errors import HFValidationError, HTTPError
+from typing import TYPE_CHECKING
 
 from usdm.types import InputError
+
+if TYPE_CHECKING:
+    from usdm.chain.hub import Hub
 
 PART_NAMES = ("units", "llm", "decoder", "vocoder")
 EMBEDDED_MODELS = Path(__file__).resolve().parents[1] / "models"
 MODELS_VARIABLE = "USDM_MODELS"
-HUB_TIMEOUT = 5.0  # seconds; huggingface_hub itself waits for ever
-SHARDS_FILE = "model.safetensors.index.json"
-
-# What is read of each part: hub repositories hold more (optimiser states, the same weights in other formats).
-NEEDED_FILES = {
-    "units": ("*.json", "*.safetensors"),
-    "llm": ("*.json", "*.safetensors"),
-    "decoder": ("config.json", "model.safetensors", "unit_source.json"),
-    "vocoder": ("config.json", "model.safetensors", "bigvgan_generator.pt"),
-}
-WEIGHTS = ("*.safetensors", "bigvgan_generator.pt")
 
 
 @dataclass(frozen=True)
@@ -51,47 +39,6 @@ class PartPlace:
         return self.folder is None and self.hub_bytes is None
 
 
-class Hub:
-    """The Hugging Face hub. Once it cannot be reached it is not asked again."""
-
-    def __init__(self) -> None:
-        self.silence: str | None = None  # why it does not answer
-
-    def cached(self, part: str, name: str) -> Path | None:
-        """The snapshot of a repository in the cache, if all that `part` needs is there."""
-        try:
-            folder = Path(snapshot_download(name, allow_patterns=list(NEEDED_FILES[part]), local_files_only=True))
-        except (HTTPError, HFValidationError, OSError):
-            return None
-        return folder if is_complete(folder) else None
-
-    def size(self, part: str, name: str) -> int:
-        """Bytes of what `part` needs of a repository. Raises InputError if it cannot be had."""
-        if self.silence is None:
-            try:
-                files = HfApi().model_info(name, files_metadata=True, timeout=HUB_TIMEOUT).siblings or []
-                return sum(file.size or 0 for file in files if matches(file.rfilename, NEEDED_FILES[part]))
-            except (HTTPError, HFValidationError, OSError) as error:
-                reason = " ".join(f"{type(error).__name__}: {error}".split("\n")[0].split())
-                if getattr(error, "response", None) is not None:  # it answered, and may have other repositories
-                    raise InputError(reason) from error
-                self.silence = reason
-        raise InputError(self.silence)
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether a download was finished: weights are there, and every shard that their index names."""
-    index = folder / SHARDS_FILE
-    if index.is_file():
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return all((folder / shard).is_file() for shard in shards)
-    return any(matches(path.name, WEIGHTS) for path in folder.iterdir())
-
-
-def matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatch(name, pattern) for pattern in patterns)
-
-
 def is_hub_name(name: str | Path) -> bool:
     """Whether it reads like OWNER/REPOSITORY."""
     return isinstance(name, str) and name.count("/") == 1 and not name.startswith((".", "/", "~"))
@@ -106,28 +53,31 @@ def local_folders(name: str | Path) -> list[Path]:
 
 def locate_parts(places: Mapping[str, str | Path]) -> dict[str, PartPlace]:
     """Look for every part. Nothing is downloaded; the hub is asked for sizes of what is not here."""
-    hub = Hub()
-    return {part: locate(part, name, hub) for part, name in places.items()}
+    located = {part: locate_here(part, name) for part, name in places.items()}
+    if away := [place for place in located.values() if place.folder is None and is_hub_name(places[place.part])]:
+        from usdm.chain.hub import Hub  # its package takes long to import, and most parts are local
+
+        hub = Hub()
+        located |= {place.part: locate_on_hub(place, hub) for place in away}
+    return located
 
 
-def locate(part: str, name: str | Path, hub: Hub) -> PartPlace:
-    """One part, looked for as the module's rule says."""
+def locate_here(part: str, name: str | Path) -> PartPlace:
+    """One part, looked for on this machine."""
     folders = local_folders(name)
-    looked_for = [str(folder) for folder in folders]
-    for folder in folders:
-        if folder.is_dir():
-            return PartPlace(part, str(name), folder, False, tuple(looked_for), None)
-    if not is_hub_name(name):
-        return PartPlace(part, str(name), None, False, tuple(looked_for), None)
-    looked_for.append(f"the hub's cache {constants.HF_HUB_CACHE}")
-    if snapshot := hub.cached(part, str(name)):
-        return PartPlace(part, str(name), snapshot, True, tuple(looked_for), None)
-    size = None
+    folder = next((folder for folder in folders if folder.is_dir()), None)
+    return PartPlace(part, str(name), folder, False, tuple(map(str, folders)), None)
+
+
+def locate_on_hub(place: PartPlace, hub: Hub) -> PartPlace:
+    """A part that has no folder of its own here."""
+    looked_for = (*place.looked_for, f"the hub's cache {hub.cache_folder}")
+    if snapshot := hub.cached(place.part, place.name):
+        return replace(place, folder=snapshot, cached=True, looked_for=looked_for)
     try:
-        size = hub.size(part, str(name))
+        return replace(place, hub_bytes=hub.size(place.part, place.name), looked_for=looked_for)
     except InputError as error:
-        looked_for.append(f"the hub ({error})")
-    return PartPlace(part, str(name), None, False, tuple(looked_for), size)
+        return replace(place, looked_for=(*looked_for, f"the hub ({error})"))
 
 
 def find_parts(places: Mapping[str, str | Path]) -> dict[str, Path]:
@@ -139,17 +89,14 @@ def find_parts(places: Mapping[str, str | Path]) -> dict[str, Path]:
     located = locate_parts(places)
     if missing := [place for place in located.values() if place.missing]:
         raise InputError(missing_message(missing, len(located)))
-    return {part: place.folder or download(place) for part, place in located.items()}
+    return {part: place.folder or fetched(place) for part, place in located.items()}
 
 
-def download(place: PartPlace) -> Path:
-    """Fetch what the part needs. Raises InputError if the hub breaks off."""
-    try:
-        return Path(snapshot_download(place.name, allow_patterns=list(NEEDED_FILES[place.part])))
-    except (HTTPError, OSError) as error:
-        raise InputError(
-            f"{place.part}: {place.name} was not downloaded to the end ({error}); the same command goes on from there"
-        ) from error
+def fetched(place: PartPlace) -> Path:
+    """A part from the hub. Raises InputError if that breaks off."""
+    from usdm.chain.hub import download
+
+    return download(place.part, place.name)
 
 
 def missing_message(missing: list[PartPlace], total: int) -> str:

@@ -17,9 +17,10 @@ from huggingface_hub import constants
 from torch import nn
 from transformers import PreTrainedModel
 
+from usdm.chain.hub import NEEDED_FILES, matches
 from usdm.chain.machine import Memory, all_memory, device_memory
 from usdm.chain.options import LoadOptions, Quantization
-from usdm.chain.places import NEEDED_FILES, PartPlace, is_hub_name, locate_parts, matches, missing_message
+from usdm.chain.places import PartPlace, is_hub_name, locate_parts, missing_message
 from usdm.chain.skeletons import build_skeleton, cache_bytes, weight_bytes
 from usdm.checkpoint import read_config
 from usdm.types import InputError
@@ -100,12 +101,12 @@ def plan_model(
     """
     if context < 1:
         raise InputError(f"context={context}: at least 1 token is needed")
-    options = options.settled()
     located = locate_parts(places)
     folders = {part: config_folder(place) for part, place in located.items()}
     skeletons = {part: build_skeleton(part, folder) for part, folder in folders.items()}
     model = skeletons["llm"]
     assert isinstance(model, PreTrainedModel)
+    options = options.settled(model.num_parameters())
     dtypes = precisions(folders["llm"], options)
     lost = [place for place in located.values() if place.missing]
     return ModelPlan(
@@ -113,14 +114,14 @@ def plan_model(
             plan_part(place, skeletons[part], dtypes[part], options.quantization if part == "llm" else None)
             for part, place in located.items()
         ),
-        device=options.device_map or options.device,
+        device=options.device_map or str(options.place),
         context=context,
         cache_bytes_per_1000_tokens=cache_bytes(model, 1000, dtypes["llm"]),
         cache_bytes=cache_bytes(model, context, dtypes["llm"]),
         working_bytes=WORKING_BYTES,
         unquantized_bytes=unquantized_bytes(model, folders["llm"], options),
         language_model_bytes=language_model_bytes(model, folders["llm"], options),
-        memory=all_memory() if options.device_map else device_memory(options.device),
+        memory=all_memory() if options.device_map else device_memory(str(options.place)),
         cache_folder=constants.HF_HUB_CACHE,
         cache_free_bytes=free_on_disk(Path(constants.HF_HUB_CACHE)),
         unavailable=missing_message(lost, len(located)) if lost else None,

@@ -66,11 +66,11 @@ def random_pipeline(
             f"quantization={options.quantization}, device_map={options.device_map}: random weights are made whole on "
             "one device; leave both out, or save a model and load that"
         )
-    options.check()
-    options = options.settled()
     base = random_tokenizer(text_size, TemplateSettings())
     template = DialogTemplate(SpeechTextVocabulary.from_tokenizer(extend_tokenizer(base, units.num_units)))
-    with torch.random.fork_rng([options.device] if options.on_cuda else []):
+    options = options.settled(shaped_model(template, llm, torch.float32).num_parameters())
+    options.check()
+    with torch.random.fork_rng([options.place] if options.on_cuda else []):
         torch.manual_seed(seed)
         parts = Parts(
             units=random_extractor(encoder, units, options),
@@ -107,12 +107,16 @@ def random_tokenizer(text_size: int, template: TemplateSettings) -> PreTrainedTo
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
+def shaped_model(template: DialogTemplate, settings: Mapping[str, Any], dtype: torch.dtype) -> PreTrainedModel:
+    """A language model without memory. Raises InputError as `build_model` does."""
+    with torch.device("meta"):
+        return build_model(template.vocabulary, **{**settings, "dtype": str(dtype).removeprefix("torch.")})
+
+
 def random_model(template: DialogTemplate, settings: Mapping[str, Any], options: LoadOptions) -> PreTrainedModel:
     """A language model that, greedily, never ends a stage. Raises InputError as `build_model` does."""
-    dtype = str(options.dtype or torch.float32).removeprefix("torch.")
-    with torch.device("meta"):
-        model = build_model(template.vocabulary, **{**settings, "dtype": dtype})
-    model.to_empty(device=options.device)
+    model = shaped_model(template, settings, options.dtype or torch.float32)
+    model.to_empty(device=options.place)
     model.init_weights()
     if options.attention is not None:
         model.set_attn_implementation(options.attention)
@@ -126,14 +130,14 @@ def random_model(template: DialogTemplate, settings: Mapping[str, Any], options:
 def random_extractor(settings: Mapping[str, Any], units: UnitSettings, options: LoadOptions) -> UnitExtractor:
     """An encoder with no more layers than are used, and centroids as wide as its output."""
     config = Wav2Vec2Config(**{**settings, "num_hidden_layers": units.layer + 1})
-    with torch.device(options.device):
+    with torch.device(options.place):
         encoder = Wav2Vec2Model(config)
         centroids = torch.randn(units.num_units, config.hidden_size)
     return UnitExtractor(encoder, centroids, units)
 
 
 def random_decoder(config: UnitDecoderConfig, options: LoadOptions) -> UnitDecoder:
-    with torch.device(options.device):
+    with torch.device(options.place):
         return UnitDecoder(config).to(options.decoder_dtype).eval()
 
 
@@ -144,7 +148,7 @@ def random_vocoder(config: Mapping[str, Any], options: LoadOptions) -> Vocoder:
             settings = VocosSettings(**config)
         except TypeError as error:
             raise InputError(f"vocoder: neither a BigVGAN configuration nor settings of a Vocos ({error})") from error
-        return VocosVocoder(settings).to(options.device).eval()
+        return VocosVocoder(settings).to(options.place).eval()
     # Imported here: the package brings librosa and matplotlib, seconds that others need not pay.
     from bigvgan.bigvgan import BigVGAN
     from bigvgan.env import AttrDict
@@ -152,4 +156,4 @@ def random_vocoder(config: Mapping[str, Any], options: LoadOptions) -> Vocoder:
     generator = BigVGAN(AttrDict(config), use_cuda_kernel=bool(options.vocoder_cuda_kernel))
     generator.remove_weight_norm()
     mel = MelSettings(num_mels=config["num_mels"])
-    return BigVGANVocoder(generator, mel, context_frames(config)).to(options.device).eval()
+    return BigVGANVocoder(generator, mel, context_frames(config)).to(options.place).eval()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -15,7 +16,7 @@ from usdm.checkpoint import read_config
 from usdm.decoder import UnitDecoder, UnitDecoderConfig
 from usdm.types import InputError
 from usdm.units import UnitExtractor, UnitSettings
-from usdm.units.encoder import ENCODERS, encoder_config, keep_layers
+from usdm.units.encoder import encoder_class, encoder_config, keep_layers
 from usdm.units.extractor import SETTINGS_FILE
 from usdm.vocoder import VocosSettings, VocosVocoder
 
@@ -30,7 +31,7 @@ def build_skeleton(part: str, folder: Path) -> nn.Module:
     try:
         with torch.device("meta"):
             return build(folder)
-    except (KeyError, TypeError, ValueError) as error:
+    except (StrictDataclassError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{folder}: not the configuration of a part {part} ({error!r})") from error
@@ -44,7 +45,7 @@ def _units(folder: Path) -> UnitExtractor:
     values.pop("centroid_hash", None)  # of the centroids themselves, which are not looked at
     settings = UnitSettings(**values)
     config = encoder_config(read_config(folder), folder)
-    encoder = keep_layers(ENCODERS[config.model_type][1](config), config.num_hidden_layers)
+    encoder = keep_layers(encoder_class(config.model_type)(config), config.num_hidden_layers)
     return UnitExtractor(encoder, torch.empty(settings.num_units, config.hidden_size), settings)
 
 

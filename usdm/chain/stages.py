@@ -15,9 +15,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from usdm.lm import Script, TokenStream, Write, Written, check_sampling, finish, play
+from usdm.lm import LanguageModel, Script, TokenStream, Write, Written, check_sampling, finish, play
 from usdm.tokens import DialogTemplate, TurnContent
 from usdm.tokens.layout import STAGES, TurnLayout
 from usdm.types import InputError, Role, Sampling, Turn, Waveform
@@ -70,7 +69,7 @@ class LanguageModelChain:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: LanguageModel,
         template: DialogTemplate,
         layout: str | None = None,
         stream: TokenStream | None = None,

@@ -15,6 +15,7 @@ import os
 import platform
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -27,13 +28,13 @@ from usdm.cli import Figures, WorkFailed
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-OWN_PACKAGES = ("usdm", "data_prep", "demo")
 COMPARISONS = ("compare_models", "compare_sampling", "compare_streaming", "compare_voices")
 FIRST_VERBS = ("respond", "synthesize", "demo", "plan", "evaluate", "benchmark", *COMPARISONS)
 JSON_ON_STDOUT = {"--json": "json=-"}  # of `usdm status`
 WORK_FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130  # what shells report for Ctrl-C
+NOBODY_READS = 141  # and for a program whose output goes to one that has ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"usdm: {unknown_verb(verb)}", file=sys.stderr)
         return BAD_INPUT
     debug = any(argument.lower() == "debug=true" for argument in rest) or "HYDRA_FULL_ERROR" in os.environ
-    return report(verb, debug, lambda: run_with_hydra(verb, rest, debug))
+    return report(verb, rest, debug, lambda: run_with_hydra(verb, rest, debug))
 
 
 def verbs() -> dict[str, str]:
@@ -99,6 +100,7 @@ def run_with_hydra(verb: str, arguments: Sequence[str], debug: bool) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from usdm.cli.files import hydras_own_errors, named_files
     from usdm.cli.sweep import Outcome, attempt, table_at_the_end
     from usdm.config import added_folders, check_config, config_folder, register_schemas, show_experiments
     from usdm.runs import COMMAND
@@ -106,28 +108,31 @@ def run_with_hydra(verb: str, arguments: Sequence[str], debug: bool) -> None:
     def work(config: DictConfig) -> Figures | None:
         check_config(config)
         COMMAND.set(shlex.join(["usdm", verb, *HydraConfig.get().overrides.task]))
-        if HydraConfig.get().output_subdir is not None:  # the verb has an output folder of its own
-            write_versions(Path(HydraConfig.get().runtime.output_dir), config.get("seed"))
-        figures: Figures | None = importlib.import_module(f"usdm.cli.{verb}").run(config)
+        with named_files(config):
+            if HydraConfig.get().output_subdir is not None:  # the verb has an output folder of its own
+                write_versions(Path(HydraConfig.get().runtime.output_dir), config.get("seed"))
+            figures: Figures | None = importlib.import_module(f"usdm.cli.{verb}").run(config)
         return figures
 
     def job(config: DictConfig) -> Outcome | None:
+        reported = partial(report, verb, HydraConfig.get().overrides.task, debug)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            return attempt(config, work, partial(report, verb, debug))
+            return attempt(config, work, reported)
 
         def alone() -> None:
             work(config)
 
-        if status := report(verb, debug, alone):
+        if status := reported(alone):
             sys.exit(status)  # not an exception, to which Hydra would add lines of its own
         return None
 
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a `_target_` may be the user's own
-    register_schemas()
+    register_schemas([verb])
     show_experiments(verb, [config_folder(), *added_folders(arguments)])
     entry = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=verb)(job)
-    with hydra_command_line([f"usdm {verb}", *map(quote_free_text, arguments)]), table_at_the_end():
+    command_line = [f"usdm {verb}", *map(quote_free_text, arguments)]
+    with hydra_command_line(command_line), hydras_own_errors(), table_at_the_end():
         entry()
 
 
@@ -169,18 +174,27 @@ def installed_version(package: str) -> str | None:
         return None
 
 
-def report(verb: str, debug: bool, work: Callable[[], None]) -> int:
-    """Do the work; turn an expected error into its message and exit status; a defect shows its trace."""
+def report(verb: str, arguments: Sequence[str], debug: bool, work: Callable[[], None]) -> int:
+    """Do the work and give the exit status. An error that the user can act on is told in a message (`debug`: raised),
+    anything else with its trace, as a defect."""
     try:
         work()
+        sys.stdout.flush()
     except SystemExit as stop:  # Hydra's own --help, --cfg and usage errors
         return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:
         print(f"usdm {verb}: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would try once more
+        return NOBODY_READS
     except Exception as error:
         expected = expected_error(error)
-        if debug or expected is None:
+        if expected is None:
+            traceback.print_exception(error)
+            print(f"usdm {verb}: {defect(verb, arguments)}", file=sys.stderr)
+            return WORK_FAILED
+        if debug:
             raise
         print(f"usdm {verb}: {message(expected)}", file=sys.stderr)
         return WORK_FAILED if isinstance(expected, WorkFailed) else BAD_INPUT
@@ -190,26 +204,36 @@ def report(verb: str, debug: bool, work: Callable[[], None]) -> int:
 def expected_error(error: BaseException) -> BaseException | None:
     """The error that the user can act on, found under Hydra's wrappers, or None if it is a defect of ours."""
     from hydra.errors import HydraException, InstantiationException
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+    from usdm.config import OWN_PACKAGES
+    from usdm.types import InputError
 
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
         return expected_error(error.__cause__)
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] not in OWN_PACKAGES:
-        return error
-    kinds = (WorkFailed, ValueError, OSError, HydraException, OmegaConfBaseException)
+    if isinstance(error, ModuleNotFoundError):
+        return None if (error.name or "").partition(".")[0] in OWN_PACKAGES else error
+    if isinstance(error, ConfigAttributeError | ConfigKeyError):  # asked for by our code: Hydra wraps the user's own
+        return None
+    kinds = (WorkFailed, InputError, HydraException, OmegaConfBaseException)
     return error if isinstance(error, kinds) else None
 
 
 def message(error: BaseException) -> str:
     """The error's text; Hydra's composition errors name the key in their cause, so that is shown too."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; check the path and its permissions"
     if isinstance(error, ModuleNotFoundError):
         return f"{error}; install it with what all verbs use: pip install 'usdm[train,evaluate,bigvgan]'"
     parts = [str(error)]
     if type(error).__module__.startswith("hydra.") and error.__cause__ is not None:
         parts.append(str(error.__cause__))
     return "\n".join(part.strip() for part in parts)
+
+
+def defect(verb: str, arguments: Sequence[str]) -> str:
+    return (
+        "this is a defect of usdm, and no fault of what it was given. Please report it, with the trace above and the "
+        f"command: {shlex.join(['usdm', verb, *arguments])}"
+    )
 
 
 if __name__ == "__main__":

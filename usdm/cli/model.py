@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from transformers.utils.logging import disable_progress_bar
 
 from usdm.chain import LoadOptions, SpokenDialogPipeline
 from usdm.config import Precision
@@ -22,7 +21,6 @@ def load_model(config: DictConfig) -> SpokenDialogPipeline:
         raise InputError(f"threads={config.threads}: give 1 or more, or null")
     options = load_options(config)
     options.check()  # before anything is downloaded
-    disable_progress_bar()  # loading takes a moment, and stderr is for what the user must know
     pipeline: SpokenDialogPipeline = instantiate(config.model, _convert_="all")(options=options)
     threads = config.threads
     if threads is None and pipeline.parts.llm.num_parameters() < SMALL_MODEL:
@@ -35,7 +33,7 @@ def load_model(config: DictConfig) -> SpokenDialogPipeline:
 def load_options(config: DictConfig) -> LoadOptions:
     """The keys of `conf/loading`; whether they can be met here is not checked."""
     return LoadOptions(
-        device=config.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        device=config.device,
         dtype=precision(config.dtype),
         device_map=config.device_map,
         quantization=config.quantization and config.quantization.value,

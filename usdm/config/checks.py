@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
-from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from usdm.config.signatures import arguments_of
 from usdm.types import InputError
 
 
@@ -51,30 +52,19 @@ def _own_keys(config: DictConfig | ListConfig, path: str) -> Iterator[tuple[Any,
 
 def misfits(path: str, part: DictConfig) -> Iterator[str]:
     """Arguments of a part that its target does not take, or not with such a value."""
-    target = get_object(part["_target_"])
-    taken, anything = parameters(target)
-    for key in map(str, part):
-        if key.startswith("_") or (key not in taken and anything):
-            continue
-        if key not in taken:
-            yield f"{path}.{key}: {part['_target_']} has no such argument, only {', '.join(taken)}"
-        elif not fits(part[key], taken[key]):
-            yield f"{path}.{key}={part[key]!r}: {part['_target_']} takes {_readable(taken[key])} there"
-
-
-def parameters(target: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
-    """Names and annotations of a target's arguments, and whether it takes any other keyword."""
-    signature = inspect.signature(target)
+    target = part["_target_"]
     try:
-        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except NameError:  # a package's annotations that only a type checker can read
-        hints = {}
-    named = {
-        name: hints.get(name, Any)
-        for name, parameter in signature.parameters.items()
-        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-    }
-    return named, any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+        taken = arguments_of(target)
+    except (ImportError, ValueError) as error:
+        yield f"{path}._target_={target}: cannot be imported; check name and package ({' '.join(str(error).split())})"
+        return
+    for key in map(str, part):
+        if key.startswith("_") or (key not in taken.hints and taken.anything):
+            continue
+        if key not in taken.hints:
+            yield f"{path}.{key}: {target} has no such argument, only {', '.join(taken.hints)}"
+        elif not fits(part[key], taken.hints[key]):
+            yield f"{path}.{key}={part[key]!r}: {target} takes {_readable(taken.hints[key])} there"
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -88,8 +78,8 @@ def fits(value: Any, hint: Any) -> bool:
         return value is None
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint in (bool, int, str):
-        return type(value) is hint
+    if hint in (bool, int, str, Path):
+        return type(value) is (str if hint is Path else hint)
     return value is not None or hint is Any
 
 

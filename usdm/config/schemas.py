@@ -4,6 +4,7 @@ full name. Fields typed `Any` hold parts that can be swapped: a `_target_` and i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -88,10 +89,10 @@ SCHEMAS: dict[str, type[Verb]] = {
 }
 
 
-def register_schemas() -> None:
-    """Make `<verb>_schema` known to Hydra for the defaults list of every primary yaml."""
-    for verb, schema in SCHEMAS.items():
-        ConfigStore.instance().store(name=f"{verb}_schema", node=schema)
+def register_schemas(verbs: Iterable[str] = SCHEMAS) -> None:
+    """Make `<verb>_schema` known to Hydra for the defaults lists of these verbs' primary yamls."""
+    for verb in verbs:
+        ConfigStore.instance().store(name=f"{verb}_schema", node=SCHEMAS[verb])
 
 
 def arguments(config: DictConfig) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class UnitSource:
     def load(cls, folder: str | Path) -> UnitSource | None:
         """`unit_source.json` in `folder`, None where there is none (published checkpoints)."""
         path = Path(folder) / SOURCE_FILE
-        return cls._parse(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
+        return cls._parse(path.read_bytes(), str(path)) if path.is_file() else None
 
     @classmethod
     def _parse(cls, text: str | bytes, where: str) -> UnitSource:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from usdm.audio import MelSettings
-from usdm.checkpoint import fill, read_config, read_weights, save_folder
+from usdm.checkpoint import NoInitialValues, fill, read_config, read_weights, save_folder
 from usdm.decoder.estimator import VelocityEstimator
 from usdm.decoder.flow_matching import Solver, Velocity, integrate, masked_mean, velocity_error
 from usdm.decoder.frames import units_per_frame
@@ -274,7 +274,8 @@ class UnitDecoder(nn.Module):
                 f"{folder}: n_tokens={config.n_tokens} in config.json needs {config.n_tokens + 1} rows of "
                 f"estimator.embed.weight, but model.safetensors has {rows}: both files must be of one model"
             )
-        decoder = cls(config)
+        with NoInitialValues():
+            decoder = cls(config)
         fill(decoder, weights, folder)
         return decoder.to(dtype).eval()
 

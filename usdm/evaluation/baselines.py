@@ -55,7 +55,7 @@ def read_dialogs_file(path: str | Path) -> ServiceReplies:
     replies: list[str] = []
     by_service: dict[str, list[str]] = {}
     services: dict[str, Sequence[str]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             row = json.loads(line)
             about = list(dict.fromkeys(service.rstrip("0123456789").rstrip("_") for service in row["services"]))

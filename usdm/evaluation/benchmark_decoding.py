@@ -18,7 +18,7 @@ from transformers import DynamicCache, PreTrainedModel
 from usdm.chain import Parts
 from usdm.evaluation.benchmark_machine import memory_bandwidth, synchronize
 from usdm.evaluation.published import forbidden_ids
-from usdm.lm import TokenStream
+from usdm.lm import TokenStream, in_transformers
 from usdm.types import Sampling
 
 
@@ -41,7 +41,7 @@ class DecodingSpeed:
 @torch.inference_mode()
 def measure_decoding(parts: Parts, context: int, tokens: int, repeats: int) -> DecodingSpeed:
     """Write `tokens` units after `context` ids, `repeats` times each way in turn, after once for warming up."""
-    model, vocabulary = parts.llm, parts.template.vocabulary
+    model, vocabulary = in_transformers(parts.llm), parts.template.vocabulary
     allowed = vocabulary.unit_mask
     units = torch.arange(context) % vocabulary.num_units
     prompt: list[int] = vocabulary.encode_units(units).tolist()

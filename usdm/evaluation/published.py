@@ -23,7 +23,7 @@ from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 from usdm.audio import resample
 from usdm.chain import DecoderSampling, Parts
 from usdm.chain.stages import timed
-from usdm.lm import Generated, check_sampling, max_positions
+from usdm.lm import Generated, check_sampling, in_transformers, max_positions
 from usdm.tokens import DialogTemplate, TurnContent
 from usdm.tokens.layout import Words
 from usdm.tokens.vocabulary import unit_token
@@ -56,7 +56,7 @@ def published_respond(
     InputError for a layout without a recording to read, and for a sequence that outgrows the model's positions.
     """
     timings: dict[str, float] = {}
-    template = parts.template
+    template, tokenizer = parts.template, parts.template.vocabulary.tokenizer.backend_tokenizer
     with timed(timings, "units"):
         (units,) = parts.units([resample(question.samples, question.sample_rate, parts.units.sample_rate)])
     content = TurnContent(user_units=units)
@@ -66,7 +66,7 @@ def published_respond(
     truncated, changed = [], []
     for stage in template.layout(layout).stages:
         with timed(timings, stage):
-            tokenized = template.vocabulary.tokenizer(turn_so_far(template, content, stage, layout)).input_ids
+            tokenized = tokenizer.encode(turn_so_far(template, content, stage, layout)).ids
             if written_before is None:
                 ids = template.prompt(stage, content, layout=layout)
             else:
@@ -115,7 +115,7 @@ def turn_so_far(template: DialogTemplate, content: TurnContent, stage: str, layo
 def _generate(parts: Parts, ids: Sequence[int], stage: str, layout: str | None, sampling: Sampling) -> Generated:
     """One `generate` call of `transformers` on the whole prompt."""
     check_sampling(sampling)
-    model, template = parts.llm, parts.template
+    model, template = in_transformers(parts.llm), parts.template
     room = (max_positions(model) or len(ids) + sampling.max_new_tokens) - len(ids)
     if room < 1:
         raise InputError(f"the sequence has {len(ids)} ids, which fill the model: give a shorter recording")

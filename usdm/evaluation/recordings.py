@@ -113,7 +113,7 @@ def read_recordings(
     if not path.is_file():
         raise InputError(f"{path}: no such file; give a folder of recordings with a {MANIFEST_FILE}")
     recordings, without_text = [], 0
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             row = json.loads(line)
             if any(str(row.get(field)) != value for field, value in where.items()):

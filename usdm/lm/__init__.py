@@ -2,13 +2,25 @@
 
 from usdm.lm.batch import ContinuousBatch
 from usdm.lm.generation import Generated, TokenStream
-from usdm.lm.model import build_model, check_model, extend_embeddings, load_model, max_positions, num_rows
+from usdm.lm.mistral import LanguageModel, Mistral, in_transformers
+from usdm.lm.model import (
+    build_model,
+    check_model,
+    count_parameters,
+    extend_embeddings,
+    load_for_generation,
+    load_model,
+    max_positions,
+    num_rows,
+)
 from usdm.lm.sampling import check_sampling
 from usdm.lm.script import Script, Write, Written, finish, play
 
 __all__ = [
     "ContinuousBatch",
     "Generated",
+    "LanguageModel",
+    "Mistral",
     "Script",
     "TokenStream",
     "Write",
@@ -16,8 +28,11 @@ __all__ = [
     "build_model",
     "check_model",
     "check_sampling",
+    "count_parameters",
     "extend_embeddings",
     "finish",
+    "in_transformers",
+    "load_for_generation",
     "load_model",
     "max_positions",
     "num_rows",

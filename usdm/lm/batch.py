@@ -11,24 +11,26 @@ import sys
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from usdm.lm.beams import BeamSearch, Hypothesis
 from usdm.lm.cuda_graph import GraphForward
 from usdm.lm.generation import Generated, check_room
 from usdm.lm.head import AllowedIds
+from usdm.lm.mistral import LanguageModel
 from usdm.lm.model import max_positions
 from usdm.lm.packed import PackedForward
-from usdm.lm.padded import PaddedForward
 from usdm.lm.sampling import Sampler, draw_all
 from usdm.lm.script import Script, Write
 from usdm.lm.slots import Read, SlotCache
 from usdm.lm.weights import is_llama_like, is_on_cpu_in_float32, is_on_one_gpu
 from usdm.types import InputError
+
+if TYPE_CHECKING:
+    from usdm.lm.padded import PaddedForward
 
 IDS_AT_ONCE = 4096  # read in one forward: what bounds the memory of many prompts at once
 
@@ -43,7 +45,7 @@ class ContinuousBatch:
     InputError for a capacity below 1, or a model whose attention cannot work on a batch.
     """
 
-    def __init__(self, model: PreTrainedModel, capacity: int) -> None:
+    def __init__(self, model: LanguageModel, capacity: int) -> None:
         if capacity < 1:
             raise InputError(f"capacity={capacity}: a batch holds 1 sequence or more")
         self.model = model
@@ -144,13 +146,15 @@ class ContinuousBatch:
             last.slot = slot
 
 
-def forward_for(model: PreTrainedModel) -> type[PackedForward | GraphForward | PaddedForward]:
+def forward_for(model: LanguageModel) -> type[PackedForward | GraphForward | PaddedForward]:
     """The fastest that computes what the model does, where it lies."""
     if is_llama_like(model):
         if is_on_one_gpu(model):
             return GraphForward
         if is_on_cpu_in_float32(model):
             return PackedForward
+    from usdm.lm.padded import PaddedForward  # with the models of `transformers`, which take seconds to import
+
     return PaddedForward
 
 

@@ -1,4 +1,4 @@
-"""A key-value cache that is written in place and can be cut back to any length.
+"""One sequence through any model of `transformers`, over a cache that is written in place.
 
 `transformers`' dynamic cache copies everything for every new token; its static one attends over the whole
 reserved length and cannot be cut back. Here keys and values lie in one buffer that doubles when full. Layers
@@ -8,12 +8,42 @@ would have nothing to return to.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
+from usdm.lm.head import OutputHead, pick_allowed
+from usdm.lm.padded import PaddedForward
+from usdm.lm.slots import Read, SlotCache
+from usdm.lm.weights import is_llama_like
+
 FIRST_CAPACITY = 256  # tokens
+
+
+class GrowingForward:
+    """Bound to one model, with a cache of its own."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.cache = GrowingCache(model.config.get_text_config().num_hidden_layers)
+        self.logits = OutputHead(model) if is_llama_like(model) else pick_allowed  # of what a call gives: -> (R, A)
+
+    def __call__(self, reads: Sequence[Read]) -> Tensor:
+        """After the last id of the one sequence: -> (1, hidden) of a Llama-like model, (1, V) logits of a stranger."""
+        (read,) = reads
+        self.cache.cut_back(read.start)
+        ids = torch.tensor([read.ids], device=self.model.device)
+        if isinstance(self.logits, OutputHead):
+            return self.model.base_model(ids, cache=self.cache, use_cache=True).last_hidden_state[:, -1]
+        return self.model(ids, cache=self.cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+
+    def in_slots(self, cache: SlotCache) -> PaddedForward:
+        """The same for many sequences. Raises InputError as `PaddedForward` does."""
+        return PaddedForward(self.model, cache)
 
 
 class GrowingLayer(DynamicLayer):
@@ -40,15 +70,6 @@ class GrowingLayer(DynamicLayer):
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
-    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """`update` for one token of a batch of one, (heads, head_dim), with less ado."""
-        at, end = self.length, self.length + 1
-        self._reserve(end)
-        self.keys[0, :, at] = key
-        self.values[0, :, at] = value
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
     def get_seq_length(self) -> int:
         return self.length
 
@@ -68,12 +89,11 @@ class GrowingCache(Cache):
     """One growing layer for each of the model's."""
 
     def __init__(self, num_layers: int) -> None:
-        self.growing = [GrowingLayer() for _ in range(num_layers)]
-        super().__init__(layers=[*self.growing])
+        super().__init__(layers=[GrowingLayer() for _ in range(num_layers)])
 
     def cut_back(self, length: int) -> None:
         """Forget all but the first `length` tokens."""
-        for layer in self.growing:
+        for layer in self.layers:
             layer.length = min(layer.length, length)
 
 

@@ -14,9 +14,9 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from usdm.lm.head import AllowedIds
+from usdm.lm.mistral import LanguageModel
 from usdm.lm.packed import PackedForward
 from usdm.lm.slots import FIRST_LENGTH, Aim, Read, SlotCache
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 class GraphForward:
     """`PackedForward`, with single tokens by graphs on a GPU, and by the same fixed step without them elsewhere."""
 
-    def __init__(self, model: PreTrainedModel, cache: SlotCache) -> None:
+    def __init__(self, model: LanguageModel, cache: SlotCache) -> None:
         self.cache = cache
         self.packed = PackedForward(model, cache)
         self.device = model.device
@@ -53,6 +53,10 @@ class GraphForward:
     def logits(self, states: Tensor, allowed: AllowedIds) -> Tensor:
         """(R, hidden) -> (R, A)"""
         return self.packed.logits(states, allowed)
+
+    def in_slots(self, cache: SlotCache) -> PackedForward:
+        """`PackedForward` over another cache."""
+        return self.packed.in_slots(cache)
 
     def _decode(self, reads: Sequence[Read]) -> Tensor:
         self._follow_cache()
@@ -123,10 +127,10 @@ def captured(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
 
 
 # Graphs take longer to make than a reply to write: a stream that ends leaves its own to the next one.
-_idle: WeakKeyDictionary[PreTrainedModel, list[GraphForward]] = WeakKeyDictionary()
+_idle: WeakKeyDictionary[LanguageModel, list[GraphForward]] = WeakKeyDictionary()
 
 
-def borrowed(model: PreTrainedModel) -> GraphForward:
+def borrowed(model: LanguageModel) -> GraphForward:
     """A forward of one slot that nobody else uses. `give_back` what is no longer needed."""
     idle = _idle.setdefault(model, [])
     while idle:
@@ -136,12 +140,12 @@ def borrowed(model: PreTrainedModel) -> GraphForward:
     return GraphForward(model, SlotCache(model.config.num_hidden_layers, 1))
 
 
-def give_back(model: PreTrainedModel, forward: GraphForward) -> None:
+def give_back(model: LanguageModel, forward: GraphForward) -> None:
     """Let another stream use it."""
     _idle.setdefault(model, []).append(forward)
 
 
-def _addresses(model: PreTrainedModel) -> tuple[int, ...]:
+def _addresses(model: LanguageModel) -> tuple[int, ...]:
     """Where the weights lie: what a graph has been made for."""
     return tuple(weight.data_ptr() for weight in model.parameters())
 

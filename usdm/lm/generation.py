@@ -9,25 +9,26 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 from weakref import finalize
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from usdm.lm.beams import BeamSearch, Hypothesis
-from usdm.lm.cache import GrowingCache
-from usdm.lm.cuda_graph import borrowed, give_back
-from usdm.lm.head import AllowedIds, OutputHead, pick_allowed
+from usdm.lm.cuda_graph import GraphForward, borrowed, give_back
+from usdm.lm.head import AllowedIds
+from usdm.lm.mistral import LanguageModel
 from usdm.lm.model import max_positions
 from usdm.lm.packed import PackedForward
-from usdm.lm.padded import PaddedForward
 from usdm.lm.sampling import Sampler
 from usdm.lm.single_token import SingleTokenForward
 from usdm.lm.slots import Read, SlotCache
-from usdm.lm.weights import is_llama_like, is_on_cpu_in_float32, is_on_one_gpu
+from usdm.lm.weights import LlamaWeights, is_llama_like, is_on_cpu_in_float32, is_on_one_gpu
 from usdm.types import InputError, Sampling
+
+if TYPE_CHECKING:
+    from usdm.lm.cache import GrowingForward
 
 
 @dataclass(frozen=True)
@@ -41,20 +42,32 @@ class Generated:
 class TokenStream:
     """A sequence that grows: `ids`, and a cache that holds what the model has read of them."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         self.model = model
         self.ids: list[int] = []
         self.max_length = max_positions(model) or sys.maxsize
-        self._cache = GrowingCache(model.config.get_text_config().num_hidden_layers)
-        self._llama_like = is_llama_like(model)
-        self._head = OutputHead(model) if self._llama_like else pick_allowed
-        on_cpu = self._llama_like and is_on_cpu_in_float32(model)
-        self._single = SingleTokenForward(model, self._cache) if on_cpu else None
-        self._graphs = borrowed(model) if self._llama_like and is_on_one_gpu(model) else None
-        if self._graphs is not None:
-            finalize(self, give_back, model, self._graphs)
+        self._forward = self._fastest()
+        self._single = self._forward_of_one()
         self._num_read = 0  # ids in the cache
         self._state: Tensor | None = None  # (1, hidden) after the last one read; (1, V) logits of a stranger
+
+    def _fastest(self) -> PackedForward | GraphForward | GrowingForward:
+        """Of what computes what the model does, where it lies."""
+        if is_llama_like(self.model) and is_on_one_gpu(self.model):
+            graphs = borrowed(self.model)
+            finalize(self, give_back, self.model, graphs)
+            return graphs
+        if is_llama_like(self.model) and is_on_cpu_in_float32(self.model):
+            slots = SlotCache(self.model.config.num_hidden_layers, 1)
+            return PackedForward(self.model, slots, LlamaWeights(self.model))
+        from usdm.lm.cache import GrowingForward  # with the models of `transformers`, which take seconds to import
+
+        return GrowingForward(self.model)
+
+    def _forward_of_one(self) -> SingleTokenForward | None:
+        """For what comes after the first, where there is a faster way for one id."""
+        forward = self._forward
+        return SingleTokenForward(forward.weights, forward.cache) if isinstance(forward, PackedForward) else None
 
     @torch.inference_mode()
     def extend(self, ids: Sequence[int]) -> None:
@@ -73,7 +86,6 @@ class TokenStream:
         del self.ids[length:]
         # The last id that stays is read again: what the model made of it is not in the cache.
         self._num_read = max(0, min(self._num_read, length - 1))
-        self._cache.cut_back(self._num_read)
 
     def write(self, allowed: Tensor, stop_ids: Collection[int], sampling: Sampling) -> Generator[int, None, Generated]:
         """Write on until a stop id, the sampling's token limit, or the model's last position.
@@ -116,16 +128,17 @@ class TokenStream:
 
     @torch.inference_mode()
     def _draw(self, sampler: Sampler, allowed: AllowedIds) -> int:
-        return sampler.draw(self._head(self._read(), allowed)[0])
+        return sampler.draw(self._forward.logits(self._read(), allowed)[0])
 
     @torch.inference_mode()
     def _search(self, search: BeamSearch) -> Hypothesis:
         """Follow the hypotheses in slots of their own; the stream stays as it is."""
-        parents = search.advance(self._head(self._read(), search.allowed))
+        parents = search.advance(self._forward.logits(self._read(), search.allowed))
         length = len(self.ids)
-        slots = SlotCache(len(self._cache.layers), search.num_beams)
-        slots.fill(self._cache if self._graphs is None else self._graphs.cache, length)
-        forward = self._forward_in(slots)
+        layers = self._forward.cache.layers
+        slots = SlotCache(len(layers), search.num_beams)
+        slots.fill(layers, length)
+        forward = self._forward.in_slots(slots)
         end = length
         while parents:
             moved = [slot for slot, parent in enumerate(parents) if parent != slot]
@@ -136,32 +149,16 @@ class TokenStream:
             end += 1
         return search.best
 
-    def _forward_in(self, slots: SlotCache) -> PackedForward | PaddedForward:
-        if self._graphs is not None:
-            return PackedForward(self.model, slots, self._graphs.packed.weights)
-        if self._single is not None:
-            return PackedForward(self.model, slots, self._single.weights)
-        return PaddedForward(self.model, slots)
-
     def _read(self) -> Tensor:
         """Let the model read what it has not yet: -> (1, hidden) state, or (1, V) logits, after the last id."""
         new = self.ids[self._num_read :]
-        if new and self._graphs is not None:
-            self._state = self._graphs([Read(0, self._num_read, new)])
-        elif len(new) == 1 and self._single is not None and self._num_read:
+        if len(new) == 1 and self._single is not None and self._num_read:
             self._state = self._single(new[0], self._num_read)
         elif new:
-            self._state = self._forward(torch.tensor([new], device=self.model.device))
+            self._state = self._forward([Read(0, self._num_read, new)])
         self._num_read = len(self.ids)
         assert self._state is not None  # something was read before, or just now
         return self._state
-
-    def _forward(self, input_ids: Tensor) -> Tensor:
-        if self._llama_like:
-            backbone: Any = self.model.base_model
-            return backbone(input_ids, cache=self._cache, use_cache=True).last_hidden_state[:, -1]
-        output = self.model(input_ids, cache=self._cache, use_cache=True, logits_to_keep=1)
-        return output.logits[:, -1]
 
 
 def check_room(length: int, max_length: int) -> None:

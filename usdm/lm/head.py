@@ -12,7 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
-from transformers import PreTrainedModel
+
+from usdm.lm.mistral import LanguageModel
 
 MERGED_GAP = 64  # rows: a shorter gap costs less to compute than to jump over
 
@@ -46,7 +47,7 @@ def _allowed_ids(allowed: bytes, device: torch.device) -> AllowedIds:
 class OutputHead:
     """Logits from the last hidden states of a model whose head is one linear layer."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         head: Any = model.get_output_embeddings()
         self.weight: Tensor = head.weight
         self.bias: Tensor | None = head.bias

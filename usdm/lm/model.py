@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from usdm.checkpoint import read_config
+from usdm.lm.mistral import LanguageModel, read_mistral
 from usdm.lm.quantization import (
     Quantization,
     bitsandbytes_config,
@@ -21,14 +24,20 @@ from usdm.lm.quantization import (
 from usdm.tokens import SpeechTextVocabulary
 from usdm.types import InputError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 DEFAULT_INITIALIZER_RANGE = 0.02  # standard deviation, where a configuration names none
 
 
 def build_model(vocabulary: SpeechTextVocabulary, model_type: str = "mistral", **settings: Any) -> PreTrainedModel:
     """A model with random weights; `settings` are those of the type's `transformers` configuration.
 
-    Raises InputError for an unknown type or setting.
+    Raises InputError for an unknown type or setting, and for a value that it cannot have.
     """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     try:
         known = AutoConfig.for_model(model_type).to_dict()
     except ValueError as error:
@@ -37,15 +46,18 @@ def build_model(vocabulary: SpeechTextVocabulary, model_type: str = "mistral", *
         known_names = ", ".join(sorted(known))
         raise InputError(f"{', '.join(unknown)}: {model_type} has no such setting, only {known_names}")
     tokenizer = vocabulary.tokenizer
-    config = AutoConfig.for_model(
-        model_type,
-        vocab_size=len(vocabulary),
-        pad_token_id=vocabulary.pad_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        **settings,
-    )
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    try:
+        config = AutoConfig.for_model(
+            model_type,
+            vocab_size=len(vocabulary),
+            pad_token_id=vocabulary.pad_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            **settings,
+        )
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    except (StrictDataclassError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise InputError(f"no {model_type} can be built with {settings}: {error!r}") from error
     return model.eval()
 
 
@@ -58,7 +70,7 @@ def load_model(
     device_map: str | dict[str, Any] | None = None,
     quantization: Quantization | None = None,
 ) -> PreTrainedModel:
-    """The model in `folder`, ready to generate.
+    """The model in `folder` with all that `transformers` can do with it, ready to generate.
 
     `dtype` None keeps the stored precision, except that float16 becomes float32 on a CPU, which computes it
     slowly and coarsely. `attention` is an implementation's name ("eager", "sdpa", "flash_attention_2", ...);
@@ -66,10 +78,11 @@ def load_model(
     but the head in 8 or 4 bits: on GPUs by package bitsandbytes, on a CPU in 8 bits by `Int8Linear`. Raises
     InputError if files are missing, damaged, or do not fit each other, or if that quantization cannot be had.
     """
-    stored = read_config(folder)
-    half = "float16" in (stored.get("dtype"), stored.get("torch_dtype"))
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoModelForCausalLM
+
     on_cpu = torch.device(device).type == "cpu" and device_map in (None, "cpu")
-    if dtype is None and half and on_cpu:
+    if dtype is None and on_cpu and stored_dtype(read_config(folder)) == "float16":
         dtype = torch.float32
     options: dict[str, Any] = {}
     if quantization is not None:
@@ -79,15 +92,16 @@ def load_model(
             device_map = device_map or {"": str(device)}  # they are quantized on their way there
     load: Any = AutoModelForCausalLM.from_pretrained
     try:
-        model, report = load(
-            str(folder),
-            dtype=dtype or "auto",
-            attn_implementation=attention,
-            device_map=device_map,
-            output_loading_info=True,
-            **options,
-        )
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        with no_progress_bar():
+            model, report = load(
+                str(folder),
+                dtype=dtype or "auto",
+                attn_implementation=attention,
+                device_map=device_map,
+                output_loading_info=True,
+                **options,
+            )
+    except (SafetensorError, StrictDataclassError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise InputError(f"{folder}: no causal language model can be read there ({error})") from error
     if wrong := sorted([*report["missing_keys"], *report["unexpected_keys"]]):
         raise InputError(
@@ -99,6 +113,59 @@ def load_model(
             floats_in_single_precision(model)
     placed: PreTrainedModel = model if device_map is not None else model.to(device)
     return placed.eval()
+
+
+def load_for_generation(
+    folder: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    *,
+    attention: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    quantization: Quantization | None = None,
+) -> LanguageModel:
+    """`load_model`, for those who only generate: of a Mistral in single precision on a CPU, the weights alone.
+
+    Arguments and errors as there; `in_transformers` makes the one of the other.
+    """
+    stored = read_config(folder)
+    is_single = dtype == torch.float32 or (dtype is None and stored_dtype(stored) in ("float16", "float32"))
+    if is_single and torch.device(device).type == "cpu" and (attention, device_map, quantization) == (None,) * 3:
+        model = read_mistral(folder, stored)
+        if model is not None:
+            return model
+    return load_model(folder, device, dtype, attention=attention, device_map=device_map, quantization=quantization)
+
+
+@contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """Loading takes a moment, and stderr is for what the user must know."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def count_parameters(folder: str | Path) -> int:
+    """Of the model in `folder`, told from the heads of its files of weights. Raises InputError if one is damaged."""
+    total = 0
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as weights:
+                total += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+        except SafetensorError as error:
+            raise InputError(f"{path}: damaged or cut off ({error}); download the model again") from error
+    return total
+
+
+def stored_dtype(config: Mapping[str, Any]) -> str | None:
+    """The precision of a model's weights, as its `config.json` has it."""
+    return config.get("dtype") or config.get("torch_dtype")
 
 
 def extend_embeddings(
@@ -133,18 +200,18 @@ def extend_embeddings(
             raise InputError(f"strategy={strategy!r}: there are 'normal' and 'mean'")
 
 
-def num_rows(model: PreTrainedModel) -> int:
+def num_rows(model: LanguageModel) -> int:
     """Ids that the model has an embedding for."""
     embedding: Any = model.get_input_embeddings()
     return len(embedding.weight)
 
 
-def max_positions(model: PreTrainedModel) -> int | None:
+def max_positions(model: LanguageModel) -> int | None:
     """Longest sequence in ids that the model was made for, or None if its configuration sets no limit."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
-def check_model(model: PreTrainedModel, vocabulary: SpeechTextVocabulary) -> None:
+def check_model(model: LanguageModel, vocabulary: SpeechTextVocabulary) -> None:
     """Raises InputError that names both sides if model and vocabulary differ in size."""
     if num_rows(model) != len(vocabulary):
         raise InputError(

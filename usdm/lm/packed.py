@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from usdm.lm.head import AllowedIds, OutputHead
+from usdm.lm.mistral import LanguageModel
 from usdm.lm.slots import Aim, Read, SlotCache, rows_of
 from usdm.lm.weights import LlamaWeights
 
@@ -21,8 +21,9 @@ from usdm.lm.weights import LlamaWeights
 class PackedForward:
     """Bound to one model and one cache of slots."""
 
-    def __init__(self, model: PreTrainedModel, cache: SlotCache, weights: LlamaWeights | None = None) -> None:
+    def __init__(self, model: LanguageModel, cache: SlotCache, weights: LlamaWeights | None = None) -> None:
         """`weights`: of the model, where they are laid out already."""
+        self.model = model
         self.weights = weights or LlamaWeights(model, transposed=model.device.type == "cpu")
         self.head = OutputHead(model)
         self.cache = cache
@@ -50,6 +51,10 @@ class PackedForward:
         """(R, hidden) -> (R, A)"""
         return self.head(states, allowed)
 
+    def in_slots(self, cache: SlotCache) -> PackedForward:
+        """The same over another cache."""
+        return PackedForward(self.model, cache, self.weights)
+
     def through_layers(
         self, ids: Tensor, positions: Tensor, num_rows: int, length: int, before: Sequence[Before] = ()
     ) -> Tensor:
@@ -62,7 +67,7 @@ class PackedForward:
         sine = weights.rotations.sines[positions, None]
         hidden = weights.embedding[ids]  # (N, hidden)
         shape = hidden.shape[-1:]
-        for layer, cached in zip(weights.layers, self.cache.slot_layers, strict=True):
+        for layer, cached in zip(weights.layers, self.cache.layers, strict=True):
             x = F.rms_norm(hidden, shape, layer.attention_norm, epsilon)
             heads = layer.query_key_value(x).view(len(x), -1, head_dim)
             turned = heads[:, : num_queries + num_keys]

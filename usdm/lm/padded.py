@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicLayer
 
 from usdm.lm.head import AllowedIds, pick_allowed
 from usdm.lm.packed import visible
-from usdm.lm.slots import Aim, Read, SlotCache, rows_of
+from usdm.lm.slots import Aim, Read, SlotCache, SlotLayer, rows_of
 from usdm.types import InputError
 
 ATTENTIONS = ("sdpa", "eager")  # implementations that take any mask
@@ -26,6 +27,7 @@ class PaddedForward:
         """Raises InputError for a model whose attention cannot be told what to see."""
         self.model = model
         self.cache = cache
+        self._shown = Cache(layers=[ShownLayer(layer) for layer in cache.layers])
         config: Any = model.config.get_text_config()
         self.window: int | None = getattr(config, "sliding_window", None)
         self.layer_types = set(getattr(config, "layer_types", None) or ())
@@ -67,7 +69,7 @@ class PaddedForward:
             ids,
             attention_mask=self._mask(positions, length),
             position_ids=positions,
-            cache=self.cache,
+            cache=self._shown,
             use_cache=True,
             logits_to_keep=1,
         )
@@ -80,3 +82,19 @@ class PaddedForward:
         if self.layer_types == LAYER_TYPES:
             return {"full_attention": everything, "sliding_attention": near}
         return near
+
+
+class ShownLayer(DynamicLayer):
+    """A layer of slots as `transformers` wants to see it."""
+
+    def __init__(self, slots: SlotLayer) -> None:
+        super().__init__()
+        self.slots = slots
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write (n, heads, k, head_dim), and give what is attended over."""
+        return self.slots.write(key_states.transpose(1, 2), value_states.transpose(1, 2))
+
+    def get_seq_length(self) -> int:
+        return 0  # sequences differ: positions are always given

@@ -8,14 +8,16 @@ scale; activations stay as they are (weight-only), so that outliers among them, 
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
-from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from usdm.types import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Quantization = Literal["int8", "int4"]
 PACKED_ROWS = 4  # up to here the 8-bit kernel is faster than unpacking the weight for an ordinary product
@@ -73,6 +75,8 @@ def check_quantization(quantization: str, on_cpu: bool) -> None:
 
 def bitsandbytes_config(quantization: Quantization, dtype: torch.dtype) -> Any:
     """For `from_pretrained` on GPUs: LLM.int8() (arXiv 2208.07339), or NF4 (arXiv 2305.14314) computed in `dtype`."""
+    from transformers import BitsAndBytesConfig
+
     if quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(

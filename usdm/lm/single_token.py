@@ -1,6 +1,6 @@
 """One token through a Llama-like model on a CPU, with little besides the arithmetic.
 
-Everything it does not cover goes through the model's own forward, on the same weights and the same cache.
+Longer reads are for `PackedForward`, on the same weights and the same cache.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ import math
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from usdm.lm.cache import GrowingCache
+from usdm.lm.slots import SlotCache
 from usdm.lm.weights import LlamaWeights
 
 
 class SingleTokenForward:
-    """Bound to one model and one cache, which the model's own forward has filled with the tokens before."""
+    """Bound to one model and the first slot of a cache, which holds the tokens before."""
 
-    def __init__(self, model: PreTrainedModel, cache: GrowingCache) -> None:
-        self.weights = LlamaWeights(model)
+    def __init__(self, weights: LlamaWeights, cache: SlotCache) -> None:
+        self.weights = weights
         self.cache = cache
 
     def __call__(self, id_: int, position: int) -> Tensor:
@@ -29,14 +28,15 @@ class SingleTokenForward:
         num_queries, num_keys, head_dim = weights.num_queries, weights.num_keys, weights.head_dim
         rotated, half, epsilon = num_queries + num_keys, head_dim // 2, weights.epsilon
         weights.rotations.reserve(position + 1)
+        self.cache.reserve(position + 1)
         cosine, sine = weights.rotations.cosines[position], weights.rotations.sines[position]
         first = 0 if weights.window is None else max(0, position + 1 - weights.window)
         hidden = weights.embedding[id_ : id_ + 1]  # (1, hidden)
-        for layer, cached in zip(weights.layers, self.cache.growing, strict=True):
+        for layer, cached in zip(weights.layers, self.cache.layers, strict=True):
             heads = layer.query_key_value(_rms_norm(hidden, layer.attention_norm, epsilon)).view(-1, head_dim)
             turned = heads[:rotated]
             turned = torch.addcmul(turned * cosine, turned.roll(half, 1), sine)
-            keys, values = cached.append(turned[num_queries:], heads[rotated:])
+            keys, values = cached.write_one(position, turned[num_queries:], heads[rotated:])
             # The queries that share a key head stand as one head's sequence, which spares repeating keys.
             attended = F.scaled_dot_product_attention(
                 turned[:num_queries].view(1, num_keys, -1, head_dim), keys[:, :, first:], values[:, :, first:]

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
 
 FIRST_LENGTH = 256  # positions
 
@@ -40,25 +39,27 @@ class Aim:
     length: int  # positions that are attended over
 
 
-class SlotLayer(DynamicLayer):
+class CachedLayer(Protocol):
+    """One layer of any cache."""
+
+    keys: Tensor  # (B, heads, positions, head_dim)
+    values: Tensor
+
+
+class SlotLayer:
     """Keys and values of one layer: (slots, heads, positions, head_dim)."""
 
     keys: Tensor
     values: Tensor
-    is_initialized: bool
     aim: Aim
 
     def __init__(self, num_slots: int) -> None:
-        super().__init__()
         self.num_slots = num_slots
         self.reserved = 0  # positions
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write (n, heads, k, head_dim), and give what is attended over."""
-        return self.write(key_states.transpose(1, 2), value_states.transpose(1, 2))
+        self.is_initialized = False
 
     def write(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """`update` with heads after the tokens: (*tokens, heads, head_dim)."""
+        """Write (*tokens, heads, head_dim), and give what is attended over."""
         aim = self.aim
         if not self.is_initialized:
             self._buffer(keys)
@@ -66,8 +67,11 @@ class SlotLayer(DynamicLayer):
         self.values[aim.slots, :, aim.positions] = values
         return self.keys[aim.view][:, :, : aim.length], self.values[aim.view][:, :, : aim.length]
 
-    def get_seq_length(self) -> int:
-        return 0  # sequences differ: positions are always given
+    def write_one(self, position: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """`write` for one token of the first slot, (heads, head_dim), with less ado."""
+        self.keys[0, :, position] = key
+        self.values[0, :, position] = value
+        return self.keys[:1, :, : position + 1], self.values[:1, :, : position + 1]
 
     def reserve(self, length: int) -> None:
         """Have room for `length` positions, or know that it will be wanted."""
@@ -96,16 +100,14 @@ class SlotLayer(DynamicLayer):
                 old = getattr(self, name)
                 new[: len(old), :, : old.shape[2]] = old
             setattr(self, name, new)
-        self.dtype, self.device = like.dtype, like.device
         self.is_initialized = True
 
 
-class SlotCache(Cache):
+class SlotCache:
     """One layer of slots for each of the model's. Positions grow by doubling, for all slots at once."""
 
     def __init__(self, num_layers: int, num_slots: int) -> None:
-        self.slot_layers = [SlotLayer(num_slots) for _ in range(num_layers)]
-        super().__init__(layers=[*self.slot_layers])
+        self.layers = [SlotLayer(num_slots) for _ in range(num_layers)]
         self.num_slots = num_slots
         self.reserved = FIRST_LENGTH
 
@@ -113,30 +115,29 @@ class SlotCache(Cache):
         """Have room for `length` positions a slot."""
         while self.reserved < length:
             self.reserved *= 2
-        for layer in self.slot_layers:
+        for layer in self.layers:
             layer.reserve(self.reserved)
 
     def aim(self, aim: Aim) -> None:
         """What the next forward writes and sees."""
-        for layer in self.slot_layers:
+        for layer in self.layers:
             layer.aim = aim
 
     def widen(self, num_slots: int) -> None:
         """Have room for `num_slots` sequences."""
         self.num_slots = num_slots
-        for layer in self.slot_layers:
+        for layer in self.layers:
             layer.widen(num_slots)
 
-    def fill(self, other: Cache, length: int) -> None:
+    def fill(self, layers: Sequence[CachedLayer], length: int) -> None:
         """Let every slot begin with the first `length` positions of another cache's first sequence."""
         self.reserve(length)
-        for mine, theirs in zip(self.slot_layers, other.layers, strict=True):
-            assert theirs.keys is not None and theirs.values is not None  # something was read
+        for mine, theirs in zip(self.layers, layers, strict=True):
             mine.fill(theirs.keys[0, :, :length], theirs.values[0, :, :length])
 
     def copy(self, sources: Sequence[int], targets: Sequence[int], positions: slice) -> None:
         """Copy positions of slots into others, as if all at once."""
-        for layer in self.slot_layers:
+        for layer in self.layers:
             for buffer in (layer.keys, layer.values):
                 buffer[list(targets), :, positions] = buffer[list(sources), :, positions]
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
+from usdm.lm.mistral import LanguageModel
 from usdm.lm.quantization import Int8Linear
 
 MODEL_TYPES = ("llama", "mistral", "qwen2")
@@ -37,7 +37,7 @@ class LayerWeights(NamedTuple):
 class LlamaWeights:
     """All layers of a model that `is_llama_like`."""
 
-    def __init__(self, model: PreTrainedModel, transposed: bool = False) -> None:
+    def __init__(self, model: LanguageModel, transposed: bool = False) -> None:
         """`transposed` lays the copies of a small model out for products of many rows."""
         config: Any = model.config
         backbone: Any = model.base_model
@@ -86,7 +86,7 @@ class Rotations:
         self.sines[:, : self.sines.shape[1] // 2] *= -1
 
 
-def is_llama_like(model: PreTrainedModel) -> bool:
+def is_llama_like(model: LanguageModel) -> bool:
     """Whether the forwards written out here compute what the model's own does."""
     config = model.config
     if config.model_type not in MODEL_TYPES or config.hidden_act != "silu":
@@ -99,12 +99,12 @@ def is_llama_like(model: PreTrainedModel) -> bool:
     return all(type(module) in (nn.Linear, Int8Linear) for module in projections)
 
 
-def is_on_cpu_in_float32(model: PreTrainedModel) -> bool:
+def is_on_cpu_in_float32(model: LanguageModel) -> bool:
     """Whether plain arithmetic on the CPU is what the model wants."""
     return all(weight.dtype == torch.float32 and weight.device.type == "cpu" for weight in model.parameters())
 
 
-def is_on_one_gpu(model: PreTrainedModel) -> bool:
+def is_on_one_gpu(model: LanguageModel) -> bool:
     """Whether all weights lie on the same GPU in the same precision."""
     places = {(weight.device, weight.dtype) for weight in model.parameters()}
     return len(places) == 1 and next(iter(places))[0].type == "cuda"

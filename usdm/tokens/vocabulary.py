@@ -18,14 +18,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Union
 
 import torch
 from tokenizers import AddedToken
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from usdm.checkpoint import CONFIG_FILE, read_config
+from usdm.tokens.stored import TOKENIZER_FILE, StoredTokenizer
 from usdm.types import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+FastTokenizer = Union["PreTrainedTokenizerFast", StoredTokenizer]  # noqa: UP007 (a name that is not there yet)
 
 CONTINUE = "<|continue|>"  # the next span carries on in the other modality
 CORRESPOND = "<|correspond|>"  # the next span is the same content in the other modality
@@ -55,11 +61,11 @@ class VocabularyLayout:
 class SpeechTextVocabulary:
     """A tokenizer that has the speech tokens, and the arithmetic between units and ids."""
 
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: FastTokenizer
     layout: VocabularyLayout
 
     @classmethod
-    def from_tokenizer(cls, tokenizer: PreTrainedTokenizerFast) -> SpeechTextVocabulary:
+    def from_tokenizer(cls, tokenizer: FastTokenizer) -> SpeechTextVocabulary:
         """Raises InputError if the speech tokens are missing or are not one block in order."""
         return cls(tokenizer, find_layout(tokenizer))
 
@@ -69,10 +75,11 @@ class SpeechTextVocabulary:
 
         Raises InputError if the tokenizer is missing, lacks the speech tokens or is not the one described.
         """
-        vocabulary = cls.from_tokenizer(read_tokenizer(folder))
         path = Path(folder) / LAYOUT_FILE
-        if path.is_file():
-            vocabulary.check_layout(read_layout(path), str(path))
+        if not path.is_file():
+            return cls.from_tokenizer(read_tokenizer(folder))
+        vocabulary = cls.from_tokenizer(StoredTokenizer.from_pretrained(folder))
+        vocabulary.check_layout(read_layout(path), str(path))
         return vocabulary
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -183,16 +190,20 @@ class SpeechTextVocabulary:
 
 
 def read_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
-    """The tokenizer exactly as `tokenizer.json` describes it.
+    """The tokenizer exactly as `tokenizer.json` describes it. Raises InputError if it is missing or damaged.
 
     Model-specific tokenizer classes build their normalizer anew from flags, and lose some of these flags when
     saved, so that the same text gets other ids; the generic class reads and writes the file as it is. What such a
     class knows by heart (GPT-2's end of sequence stands in no file of its tokenizer) is taken from `config.json`.
-    Raises InputError if there is no `tokenizer.json`.
     """
-    if not (Path(folder) / "tokenizer.json").is_file():
-        raise InputError(f"{folder}: no tokenizer.json there; give the folder of a fast tokenizer")
-    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    from transformers import PreTrainedTokenizerFast
+
+    if not (Path(folder) / TOKENIZER_FILE).is_file():
+        raise InputError(f"{folder}: no {TOKENIZER_FILE} there; give the folder of a fast tokenizer")
+    try:
+        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    except Exception as error:  # tokenizers has no narrower one
+        raise InputError(f"{folder}: its tokenizer cannot be read ({error!r}); download it again") from error
     if tokenizer.eos_token is None and (Path(folder) / CONFIG_FILE).is_file():
         end = read_config(folder).get("eos_token_id")
         if isinstance(end, int):
@@ -219,7 +230,7 @@ def extend_tokenizer(base: PreTrainedTokenizerFast, num_units: int) -> PreTraine
     return tokenizer
 
 
-def find_layout(tokenizer: PreTrainedTokenizerFast) -> VocabularyLayout:
+def find_layout(tokenizer: FastTokenizer) -> VocabularyLayout:
     """Read the layout off a tokenizer. Raises InputError that says what was found instead of the block."""
     ids = tokenizer.get_vocab()
     missing = [name for name in (CONTINUE, CORRESPOND, unit_token(0)) if name not in ids]

@@ -24,7 +24,7 @@ from usdm.audio.variation import SoundVariation
 from usdm.data.speech_corpus import Utterance, read_speech_corpora
 from usdm.training.task import TrainingTask
 from usdm.types import AlignedWord, InputError
-from usdm.units.encoder import ENCODERS, encoder_config, is_log_mel
+from usdm.units.encoder import encoder_class, encoder_config, is_log_mel
 from usdm.units.extractor import keep_layers, pad_normalised
 from usdm.units.whisper import start_from_whisper
 
@@ -55,7 +55,7 @@ class PhoneEncoder(nn.Module):
     def __init__(self, config: PreTrainedConfig, layer: int, num_phones: int, labels_per_unit: int) -> None:
         super().__init__()
         self.layer, self.labels_per_unit = layer, labels_per_unit
-        self.encoder = ENCODERS[config.model_type][1](config)
+        self.encoder = encoder_class(config.model_type)(config)
         self.frame_head = nn.Linear(config.hidden_size, labels_per_unit * num_phones)
         self.ctc_head = nn.Linear(config.hidden_size, 1 + num_phones)
 

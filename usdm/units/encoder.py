@@ -1,4 +1,4 @@
-"""SSL speech encoders up to the layer that units come from, in transformers' classes.
+"""SSL speech encoders up to the layer that units come from, in transformers' classes or, of one kind, in `Wav2Vec2`.
 
 All of them are a stack of convolutions and a transformer. The convolutions see no further than their receptive field,
 with one exception: encoders with `feat_extract_norm="group"` normalise the first convolution's channels over the whole
@@ -11,33 +11,33 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, Union
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    Data2VecAudioConfig,
-    Data2VecAudioModel,
-    HubertConfig,
-    HubertModel,
-    PreTrainedConfig,
-    PreTrainedModel,
-    Wav2Vec2Config,
-    Wav2Vec2Model,
-    WavLMConfig,
-    WavLMModel,
-)
 
-from usdm.checkpoint import fill, read_config, read_weights
+from usdm.checkpoint import StoredConfig, fill, read_config, read_weights
 from usdm.types import InputError
-from usdm.units.log_mel import LogMelConfig, LogMelModel
+from usdm.units.wav2vec2 import Wav2Vec2, read_wav2vec2
 
-ENCODERS: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel]]] = {
-    "wav2vec2": (Wav2Vec2Config, Wav2Vec2Model),
-    "hubert": (HubertConfig, HubertModel),
-    "wavlm": (WavLMConfig, WavLMModel),
-    "data2vec-audio": (Data2VecAudioConfig, Data2VecAudioModel),
-    "log-mel": (LogMelConfig, LogMelModel),
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+Encoder = Union["PreTrainedModel", Wav2Vec2]  # noqa: UP007 (a name that is not there yet)
+EncoderConfig = Union["PreTrainedConfig", StoredConfig]  # noqa: UP007
+AnyEncoder = TypeVar("AnyEncoder", "PreTrainedModel", Wav2Vec2)
+
+LOG_MEL = "log-mel"
+# Modules and beginnings of the names of configuration and model. The models of `transformers` take seconds to import,
+# so each is imported when it is wanted.
+KINDS = {
+    "wav2vec2": ("transformers", "Wav2Vec2"),
+    "hubert": ("transformers", "Hubert"),
+    "wavlm": ("transformers", "WavLM"),
+    "data2vec-audio": ("transformers", "Data2VecAudio"),
+    LOG_MEL: ("usdm.units.log_mel", "LogMel"),
 }
 STATISTICS_AT_ONCE = 480_000  # samples that the first convolution reads at a time
 
@@ -50,44 +50,63 @@ class ChannelStatistics:
     scale: Tensor  # (C, 1), one over the standard deviation
 
 
-def load_encoder(folder: str | Path) -> PreTrainedModel:
+def load_encoder(folder: str | Path) -> Encoder:
     """An encoder that lost its upper layers through `keep_layers`, float32.
 
     Raises:
         InputError: a file is missing, damaged, does not fit the config, or holds another kind of model.
     """
-    config = encoder_config(read_config(folder), folder)
+    stored = read_config(folder)
+    if (plain := read_wav2vec2(folder, stored)) is not None:
+        return plain
+    config = encoder_config(stored, folder)
     encoder = empty_encoder(config, config.num_hidden_layers)
     fill(encoder, read_weights(folder), folder)
     return encoder
 
 
 def encoder_config(values: dict[str, object], folder: str | Path) -> PreTrainedConfig:
-    """The configuration in `folder` as its kind's class. Raises InputError for another kind of model."""
+    """The configuration in `folder` as its kind's class. Raises InputError for another kind, or wrong values."""
+    from huggingface_hub.errors import StrictDataclassError
+
     kind = str(values.get("model_type"))
     check_kind(kind, folder)
-    return ENCODERS[kind][0].from_dict(values)
+    module, name = KINDS[kind]
+    config: type[PreTrainedConfig] = getattr(import_module(module), f"{name}Config")
+    try:
+        return config.from_dict(values)
+    except (StrictDataclassError, ValueError, TypeError) as error:
+        raise InputError(f"{folder}: no {kind} can be built with its settings ({error})") from error
+
+
+def encoder_class(kind: str) -> type[PreTrainedModel]:
+    """The model of a kind in `KINDS`."""
+    module, name = KINDS[kind]
+    model: type[PreTrainedModel] = getattr(import_module(module), f"{name}Model")
+    return model
 
 
 def check_kind(kind: str, place: str | Path) -> None:
-    if kind not in ENCODERS:
-        raise InputError(f"{place}: model_type is '{kind}', but units come from encoders of {', '.join(ENCODERS)}.")
+    if kind not in KINDS:
+        raise InputError(f"{place}: model_type is '{kind}', but units come from encoders of {', '.join(KINDS)}.")
 
 
 def empty_encoder(config: PreTrainedConfig, layers: int) -> PreTrainedModel:
     """An encoder with only `layers` layers, whose memory is there but not filled: a state must be loaded into it."""
     config.num_hidden_layers = layers
     with torch.device("meta"):
-        encoder = keep_layers(ENCODERS[config.model_type][1](config), layers)
+        encoder = keep_layers(encoder_class(config.model_type)(config), layers)
     return encoder.to_empty(device="cpu")
 
 
-def keep_layers(encoder: PreTrainedModel, count: int) -> PreTrainedModel:
+def keep_layers(encoder: AnyEncoder, count: int) -> AnyEncoder:
     """Drop what comes after `count` transformer layers, so that the output is the last kept layer's."""
     encoder.encoder.layers = encoder.encoder.layers[:count]
     if is_pre_norm(encoder.config) and not is_log_mel(encoder.config):
         encoder.encoder.layer_norm = nn.Identity()  # stands after the layers; in other encoders before them
     encoder.config.num_hidden_layers = count
+    if isinstance(encoder, Wav2Vec2):
+        return encoder
     encoder.config.add_adapter, encoder.adapter = False, None
     # Masking is for training.
     encoder.config.mask_time_prob = encoder.config.mask_feature_prob = 0.0
@@ -96,7 +115,7 @@ def keep_layers(encoder: PreTrainedModel, count: int) -> PreTrainedModel:
     return encoder
 
 
-def receptive_field(config: PreTrainedConfig) -> int:
+def receptive_field(config: EncoderConfig) -> int:
     """Samples that one frame of the convolutions sees."""
     samples = 1
     for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
@@ -104,36 +123,36 @@ def receptive_field(config: PreTrainedConfig) -> int:
     return samples
 
 
-def frame_stride(config: PreTrainedConfig) -> int:
+def frame_stride(config: EncoderConfig) -> int:
     """Samples from one frame to the next."""
     return math.prod(config.conv_stride)
 
 
-def frame_count(config: PreTrainedConfig, samples: int) -> int:
+def frame_count(config: EncoderConfig, samples: int) -> int:
     """Frames of a waveform; 0 if it is shorter than one."""
     return max(0, (samples - receptive_field(config)) // frame_stride(config) + 1)
 
 
-def is_pre_norm(config: PreTrainedConfig) -> bool:
+def is_pre_norm(config: EncoderConfig) -> bool:
     """Whether each layer normalises what goes in; the encoder's own norm then stands after the layers."""
     return getattr(config, "do_stable_layer_norm", False)
 
 
-def is_log_mel(config: PreTrainedConfig) -> bool:
+def is_log_mel(config: EncoderConfig) -> bool:
     """Whether frames are told their place by sinusoids, and whatever layer they come from is normalised."""
-    return config.model_type == LogMelConfig.model_type
+    return config.model_type == LOG_MEL
 
 
-def batches_unequal(config: PreTrainedConfig) -> bool:
+def batches_unequal(config: EncoderConfig) -> bool:
     """Whether the frames that fill a shorter row stay silent in the positional convolutions."""
     return config.model_type != "data2vec-audio" and not getattr(config, "conv_pos_batch_norm", False)
 
 
-def channel_statistics(encoder: PreTrainedModel, waveform: Tensor) -> ChannelStatistics | None:
+def channel_statistics(encoder: Encoder, waveform: Tensor) -> ChannelStatistics | None:
     """Of one whole waveform (T,), read in pieces; None if the encoder has no norm over time."""
     if getattr(encoder.config, "feat_extract_norm", "layer") != "group":
         return None
-    first = encoder.feature_extractor.conv_layers[0]
+    first: Any = encoder.feature_extractor.conv_layers[0]
     kernel, stride = first.conv.kernel_size[0], first.conv.stride[0]
     frames = (len(waveform) - kernel) // stride + 1
     at_once = STATISTICS_AT_ONCE // stride
@@ -149,9 +168,7 @@ def channel_statistics(encoder: PreTrainedModel, waveform: Tensor) -> ChannelSta
     return ChannelStatistics(mean.float()[:, None], scale.float()[:, None])
 
 
-def encode(
-    encoder: PreTrainedModel, pieces: Sequence[Tensor], statistics: Sequence[ChannelStatistics | None]
-) -> Tensor:
+def encode(encoder: Encoder, pieces: Sequence[Tensor], statistics: Sequence[ChannelStatistics | None]) -> Tensor:
     """Features of waveforms, or of pieces with their whole waveform's statistics: (T,) each -> (B, U, D) float32.
 
     Rows are filled to the longest; what a row holds behind its own frames is not defined.
@@ -163,21 +180,20 @@ def encode(
     return encoder.encoder(hidden, attention_mask=None if even else mask.to(hidden.device)).last_hidden_state.float()
 
 
-def project(
-    encoder: PreTrainedModel, pieces: Sequence[Tensor], statistics: Sequence[ChannelStatistics | None]
-) -> Tensor:
+def project(encoder: Encoder, pieces: Sequence[Tensor], statistics: Sequence[ChannelStatistics | None]) -> Tensor:
     """What the transformer gets: (T,) each -> (B, U, D)."""
     batch = nn.utils.rnn.pad_sequence(list(pieces), batch_first=True).to(next(encoder.parameters()))
     projected = encoder.feature_projection(_convolve(encoder, batch, statistics).transpose(1, 2))
     return projected[0] if isinstance(projected, tuple) else projected
 
 
-def _convolve(encoder: PreTrainedModel, batch: Tensor, statistics: Sequence[ChannelStatistics | None]) -> Tensor:
+def _convolve(encoder: Encoder, batch: Tensor, statistics: Sequence[ChannelStatistics | None]) -> Tensor:
     """(B, T) -> (B, C, U)."""
     known = [row for row in statistics if row is not None]
     if not known:
         return encoder.feature_extractor(batch)
-    first, *others = encoder.feature_extractor.conv_layers
+    layers: Any = encoder.feature_extractor.conv_layers
+    first, *others = layers
     norm = first.layer_norm
     mean = torch.stack([row.mean for row in known]).to(batch)
     scale = torch.stack([row.scale for row in known]).to(batch)

@@ -19,12 +19,12 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel
 
-from usdm.checkpoint import CONFIG_FILE, WEIGHTS_FILE
+from usdm.checkpoint import CONFIG_FILE, WEIGHTS_FILE, StoredConfig
 from usdm.types import InputError
 from usdm.units.centroids import centroid_hash, nearest_centroid, read_centroids
 from usdm.units.encoder import (
+    Encoder,
     batches_unequal,
     channel_statistics,
     check_kind,
@@ -65,7 +65,7 @@ class UnitExtractor(nn.Module):
         InputError: layer, K, width, rate or windows do not fit together; both values are named.
     """
 
-    def __init__(self, encoder: PreTrainedModel, centroids: Tensor, settings: UnitSettings) -> None:
+    def __init__(self, encoder: Encoder, centroids: Tensor, settings: UnitSettings) -> None:
         super().__init__()
         _check(encoder, centroids, settings)
         self.settings = settings
@@ -194,8 +194,12 @@ class UnitExtractor(nn.Module):
                 shutil.rmtree(part, ignore_errors=True)
 
     def _write(self, folder: Path, dtype: torch.dtype) -> None:
-        values = self.encoder.config.to_dict() | {"dtype": str(dtype).removeprefix("torch.")}
-        type(self.encoder.config).from_dict(values).save_pretrained(folder)
+        config, precision = self.encoder.config, {"dtype": str(dtype).removeprefix("torch.")}
+        if isinstance(config, StoredConfig):
+            values = json.dumps(vars(config) | precision, indent=2, sort_keys=True)
+            (folder / CONFIG_FILE).write_text(values + "\n", encoding="utf-8")
+        else:
+            type(config).from_dict(config.to_dict() | precision).save_pretrained(folder)
         state = {name: value.to(dtype).contiguous() for name, value in self.encoder.state_dict().items()}
         save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         save_file({"centroids": self.centroids.contiguous()}, folder / CENTROIDS_FILE)
@@ -224,7 +228,7 @@ def _read_settings(path: Path) -> tuple[UnitSettings, str | None]:
         raise InputError(f"{path} does not hold a unit extractor's settings: {error}") from error
 
 
-def _check(encoder: PreTrainedModel, centroids: Tensor, settings: UnitSettings) -> None:
+def _check(encoder: Encoder, centroids: Tensor, settings: UnitSettings) -> None:
     check_kind(encoder.config.model_type, type(encoder).__name__)
     layers = len(encoder.encoder.layers)
     if not 0 <= settings.layer < layers:

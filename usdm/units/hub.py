@@ -8,15 +8,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, Wav2Vec2FeatureExtractor
 from transformers.utils import logging
 
+import usdm.units.log_mel  # noqa: F401 (makes its kind known to AutoConfig)
 from usdm.types import InputError
-from usdm.units.encoder import ENCODERS, check_kind, keep_layers
+from usdm.units.encoder import check_kind, encoder_class, keep_layers
 
-UNREADABLE = (OSError, HFValidationError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError)
+UNREADABLE = (
+    OSError,
+    HFValidationError,
+    StrictDataclassError,
+    SafetensorError,
+    RuntimeError,
+    EOFError,
+    pickle.UnpicklingError,
+    ValueError,
+)
 
 
 def load_hub_encoder(name: str | Path, layer: int) -> PreTrainedModel:
@@ -38,7 +48,7 @@ def load_hub_encoder(name: str | Path, layer: int) -> PreTrainedModel:
     config.num_hidden_layers = layer + 1
     try:
         with quiet():
-            encoder, report = ENCODERS[config.model_type][1].from_pretrained(
+            encoder, report = encoder_class(config.model_type).from_pretrained(
                 name, config=config, dtype=torch.float32, output_loading_info=True
             )
     except UNREADABLE as error:

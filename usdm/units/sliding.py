@@ -12,14 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from usdm.types import InputError
 from usdm.units.encoder import (
     ChannelStatistics,
+    Encoder,
     frame_count,
     frame_stride,
     is_log_mel,
@@ -48,7 +49,7 @@ def plan_windows(frames: int, size: int, context: int) -> Iterator[Window]:
 
 
 def encode_long(
-    encoder: PreTrainedModel, waveform: Tensor, statistics: ChannelStatistics | None, size: int, context: int
+    encoder: Encoder, waveform: Tensor, statistics: ChannelStatistics | None, size: int, context: int
 ) -> Tensor:
     """Features of a waveform (T,) in windows of `size` frames: (U, D) float32."""
     stride, field = frame_stride(encoder.config), receptive_field(encoder.config)
@@ -78,7 +79,7 @@ def encode_long(
     return hidden.float()
 
 
-def check_context(encoder: PreTrainedModel, context: int) -> None:
+def check_context(encoder: Encoder, context: int) -> None:
     """Raises InputError if positional convolutions see further than `context` frames."""
     config = encoder.config
     if config.model_type == "data2vec-audio":
@@ -92,20 +93,21 @@ def check_context(encoder: PreTrainedModel, context: int) -> None:
         )
 
 
-def _band(encoder: PreTrainedModel, size: int, context: int) -> Tensor:
+def _band(encoder: Encoder, size: int, context: int) -> Tensor:
     """What is added to attention scores between frames: minus infinity where they are further apart than `context`."""
     index = torch.arange(size)
     band = torch.zeros(size, size).masked_fill((index[:, None] - index).abs() > context, float("-inf"))
     if encoder.config.model_type != "wavlm":
         return band[None, None]  # (1, 1, size, size)
-    for layer in encoder.encoder.layers:
+    layers: Any = encoder.encoder.layers
+    for layer in layers:
         # WavLM multiplies its position bias by a gate that is sure to be positive only from here on.
         if (lowest := layer.attention.gru_rel_pos_const.min().item()) < -1:
             raise InputError(
                 f"A gru_rel_pos_const of this WavLM is {lowest:g}; from -1 on, long audio can be encoded in windows. "
                 "Cut the audio into pieces that are no longer than the window."
             )
-    return encoder.encoder.layers[0].attention.compute_bias(size, size).cpu() + band  # (heads, size, size)
+    return layers[0].attention.compute_bias(size, size).cpu() + band  # (heads, size, size)
 
 
 def _attend(layer: torch.nn.Module, band: Tensor, hidden: Tensor) -> Tensor:

@@ -1,0 +1,57 @@
+"""What the command imports before it can refuse or answer: packages that take seconds are for what needs them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PROGRAM = "import sys; from usdm.cli.main import main; print(main(sys.argv[1:]), *sys.modules)"
+QUESTION = REPOSITORY / "usdm" / "assets" / "question.wav"
+
+# Of these transformers, torch's compiler and scipy's optimisers come in with the models of transformers.
+NOT_FOR_A_REPLY = {
+    "accelerate",
+    "gradio",
+    "librosa",
+    "matplotlib",
+    "pandas",
+    "peft",
+    "pyarrow",
+    "scipy.optimize",
+    "scipy.signal",
+    "sklearn",
+    "sympy",
+    "torch._dynamo",
+    "torch.distributed.tensor",
+    "torch.onnx",
+    "transformers",
+    "usdm.evaluation",
+    "usdm.training",
+}
+
+
+def run(folder: Path, *arguments: str) -> tuple[int, set[str]]:
+    """Exit status and modules imported, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, cwd=folder, check=True
+    )
+    status, *modules = done.stdout.splitlines()[-1].split()
+    return int(status), set(modules)
+
+
+@pytest.mark.parametrize("wrong", ["inptu=x", "+model.nmae=x", "+model.name=[tiny]", "seed=many"])
+def test_a_wrong_setting_is_refused_before_torch_is_imported(wrong: str, tmp_path: Path) -> None:
+    status, modules = run(tmp_path, "respond", wrong, "text=hello")
+    assert status == 2 and "hydra" in modules
+    assert not modules & {"torch", "numpy", "transformers", "usdm.chain"}
+
+
+@pytest.mark.parametrize("question", ["text=hello there", f"input={QUESTION}"])
+def test_a_reply_imports_no_more_than_it_needs(question: str, tmp_path: Path) -> None:
+    status, modules = run(tmp_path, "respond", question, "trace=reply.json")
+    assert status == 0 and "torch" in modules and "usdm.chain" in modules
+    assert modules & NOT_FOR_A_REPLY == set()
