@@ -192,6 +192,7 @@ def test_a_submitted_job_that_is_killed_does_not_hide_the_other() -> None:
     assert "usdm train_vocoder: job 1 ended without a result" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.filterwarnings("ignore:Deprecated API features detected:DeprecationWarning")  # by SQLAlchemy, of Optuna 2
 def test_optuna_is_told_the_figure_that_is_asked_for() -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install 'usdm[optuna]'")
     search = ["hydra/sweeper=learning_rate", "hydra.sweeper.n_trials=2", "figure=mel_distance"]
