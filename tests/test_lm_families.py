@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,7 +212,7 @@ def test_a_text_model_learns_to_speak(family: Family, corpus: Path, bundle: Path
     assert (stored["tie_word_embeddings"], stored["vocab_size"]) == (family.tied, len(vocabulary))
     assert AutoTokenizer.from_pretrained(pretrained).eos_token == family.end
 
-    # Dialogs, from a checkpoint on
+    # Dialogs; and once more from a checkpoint on
     again = SpeechTextVocabulary.from_pretrained(pretrained)
     assert (again.layout, again.start_ids, again.end_ids) == (
         vocabulary.layout,
@@ -219,14 +220,20 @@ def test_a_text_model_learns_to_speak(family: Family, corpus: Path, bundle: Path
         vocabulary.end_ids,
     )
     dialogs = DialogSequences(UnitCorpus(corpus), DialogTemplate(again, SHORT_TEMPLATE), 128, split="dev")
-    for steps in (1, 2):
-        settings = dataclasses.replace(SETTINGS, steps=steps, schedule="constant")
-        (tmp_path / "dialogs" / "settings.json").unlink(missing_ok=True)
-        figures = finetune(
-            load_model(pretrained), again, [corpus], tmp_path / "dialogs", settings, template=SHORT_TEMPLATE
-        )
-    finetuned = tmp_path / "dialogs" / "model"
-    assert loss_of(finetuned, again, dialogs) == pytest.approx(figures["loss"], abs=1e-5)
+
+    def finetuned(run: Path, adapter: Any = None) -> Path:
+        def train() -> dict[str, float]:
+            model = load_model(pretrained)
+            return finetune(model, again, [corpus], run, SETTINGS, template=SHORT_TEMPLATE, adapter=adapter)
+
+        uninterrupted = train()
+        for path in (run / "model", run / "checkpoint-2"):
+            shutil.rmtree(path)
+        assert train() == uninterrupted
+        assert loss_of(run / "model", again, dialogs) == pytest.approx(uninterrupted["loss"], abs=1e-5)
+        return run / "model"
+
+    spoken = finetuned(tmp_path / "dialogs")
 
     # The same with an adapter, merged into what is saved
     adapter = peft.LoraConfig(
@@ -235,17 +242,7 @@ def test_a_text_model_learns_to_speak(family: Family, corpus: Path, bundle: Path
         modules_to_save=["input_embeddings", "output_embeddings"],
         task_type="CAUSAL_LM",
     )
-    figures = finetune(
-        load_model(pretrained),
-        again,
-        [corpus],
-        tmp_path / "adapted",
-        SETTINGS,
-        template=SHORT_TEMPLATE,
-        adapter=adapter,
-    )
-    adapted = load_model(tmp_path / "adapted" / "model")
-    assert loss_of(tmp_path / "adapted" / "model", again, dialogs) == pytest.approx(figures["loss"], abs=1e-5)
+    adapted = load_model(finetuned(tmp_path / "adapted", adapter))
     assert (adapted.get_input_embeddings().weight is adapted.get_output_embeddings().weight) == family.tied
     before = load_model(pretrained).state_dict()
     assert not torch.equal(
@@ -253,6 +250,6 @@ def test_a_text_model_learns_to_speak(family: Family, corpus: Path, bundle: Path
     )
 
     # A reply
-    pipeline = SpokenDialogPipeline.from_pretrained(bundle, llm=finetuned)
+    pipeline = SpokenDialogPipeline.from_pretrained(bundle, llm=spoken)
     reply = pipeline.respond(0.1 * torch.randn(8000), 16_000)
     assert reply.agent_units is not None and len(reply.agent_units) and reply.waveform is not None

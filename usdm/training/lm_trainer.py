@@ -45,6 +45,7 @@ class SpeechTextTrainer(Trainer):
 
     control: TrainerControl
     is_fsdp_enabled: bool
+    is_deepspeed_enabled: bool
     model: PreTrainedModel  # under FSDP2 the one that is sharded
 
     def __init__(
@@ -62,7 +63,7 @@ class SpeechTextTrainer(Trainer):
             data_collator=self.collate,
             train_dataset=rows,
             eval_dataset=validation_rows,
-            callbacks=[log, _PackingCheck(self)],
+            callbacks=[log, _PackingCheck(self), _StepSeed()],
         )
         self.remove_callback(PrinterCallback)
         self.validation_rows = validation_rows
@@ -72,6 +73,14 @@ class SpeechTextTrainer(Trainer):
         if self.args.fsdp_plugin_args is not None and not self.is_fsdp_enabled:
             shard_on_cpu(self.accelerator, self.args)
             self.is_fsdp_enabled = True
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Into a checkpoint, under the names that it is read by: the hub's are others for some models (GPT-NeoX), and
+        what is missing under its name would be left as it was, with a warning."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled or not isinstance(self.model, PreTrainedModel):
+            super().save_model(output_dir, _internal_call)
+        elif self.args.should_save:
+            self.model.save_pretrained(output_dir, save_original_format=False)
 
     def compute_loss(
         self,
@@ -136,6 +145,13 @@ class _PackingCheck(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         check_packing(self.trainer.model, self.trainer.collate, self.trainer.accelerator.device)
+
+
+class _StepSeed(TrainerCallback):
+    """Dropout is drawn from a seed of each step, so that a run that goes on draws what it would have drawn."""
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        torch.manual_seed(args.seed * 1_000_003 + state.global_step + args.process_index * 1_000_000_007)
 
 
 class TrainingLog(TrainerCallback):
