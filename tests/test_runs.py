@@ -71,7 +71,7 @@ def test_overwrite_deletes_the_results_of_another_identity_and_nothing_else(tmp_
 
 
 def test_results_without_an_identity_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "weights.bin").touch()
+    (tmp_path / "weights.bin").write_text("of unknown origin")
     with pytest.raises(InputError, match="do not say what they were made from"):
         run(tmp_path, {"seed": 0})
     run(tmp_path, {"seed": 0}, overwrite=True)

@@ -2,26 +2,32 @@
 kill, and shards that know the rows they hold. Every verb that resumes, skips or reuses does it through this room.
 """
 
-from usdm.runs.folder import RUN_FILE, RunFolder, RunRecord, claim, differences, is_running, read_run
-from usdm.runs.identity import content_digest, digest, flat, input_digests
+from usdm.runs.arguments import Arguments, arguments_of
+from usdm.runs.folder import COMMAND, RUN_FILE, RunFolder, RunRecord, claim, differences, is_running, read_run
+from usdm.runs.identity import Places, content_digest, digest, flat, hub_commit, input_digests
 from usdm.runs.lines import JsonLines, read_lines, whole_lines
 from usdm.runs.publish import publishing, write_text
 from usdm.runs.shards import Rows, Shard, Shards, Task
 
 __all__ = [
+    "COMMAND",
     "RUN_FILE",
+    "Arguments",
     "JsonLines",
+    "Places",
     "Rows",
     "RunFolder",
     "RunRecord",
     "Shard",
     "Shards",
     "Task",
+    "arguments_of",
     "claim",
     "content_digest",
     "differences",
     "digest",
     "flat",
+    "hub_commit",
     "input_digests",
     "is_running",
     "publishing",

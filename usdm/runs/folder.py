@@ -5,19 +5,21 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Literal
 
 from usdm.runs.identity import Places, flat, input_digests
-from usdm.runs.publish import write_text
+from usdm.runs.publish import OLD, PART, remove, write_text
 from usdm.types import InputError
 
 RUN_FILE, LOCK_FILE = "run.json", "run.lock"
 TOLD = 12  # differences in a message
+AT_WORK = "another run is at work there; wait for it, or give another output_dir"
+COMMAND: ContextVar[str | None] = ContextVar("command", default=None)  # that this process was started with
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class RunRecord:
     settings: Mapping[str, Any]  # under their full keys
     inputs: Mapping[str, str | None]  # digests of contents
     places: Mapping[str, Any]  # where the inputs lay; not part of the identity
+    command: str | None = None  # that it was last started with
     done: bool = False
     figures: Mapping[str, Any] = field(default_factory=dict)  # of a run that is done
 
@@ -39,7 +42,8 @@ class RunFolder:
 
     def finish(self, figures: Mapping[str, Any] | None = None) -> None:
         """Say that all work is done, and what came of it."""
-        _write(self.path, RunRecord(**{**asdict(self.record), "done": True, "figures": dict(figures or {})}))
+        self.record = replace(self.record, done=True, figures=dict(figures or {}))
+        _write(self.path, self.record)
 
 
 @contextmanager
@@ -55,6 +59,8 @@ def claim(
     shared: bool = False,
 ) -> Iterator[RunFolder]:
     """Work in `folder` under the identity of `settings` and of the contents of `inputs`.
+
+    A run that is done stays so until its inputs change: whoever claims it again finds that in its `record`.
 
     Args:
         settings: all that the results depend on beside the inputs, as JSON can hold it.
@@ -75,15 +81,24 @@ def claim(
         settings=json.loads(json.dumps(decisive)),
         inputs=input_digests(inputs),
         places={name: _named(places) for name, places in inputs.items()},
+        command=COMMAND.get(),
     )
     with (path / LOCK_FILE).open("ab") as lock:
         with _one_at_a_time(path):
-            other = _must_go(path, now, results, grows)
-            if other and not overwrite:
-                raise InputError(_refusal(path, now, grows))
-            _lock(lock.fileno(), path, shared and not other)
+            then, left = read_run(path), list(_left(path, results))
+            found = [] if then is None else differences(then, now, grows)
+            other = bool(found or (then is None and left))
+            if other and left and not overwrite:
+                raise InputError(_refusal(path, found))
+            alone = _locked(lock, fcntl.LOCK_EX)
+            if not alone and (other or not shared or not _locked(lock, fcntl.LOCK_SH)):
+                raise InputError(_refusal(path, found) if found and not overwrite else f"{path}: {AT_WORK}")
             if other:
                 _delete(path, results)
+            if alone:
+                _delete_parts(path, results)
+            if then is not None and not other and then.inputs == now.inputs:
+                now = replace(now, done=then.done, figures=then.figures)
             _write(path, now)
             if shared:
                 fcntl.flock(lock, fcntl.LOCK_SH)  # the others may come now
@@ -98,20 +113,17 @@ def read_run(folder: str | Path) -> RunRecord | None:
     try:
         return RunRecord(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: no record of a run ({error}); choose another output_dir, or delete the file") from error
+        raise InputError(f"{path}: no record of a run ({error}); give another output_dir, or delete it") from error
 
 
 def is_running(folder: str | Path) -> bool:
     """Whether a process works in the folder now, on this machine or on one that shares its locks."""
-    path = Path(folder)
-    if not (path / LOCK_FILE).is_file():
+    path = Path(folder) / LOCK_FILE
+    if not path.is_file():
         return False
-    with _one_at_a_time(path), (path / LOCK_FILE).open("rb") as lock:  # nobody who starts meanwhile meets this lock
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    mode: Literal["ab", "rb"] = "ab" if os.access(path, os.W_OK) else "rb"  # network file systems want to write
+    with _one_at_a_time(path.parent), path.open(mode) as lock:  # nobody who starts meanwhile meets this lock
+        return not _locked(lock, fcntl.LOCK_EX)
 
 
 def differences(then: RunRecord, now: RunRecord, grows: Collection[str] = ()) -> list[str]:
@@ -128,22 +140,20 @@ def differences(then: RunRecord, now: RunRecord, grows: Collection[str] = ()) ->
     return lines
 
 
-def _must_go(path: Path, now: RunRecord, results: Sequence[str], grows: Collection[str]) -> bool:
-    """Whether what is there is of another identity, or of one that is not known."""
-    then = read_run(path)
-    if then is None:
-        return any(True for pattern in results for _ in path.glob(pattern))
-    return bool(differences(then, now, grows))
+def _left(path: Path, results: Sequence[str]) -> Iterator[Path]:
+    """Results that are there. A run that failed at once leaves nothing, or empty files and folders: these are none."""
+    for pattern in results:
+        for found in path.glob(pattern):
+            if any(found.iterdir()) if found.is_dir() else found.stat().st_size:
+                yield found
 
 
-def _refusal(path: Path, now: RunRecord, grows: Collection[str]) -> str:
-    then = read_run(path)
-    if then is None:
+def _refusal(path: Path, found: Sequence[str]) -> str:
+    if not found:
         why = "holds results that do not say what they were made from"
     else:
-        found = differences(then, now, grows)
         more = [f"... and {len(found) - TOLD} more"] if len(found) > TOLD else []
-        why = "was made with other settings or inputs:\n" + "\n".join(f"  {line}" for line in found[:TOLD] + more)
+        why = "was made with other settings or inputs:\n" + "\n".join(f"  {line}" for line in [*found[:TOLD], *more])
     return f"{path} {why}\ngive another output_dir, or overwrite=true to delete what is there and start again"
 
 
@@ -151,10 +161,15 @@ def _delete(path: Path, results: Sequence[str]) -> None:
     (path / RUN_FILE).unlink(missing_ok=True)  # first: what is left of a deletion that was cut short has no identity
     for pattern in results:
         for found in list(path.glob(pattern)):
-            if found.is_dir() and not found.is_symlink():
-                shutil.rmtree(found)
-            else:
-                found.unlink(missing_ok=True)
+            remove(found)
+
+
+def _delete_parts(path: Path, results: Sequence[str]) -> None:
+    """What killed processes were publishing."""
+    for pattern in results:
+        for suffix in (PART, OLD):
+            for found in list(path.glob(f"{pattern}.*{suffix}")):
+                remove(found)
 
 
 def _write(path: Path, record: RunRecord) -> None:
@@ -162,9 +177,11 @@ def _write(path: Path, record: RunRecord) -> None:
 
 
 def _named(places: Places) -> Any:
-    if places is None or isinstance(places, str | Path):
-        return None if places is None else os.fspath(places)
-    return [os.fspath(place) for place in places]
+    if places is None:
+        return None
+    if isinstance(places, str | Path):
+        return os.path.abspath(places) if os.path.exists(places) else str(places)  # a name of the hub
+    return [_named(place) for place in places]
 
 
 @contextmanager
@@ -178,10 +195,10 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, path: Path, shared: bool) -> None:
-    """Until the file is closed or the process ends, however it ends."""
-    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+def _locked(file: IO[bytes], kind: int) -> bool:
+    """Whether the lock could be had; it lasts until the file is closed or the process ends, however it ends."""
     try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InputError(f"{path}: another run is at work there; wait for it, or give another output_dir") from error
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

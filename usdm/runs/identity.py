@@ -15,7 +15,8 @@ Place = str | Path
 Places = Place | Sequence[Place] | None
 
 LENGTH = 16  # hexadecimal digits of a digest
-MANIFEST = "manifest.jsonl"  # of a speech corpus: its rows are its content
+# What a folder is, where it holds one of these: a speech corpus is its rows, a run of the training loop its last step.
+WHOLE = ("manifest.jsonl", "checkpoint.pt")
 # What a folder says about how it came about, which differs between two runs that made the same.
 ACCOUNTS = ("training.json", "versions.json", "run.json", "run.lock")
 LARGE = 16 << 20  # bytes; the digest of a larger file is remembered
@@ -50,8 +51,8 @@ def content_digest(place: Place) -> str:
     """Of what a file or a folder holds, wherever it lies.
 
     A speech corpus is its manifest, a unit corpus its Parquet files, a model its files without the account of its
-    training. A file in the hub's cache is named by its content already. Of other large files the digest is remembered
-    until the file changes, so that gigabytes are read once.
+    training, a name of the hub the commit in the hub's cache. A file in that cache is named by its content already. Of
+    other large files the digest is remembered until the file changes, so that gigabytes are read once.
 
     Raises:
         InputError: there is nothing at `place`.
@@ -60,13 +61,16 @@ def content_digest(place: Place) -> str:
     if path.is_file():
         return _of_file(path)[:LENGTH]
     if not path.is_dir():
+        if (commit := _cached_commit(str(place))) is not None:
+            return commit[:LENGTH]
         raise InputError(f"{path}: no such file or folder; check the path, or make it first")
     return digest([[str(file.relative_to(path)), _of_file(file)] for file in _content(path)])
 
 
 def _content(folder: Path) -> Iterable[Path]:
-    if (folder / MANIFEST).is_file():
-        return [folder / MANIFEST]
+    for name in WHOLE:
+        if (folder / name).is_file():
+            return [folder / name]
     return sorted(folder.glob("*.parquet")) or sorted(_files(folder))
 
 
@@ -75,6 +79,19 @@ def _files(folder: Path) -> Iterator[Path]:
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if path.is_file() and not hidden and path.suffix not in (".md", ".log") and path.name not in ACCOUNTS:
             yield path
+
+
+def hub_commit(folder: Path) -> str | None:
+    """Of a snapshot in the hub's cache; None of another folder."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
+def _cached_commit(name: str) -> str | None:
+    """Of a repository in the hub's cache; None if it is not there, or `name` is none of the hub's."""
+    from huggingface_hub.constants import HF_HUB_CACHE  # slow, and seldom needed
+
+    main = Path(HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "refs", "main")
+    return main.read_text(encoding="utf-8").strip() if main.is_file() else None
 
 
 def _of_file(path: Path) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PART = ".part"
+PART, OLD = ".part", ".old"
 
 
 @contextmanager
@@ -20,21 +20,21 @@ def publishing(path: str | Path, *, folder: bool = False) -> Iterator[Path]:
     """
     final = Path(path)
     part = final.with_name(f"{final.name}.{os.getpid()}{PART}")
-    _remove(part)
+    remove(part)
     final.parent.mkdir(parents=True, exist_ok=True)
     if folder:
         part.mkdir()
     try:
         yield part
         if folder and final.is_dir():
-            old = final.with_name(f"{final.name}.{os.getpid()}.old")
+            old = final.with_name(f"{final.name}.{os.getpid()}{OLD}")
             os.replace(final, old)
             os.replace(part, final)
-            _remove(old)
+            remove(old)
         else:
             os.replace(part, final)
     except BaseException:
-        _remove(part)
+        remove(part)
         raise
 
 
@@ -44,7 +44,8 @@ def write_text(path: str | Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """A file or a folder, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
