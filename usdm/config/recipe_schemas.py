@@ -154,8 +154,11 @@ class ExtractUnits(Stage):
     shard_utterances: int = MISSING
     batch_seconds: float = MISSING
     processes: int = MISSING
+    device: str = MISSING
     job: int = MISSING
     num_jobs: int = MISSING
+    retry_errors: bool = MISSING
+    overwrite: bool = MISSING
 
 
 @dataclass

@@ -155,9 +155,7 @@ class UnitExtractor(nn.Module):
             InputError: a file is missing or damaged, or their contents do not fit together.
         """
         folder = Path(folder)
-        for name in (SETTINGS_FILE, CENTROIDS_FILE, CONFIG_FILE):
-            if not (folder / name).is_file():
-                raise InputError(f"{folder} is no unit extractor: {name} is missing. Give a folder that has it.")
+        require_extractor(folder)
         settings, stored_hash = _read_settings(folder / SETTINGS_FILE)
         centroids = read_centroids(folder / CENTROIDS_FILE)
         if stored_hash not in (None, centroid_hash(centroids)):
@@ -201,6 +199,13 @@ class UnitExtractor(nn.Module):
         save_file({"centroids": self.centroids.contiguous()}, folder / CENTROIDS_FILE)
         settings = asdict(self.settings) | {"centroid_hash": self.centroid_hash}
         (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + "\n")
+
+
+def require_extractor(folder: str | Path) -> None:
+    """Raises InputError if `folder` lacks a file that every unit extractor has."""
+    for name in (SETTINGS_FILE, CENTROIDS_FILE, CONFIG_FILE):
+        if not (Path(folder) / name).is_file():
+            raise InputError(f"{folder} is no unit extractor: {name} is missing. Give a folder that has it.")
 
 
 def normalised(waveform: Tensor, padding: int) -> Tensor:
