@@ -143,6 +143,7 @@ class FitKmeans(Stage):
     frames: int = MISSING
     predecessor: str | None = None
     seed: int = MISSING
+    device: str = MISSING
 
 
 @dataclass

@@ -240,10 +240,9 @@ class Shards:
         first = np.zeros(len(keys), bool)
         first[np.unique(keys, return_index=True)[1]] = True
         names = [_id(path, line) for path, line in Rows(files, positions[~first][:TOLD])]
-        return (
-            f"{', '.join(map(str, files))}: {(~first).sum()} rows are there a second time: {_told(names, (~first).sum())}; "
-            "take the copies out"
-        )
+        count = int((~first).sum())
+        where = ", ".join(map(str, files))
+        return f"{where}: {count} rows are there a second time: {_told(names, count)}; take the copies out"
 
     def _refusal(self, shard: Shard, wrong: NDArray[np.bool_], why: str) -> str:
         rows = read_lines(self._list_of(shard.path))

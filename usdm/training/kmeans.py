@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from usdm.data.speech_corpus import Utterance, read_speech_corpora
+from usdm.data.speech_corpus import Utterance
+from usdm.data.utterance_index import UtteranceIndex
 from usdm.training.encoder import PHONES_FILE
+from usdm.training.loop import training_device
 from usdm.types import InputError
 from usdm.units.extractor import UnitExtractor, UnitSettings, load_encoder, nearest_centroid
 from usdm.units.kmeans import UnitQuality, class_means, fit_centroids, unit_quality
@@ -28,6 +31,7 @@ def fit_kmeans(
     frames: int,
     predecessor: str | None = None,
     seed: int,
+    device: str = "cpu",
 ) -> UnitQuality:
     """Cluster encoder features of random training utterances and write the unit extractor to `output_dir`.
 
@@ -37,6 +41,7 @@ def fit_kmeans(
         predecessor: folder of a unit extractor with as many units at the same rate; each unit then starts at the
             mean of the frames that have it there, so that it keeps its meaning, and models that know the old
             units can learn on from there.
+        device: of the encoders and of k-means; on "cpu" it is scikit-learn's.
 
     Returns:
         Quality of the units on dev utterances whose phone times are known; also in `quality.json`.
@@ -48,17 +53,20 @@ def fit_kmeans(
     _check_padding(encoder, settings)
     model = load_encoder(encoder)
     placeholder = torch.zeros(settings.num_units, model.config.hidden_size)
-    extractor = UnitExtractor(model, placeholder, settings)
-    before = None if predecessor is None else _predecessor(predecessor, settings)
-    once = {utterance.sound: utterance for utterance in read_speech_corpora(corpora, "train")}
-    order = np.random.default_rng(seed).permutation(len(once))
-    utterances = [list(once.values())[index] for index in order]
+    device = training_device(device)
+    extractor = UnitExtractor(model, placeholder, settings).to(device)
+    before = None if predecessor is None else _predecessor(predecessor, settings).to(device)
+    once = UtteranceIndex.read(corpora, "train", once=True)
+    utterances = once.take(np.random.default_rng(seed).permutation(len(once)))
+    spoken = UtteranceIndex.read(corpora, "dev", lambda utterance: bool(utterance.phones))
+    if not (len(once) and len(spoken)):
+        raise InputError(f"{', '.join(corpora)}: no utterance of split train, or none of dev that knows its phones")
 
     gathered: list[Tensor] = []
     known: list[Tensor] = []  # the predecessor's units of these frames
     with tqdm(total=frames, unit="frame", desc="fit_kmeans: features") as progress:
         for utterance, features in _features(extractor, utterances):
-            gathered.append(features)
+            gathered.append(features.cpu())
             if before is not None:
                 known.append(before([utterance.read(before.sample_rate).samples])[0])
             progress.update(len(features))
@@ -67,10 +75,10 @@ def fit_kmeans(
     features, initial = torch.cat(gathered)[:frames], None
     if before is not None:
         initial = class_means(features, torch.cat(known)[:frames], settings.num_units, seed=seed)
-    extractor.centroids = fit_centroids(features, settings.num_units, seed=seed, initial=initial)
+    centroids = fit_centroids(features, settings.num_units, seed=seed, initial=initial, device=device)
+    extractor.centroids = centroids.to(device)
     extractor.save_pretrained(output_dir)
 
-    spoken = [utterance for utterance in read_speech_corpora(corpora, "dev") if utterance.phones]
     quality = unit_quality(*_units_and_phones(extractor, spoken))
     (Path(output_dir) / "quality.json").write_text(json.dumps(asdict(quality), indent=1) + "\n")
     return quality
@@ -100,18 +108,18 @@ def _predecessor(folder: str, settings: UnitSettings) -> UnitExtractor:
 
 @torch.inference_mode()
 def _features(
-    extractor: UnitExtractor, utterances: Sequence[Utterance], batch: int = 8
+    extractor: UnitExtractor, utterances: Iterable[Utterance], batch: int = 8
 ) -> Iterator[tuple[Utterance, Tensor]]:
     """Each utterance with its (U, D) features."""
-    for start in range(0, len(utterances), batch):
-        rows = utterances[start : start + batch]
+    left = iter(utterances)
+    while rows := list(islice(left, batch)):
         waveforms = [row.read(extractor.sample_rate).samples for row in rows]
         features, lengths = extractor.features(waveforms)
         for row, feature, length in zip(rows, features, lengths, strict=True):
             yield row, feature[:length]
 
 
-def _units_and_phones(extractor: UnitExtractor, utterances: Sequence[Utterance]) -> tuple[Tensor, Tensor]:
+def _units_and_phones(extractor: UnitExtractor, utterances: UtteranceIndex) -> tuple[Tensor, Tensor]:
     """Units and, at the middle of each, the phone."""
     names = {name: index for index, name in enumerate(sorted({p.text for u in utterances for p in u.phones}))}
     units, phones = [], []

@@ -216,7 +216,8 @@ def normalised(waveform: Tensor, padding: int) -> Tensor:
 def pad_normalised(waveforms: Sequence[Tensor], padding: int) -> tuple[Tensor, Tensor]:
     """`normalised` waveforms as a batch: (B, T) float32 and (B,) int64 lengths in samples."""
     rows = [normalised(waveform, padding) for waveform in waveforms]
-    return nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
+    lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths
 
 
 def _read_settings(path: Path) -> tuple[UnitSettings, str | None]:
