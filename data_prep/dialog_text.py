@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from data_prep import not_understood
-from data_prep.files import write_atomically
 from data_prep.small_talk import INTENTS
 from data_prep.spoken_text import spoken_text, spoken_words
+from usdm.runs import write_text
 from usdm.types import InputError
 
 logger = logging.getLogger(__name__)
@@ -150,8 +150,8 @@ def prepare_dialogs(
     report = DomainReport(len(vocabulary), dict(splits), dict(exchanges), dict(left_out), dict(services.most_common()))
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "dialogs.jsonl", "".join(json.dumps(dialog) + "\n" for dialog in dialogs))
-    write_atomically(folder / "domain.json", json.dumps(asdict(report) | {"words": sorted(vocabulary)}, indent=1))
+    write_text(folder / "dialogs.jsonl", "".join(json.dumps(dialog) + "\n" for dialog in dialogs))
+    write_text(folder / "domain.json", json.dumps(asdict(report) | {"words": sorted(vocabulary)}, indent=1))
     logger.info("%s", report)
     return report
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
-from functools import lru_cache
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
-from data_prep.flite import SpokenText
+from data_prep.flite import SpokenText, seed_c
 from usdm.system_packages import install
 from usdm.types import AlignedWord, InputError
 
@@ -43,16 +45,19 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 class Espeak:
     """All eSpeak NG voices; the C library holds one state a process, so one object a process is enough.
 
+    The library remembers what it has said, which moves its flutter and phases: it is loaded anew for each text, so that
+    a text always sounds the same.
+
     Raises:
         InputError: the library or its voice data is not installed.
     """
 
     def __init__(self) -> None:
-        self._library, self.sample_rate = _initialise()
         self._chunks: list[np.ndarray] = []
         self._word_starts: list[tuple[int, int, float]] = []
         self._callback = _Callback(self._collect)
-        self._library.espeak_SetSynthCallback(self._callback)
+        with _library() as (_, self.sample_rate):
+            pass
 
     def speak(self, text: str, voice: str, *, words_per_minute: int = 165, pitch: int = 50) -> SpokenText:
         """Say `text` (ASCII). Phone times are not known; a word ends where the next one starts.
@@ -60,13 +65,18 @@ class Espeak:
         Raises:
             InputError: the voice is not installed, or nothing in the text can be spoken.
         """
-        if self._library.espeak_SetVoiceByName(voice.encode()):
-            raise InputError(f"Unknown eSpeak voice '{voice}': choose one of {', '.join(VOICES)}.")
-        self._library.espeak_SetParameter(_RATE, words_per_minute, 0)
-        self._library.espeak_SetParameter(_PITCH, pitch, 0)
+        if not text.isascii():
+            raise InputError(f"eSpeak cannot say {text!r}: write it in English letters.")
         self._chunks, self._word_starts = [], []
         data = text.encode("ascii")
-        self._library.espeak_Synth(data, len(data) + 1, 0, _POSITION_CHARACTER, 0, _CHARS_ASCII, None, None)
+        with _library() as (library, _):
+            library.espeak_SetSynthCallback(self._callback)
+            if library.espeak_SetVoiceByName(voice.encode()):
+                raise InputError(f"Unknown eSpeak voice '{voice}': choose one of {', '.join(VOICES)}.")
+            library.espeak_SetParameter(_RATE, words_per_minute, 0)
+            library.espeak_SetParameter(_PITCH, pitch, 0)
+            seed_c()
+            library.espeak_Synth(data, len(data) + 1, 0, _POSITION_CHARACTER, 0, _CHARS_ASCII, None, None)
         if not self._word_starts:
             raise InputError(f"The synthesiser found no word in {text!r}: write it in English letters.")
         samples = np.concatenate(self._chunks)
@@ -115,8 +125,9 @@ def split_shared(words: list[AlignedWord]) -> tuple[AlignedWord, ...]:
     return tuple(divided)
 
 
-@lru_cache(maxsize=1)
-def _initialise() -> tuple[ctypes.CDLL, int]:
+@contextmanager
+def _library() -> Iterator[tuple[ctypes.CDLL, int]]:
+    """The library as nobody has used it before, and the sample rate of its voices (Hz)."""
     try:
         library = ctypes.CDLL("libespeak-ng.so.1")
     except OSError as error:
@@ -128,4 +139,8 @@ def _initialise() -> tuple[ctypes.CDLL, int]:
     sample_rate = library.espeak_Initialize(_SYNCHRONOUS_RETRIEVAL, 500, None, 0)
     if sample_rate <= 0:
         raise InputError(f"eSpeak NG found no voice data: {install('espeak-ng')}.")
-    return library, sample_rate
+    try:
+        yield library, sample_rate
+    finally:
+        library.espeak_Terminate()
+        _ctypes.dlclose(library._handle)

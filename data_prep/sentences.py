@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import not_understood
-from data_prep.files import write_atomically
 from data_prep.spoken_text import spoken_text, spoken_words
+from usdm.runs import write_text
 from usdm.types import InputError
 
 _ABBREVIATIONS = {"Mr.": "mister", "Mrs.": "missus", "Dr.": "doctor", "St.": "saint"}
@@ -88,8 +88,8 @@ def prepare_sentences(
     )
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "dialogs.jsonl", "".join(json.dumps(dialog) + "\n" for dialog in dialogs))
-    write_atomically(folder / "sentences.json", json.dumps(asdict(report), indent=1))
+    write_text(folder / "dialogs.jsonl", "".join(json.dumps(dialog) + "\n" for dialog in dialogs))
+    write_text(folder / "sentences.json", json.dumps(asdict(report), indent=1))
     return report
 
 

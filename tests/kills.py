@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
+from typing import NoReturn
 
 import torch
 
@@ -25,5 +26,5 @@ def killed(work: Callable[[], object]) -> None:
     assert os.waitstatus_to_exitcode(status) == KILLED
 
 
-def die() -> None:
+def die() -> NoReturn:
     os._exit(KILLED)

@@ -5,9 +5,15 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from data_prep.speech_corpus import synthesize_corpus
+from usdm.cli import WorkFailed
 from usdm.config import arguments
 
 
 def run(config: DictConfig) -> None:
-    turns = synthesize_corpus(**arguments(config))
-    print(f"{turns} turns in {config.output_dir}")
+    report = synthesize_corpus(**arguments(config))
+    print(f"{report.turns} turns in {config.output_dir}")
+    if report.failed:
+        raise WorkFailed(
+            f"{len(report.failed)} dialogs could not be spoken; retry_errors=true tries them again:\n"
+            + "\n".join(report.failed)
+        )

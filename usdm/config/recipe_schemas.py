@@ -67,6 +67,8 @@ class SynthesizeCorpus(Stage):
     voices: Any = MISSING
     processes: int = MISSING
     seed: int = MISSING
+    retry_errors: bool = MISSING
+    overwrite: bool = MISSING
 
 
 @dataclass
@@ -74,6 +76,7 @@ class ImportRecordings(Stage):
     sources: list[str] = MISSING
     max_seconds: float = MISSING
     dev_every: int = MISSING
+    overwrite: bool = MISSING
 
 
 @dataclass
@@ -91,6 +94,8 @@ class Transcribe(Stage):
     recogniser: str = MISSING
     lowest_confidence: float = MISSING
     device: str = MISSING
+    retry_errors: bool = MISSING
+    overwrite: bool = MISSING
 
 
 @dataclass
@@ -100,6 +105,8 @@ class Align(Stage):
     shard_utterances: int = MISSING
     max_failed_share: float = MISSING
     processes: int = MISSING
+    retry_errors: bool = MISSING
+    overwrite: bool = MISSING
 
 
 @dataclass
@@ -118,6 +125,7 @@ class MakeHeldOut(Stage):
     corpus: str = MISSING
     exchanges: int = MISSING
     seed: int = MISSING
+    overwrite: bool = MISSING
 
 
 @dataclass

@@ -2,7 +2,8 @@
 
 A line holds `id`, `audio` (path, from the folder or absolute), `speaker`, `role`, `dialog`, `turn`, `split`, `text`,
 `duration` (s), `sample_rate` (Hz), and where they are known `words` and `phones` (each `[name, start_s, end_s]`),
-`word_confidence` (one number a word) and `pronunciation` (phones without times).
+`word_confidence` (one number a word) and `pronunciation` (phones without times). A text that a recogniser heard stands,
+with its confidence, under `heard` too.
 
 Of a long recording an utterance may be a part, `duration` from `start` (s) on, and of a telephone call one side,
 `channel` (from 0). Times of words and phones count from the utterance's own start.

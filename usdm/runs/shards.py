@@ -191,7 +191,11 @@ class Shards:
             offset = 0
             with path.open("rb") as file:
                 for line in file:
-                    if not line.isspace() and (key := self._digest(line)) is not None:
+                    try:
+                        key = None if line.isspace() else self._digest(line)
+                    except (ValueError, KeyError, AttributeError) as error:
+                        raise InputError(f"{path}: a line cannot be read ({error!r}): {line[:60]!r}") from error
+                    if key is not None:
                         keys += key
                         places += struct.pack("<qq", number, offset)
                     offset += len(line)
