@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from data_prep.files import write_atomically
+from usdm.data.speech_corpus import MANIFEST_FILE
+from usdm.runs import claim, publishing, read_lines, write_text
 from usdm.types import InputError
 
+KEPT = ("id", "speaker", "role", "dialog", "turn", "split", "text", "duration", "sample_rate")  # of each row
 README = """# Held-out dialogs
 
 {exchanges} exchanges of {dialogs} dialogs that no part of the embedded model was trained on: the user's turn in a
@@ -22,23 +24,20 @@ talk written for this project. Voices: flite (CMU, free licence) and eSpeak NG. 
 """
 
 
-def make_held_out(corpus: str, output_dir: str, *, exchanges: int, seed: int) -> int:
+def make_held_out(corpus: str, output_dir: str, *, exchanges: int, seed: int, overwrite: bool = False) -> int:
     """Copy whole dialogs of split "test" until `exchanges` are reached.
+
+    Args:
+        overwrite: delete a set of another corpus, size or seed.
 
     Returns:
         The number of exchanges written.
 
     Raises:
-        InputError: the corpus has no manifest or too few test dialogs.
+        InputError: the corpus has no manifest or too few test dialogs, or `output_dir` holds another set.
     """
     source, target = Path(corpus), Path(output_dir)
-    if not (source / "manifest.jsonl").is_file():
-        raise InputError(f"{source} has no manifest.jsonl: run `usdm synthesize_corpus` first, or give corpus=.")
-    dialogs: dict[str, list[dict]] = {}
-    for line in (source / "manifest.jsonl").read_text().splitlines():
-        row = json.loads(line)
-        if row["split"] == "test":
-            dialogs.setdefault(row["dialog"], []).append(row)
+    dialogs = _test_dialogs(source)
     names = sorted(dialogs)
     order = [names[index] for index in np.random.default_rng(seed).permutation(len(names))]
     chosen: list[dict] = []
@@ -48,14 +47,32 @@ def make_held_out(corpus: str, output_dir: str, *, exchanges: int, seed: int) ->
         kept += 1
     if len(chosen) < 2 * exchanges:
         raise InputError(f"{source} has {len(chosen) // 2} test exchanges, {exchanges} are wanted: ask for fewer.")
-    (target / "audio").mkdir(parents=True, exist_ok=True)
-    lines = []
-    for row in chosen:
-        samples, sample_rate = soundfile.read(source / row["audio"], dtype="float32")
-        audio = f"audio/{row['id']}.opus"
-        soundfile.write(target / audio, samples, sample_rate, format="OGG", subtype="OPUS")
-        kept_keys = ("id", "speaker", "role", "dialog", "turn", "split", "text", "duration", "sample_rate")
-        lines.append(json.dumps({"audio": audio} | {key: row[key] for key in kept_keys}) + "\n")
-    write_atomically(target / "manifest.jsonl", "".join(lines))
-    (target / "README.md").write_text(README.format(exchanges=len(chosen) // 2, dialogs=kept))
-    return len(chosen) // 2
+    written = len(chosen) // 2
+    with claim(
+        target,
+        {"exchanges": exchanges, "seed": seed},
+        {"corpus": source},
+        results=("audio", MANIFEST_FILE, "README.md"),
+        overwrite=overwrite,
+    ) as claimed:
+        with publishing(target / "audio", folder=True) as audio:
+            for row in chosen:
+                samples, sample_rate = soundfile.read(source / row["audio"], dtype="float32")
+                soundfile.write(audio / f"{row['id']}.opus", samples, sample_rate, format="OGG", subtype="OPUS")
+        rows = ({"audio": f"audio/{row['id']}.opus"} | {key: row[key] for key in KEPT} for row in chosen)
+        write_text(target / MANIFEST_FILE, "".join(json.dumps(row) + "\n" for row in rows))
+        write_text(target / "README.md", README.format(exchanges=written, dialogs=kept))
+        claimed.finish({"exchanges": written})
+    return written
+
+
+def _test_dialogs(corpus: Path) -> dict[str, list[dict]]:
+    """The turns of each dialog of split "test", without their words."""
+    manifest = corpus / MANIFEST_FILE
+    if not manifest.is_file():
+        raise InputError(f"{corpus} has no manifest.jsonl: run `usdm synthesize_corpus` first, or give corpus=.")
+    dialogs: dict[str, list[dict]] = {}
+    for row in read_lines(manifest):
+        if row["split"] == "test":
+            dialogs.setdefault(row["dialog"], []).append({key: row[key] for key in ("audio", *KEPT)})
+    return dialogs

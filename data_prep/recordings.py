@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import soundfile
 
 from data_prep.augment import SAMPLE_RATE
-from data_prep.files import write_atomically
 from data_prep.flite import Flite
 from data_prep.spoken_text import spoken_text
 from usdm.audio import read_audio
+from usdm.data.speech_corpus import MANIFEST_FILE
+from usdm.runs import claim, publishing, read_lines
 from usdm.types import InputError
 
 logger = logging.getLogger(__name__)
@@ -29,66 +30,100 @@ class ImportReport:
     failed: tuple[str, ...]  # one message a row
 
 
-def import_recordings(sources: Sequence[str], output_dir: str, *, max_seconds: float, dev_every: int) -> ImportReport:
+def import_recordings(
+    sources: Sequence[str], output_dir: str, *, max_seconds: float, dev_every: int, overwrite: bool = False
+) -> ImportReport:
     """Read folders with a `manifest.jsonl` of `id`, `audio`, `speaker` and perhaps `text`; write one corpus.
 
     Args:
         max_seconds: longer recordings are cut into pieces of this length if they have no text, else left out
             and reported.
         dev_every: each n-th speaker becomes split "dev", the others "train".
+        overwrite: delete what came of other sources or settings.
 
     Raises:
-        InputError: a source has no manifest.
+        InputError: a source has no manifest, two of them have the same name, an id occurs twice in one, or
+            `output_dir` holds what came of other sources or settings.
     """
-    folder = Path(output_dir)
-    (folder / "audio").mkdir(parents=True, exist_ok=True)
-    flite = Flite("kal16")
-    rows: list[dict] = []
-    failed: list[str] = []
-    speakers: dict[str, int] = {}
-    for source in map(Path, sources):
-        if not (source / "manifest.jsonl").is_file():
+    folders = [Path(source) for source in sources]
+    for source in folders:
+        if not (source / MANIFEST_FILE).is_file():
             raise InputError(f"{source} has no manifest.jsonl: give a folder of recordings that has one.")
-        for line in (source / "manifest.jsonl").read_text().splitlines():
-            item = json.loads(line)
-            speaker = f"{source.name}-{item.get('speaker', 'unknown')}"
-            split = "dev" if speakers.setdefault(speaker, len(speakers)) % dev_every == dev_every - 1 else "train"
-            text = spoken_text(item["text"]) if item.get("text") else None
-            try:
-                samples = read_audio(source / item["audio"], SAMPLE_RATE).samples
-            except InputError as error:
-                failed.append(str(error))
-                continue
-            longest = int(max_seconds * SAMPLE_RATE)
-            if text and len(samples) > longest:
-                failed.append(f"{item['audio']}: {len(samples) / SAMPLE_RATE:.1f} s with text, over {max_seconds} s")
-                continue
-            for piece, start in enumerate(range(0, len(samples), longest)):
-                part = samples[start : start + longest]
-                if len(part) < SAMPLE_RATE // 2:
-                    continue  # the rest of a cut recording, too short to be of use
-                name = f"{source.name}-{item['id']}-{piece}"
-                audio = f"audio/{name}.flac"
-                soundfile.write(folder / audio, part.numpy(), SAMPLE_RATE, subtype="PCM_16")
-                rows.append(
-                    {
-                        "id": name,
-                        "audio": audio,
-                        "speaker": speaker,
-                        "role": "user",
-                        "dialog": name,
-                        "turn": 0,
-                        "split": split,
-                        "text": text,
-                        "duration": round(len(part) / SAMPLE_RATE, 3),
-                        "sample_rate": SAMPLE_RATE,
-                        "pronunciation": _pronunciation(flite, text) if text else None,
-                    }
-                )
-    write_atomically(folder / "manifest.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    for message in failed:
-        logger.warning("left out: %s", message)
-    return ImportReport(len(rows), sum(row["text"] is None for row in rows), tuple(failed))
+        if [other.name for other in folders].count(source.name) > 1:
+            raise InputError(f"{source}: another source has the name {source.name} too, and recordings are named by it")
+    folder = Path(output_dir)
+    with (
+        claim(
+            folder,
+            {"max_seconds": max_seconds, "dev_every": dev_every},
+            {source.name: source for source in folders},
+            results=("audio/*", MANIFEST_FILE),
+            overwrite=overwrite,
+        ) as claimed,
+        publishing(folder / MANIFEST_FILE) as part,
+    ):
+        (folder / "audio").mkdir(exist_ok=True)
+        importer = _Importer(folder, max_seconds, dev_every)
+        with part.open("w", encoding="utf-8") as file:
+            for source in folders:
+                for item in read_lines(source / MANIFEST_FILE):
+                    file.writelines(json.dumps(row) + "\n" for row in importer.rows(source, item))
+        for message in importer.failed:
+            logger.warning("left out: %s", message)
+        report = ImportReport(importer.utterances, importer.without_text, tuple(importer.failed))
+        claimed.finish({**asdict(report), "failed": len(report.failed)})
+    return report
+
+
+class _Importer:
+    def __init__(self, folder: Path, max_seconds: float, dev_every: int) -> None:
+        self.folder, self.dev_every = folder, dev_every
+        self.max_seconds, self.longest = max_seconds, int(max_seconds * SAMPLE_RATE)
+        self.flite = Flite("kal16")
+        self.utterances = self.without_text = 0
+        self.failed: list[str] = []
+        self._speakers: dict[str, int] = {}
+        self._names: set[str] = set()
+
+    def rows(self, source: Path, item: dict) -> Iterator[dict]:
+        """Lines of the manifest for a recording, whose sound is written. Raises InputError if its id was there."""
+        name = f"{source.name}-{item['id']}"
+        if name in self._names:
+            raise InputError(f"{source}: id {item['id']!r} occurs twice; give each recording an id of its own")
+        self._names.add(name)
+        speaker = f"{source.name}-{item.get('speaker', 'unknown')}"
+        number = self._speakers.setdefault(speaker, len(self._speakers))
+        text = spoken_text(item["text"]) if item.get("text") else None
+        try:
+            samples = read_audio(source / item["audio"], SAMPLE_RATE).samples
+        except InputError as error:
+            self.failed.append(str(error))
+            return
+        if text and len(samples) > self.longest:
+            seconds = len(samples) / SAMPLE_RATE
+            self.failed.append(f"{item['audio']}: {seconds:.1f} s with text, over {self.max_seconds} s")
+            return
+        for piece, start in enumerate(range(0, len(samples), self.longest)):
+            part = samples[start : start + self.longest]
+            if len(part) < SAMPLE_RATE // 2:
+                continue  # the rest of a cut recording, too short to be of use
+            audio = f"audio/{name}-{piece}.flac"
+            soundfile.write(self.folder / audio, part.numpy(), SAMPLE_RATE, subtype="PCM_16")
+            self.utterances += 1
+            self.without_text += text is None
+            yield {
+                "id": f"{name}-{piece}",
+                "audio": audio,
+                "speaker": speaker,
+                "role": "user",
+                "dialog": f"{name}-{piece}",
+                "turn": 0,
+                "split": "dev" if number % self.dev_every == self.dev_every - 1 else "train",
+                "text": text,
+                "duration": round(len(part) / SAMPLE_RATE, 3),
+                "sample_rate": SAMPLE_RATE,
+                "pronunciation": _pronunciation(self.flite, text) if text else None,
+            }
 
 
 def _pronunciation(flite: Flite, text: str) -> list[str]:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import multiprocessing
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +15,13 @@ from tqdm import tqdm
 
 from data_prep import espeak
 from data_prep.augment import SAMPLE_RATE, draw_noise, draw_variation, vary
-from data_prep.files import write_atomically
 from data_prep.flite import SpokenText
 from data_prep.not_understood import NOTHING_SAID
 from data_prep.synthesisers import check_speakers, flite_voice, speak_as
 from usdm.audio import read_audio
+from usdm.data.speech_corpus import MANIFEST_FILE
+from usdm.runs import Shards, Task, claim, in_processes, publishing
 from usdm.types import AlignedWord, InputError
-
-logger = logging.getLogger(__name__)
 
 _DIALOGS_PER_PART = 100
 
@@ -40,101 +36,149 @@ class Voices:
     held_out: Sequence[str] = ()  # heard in split "test" only
 
 
-def synthesize_corpus(dialogs_file: str, output_dir: str, *, voices: Voices, processes: int, seed: int) -> int:
+@dataclass(frozen=True)
+class CorpusReport:
+    """What became of the dialogs."""
+
+    turns: int  # in the manifest
+    failed: tuple[str, ...]  # a message for each dialog that could not be spoken, now or in an earlier run
+
+
+def synthesize_corpus(
+    dialogs_file: str | Path,
+    output_dir: str,
+    *,
+    voices: Voices,
+    processes: int,
+    seed: int,
+    retry_errors: bool = False,
+    overwrite: bool = False,
+) -> CorpusReport:
     """Speak every dialog; write `audio/` (16 kHz FLAC) and `manifest.jsonl`, one line a turn.
 
-    What a dialog sounds like depends on the seed and the dialog's name alone. Interrupted, it goes on where it was:
-    finished parts lie in `parts/`. The same agent text is spoken once and shared.
+    What a dialog sounds like depends on the voices, the seed and its own line alone. Interrupted, it goes on where it
+    was, and a file that has grown costs its new dialogs alone: what is finished lies in `parts/`. The same agent text
+    is spoken once and shared.
 
-    Returns:
-        The number of turns.
+    Args:
+        processes: one is this one; each of several has one thread.
+        retry_errors: dialogs that failed are tried again.
+        overwrite: delete what other voices or another seed made, or what was made of dialogs that are gone.
 
     Raises:
-        InputError: the dialogs file is missing, a speaker is unknown, or a synthesiser is not installed.
+        InputError: the dialogs file is missing, or has a line that is no dialog or a name twice; a speaker is unknown,
+            or a synthesiser is not installed; sound of other voices, another seed, or of dialogs that are gone or
+            changed lies in `output_dir`.
     """
     source = Path(dialogs_file)
-    if not source.is_file():
-        raise InputError(f"{source} does not exist: run `usdm prepare_dialogs` first, or give dialogs_file=.")
-    dialogs = [json.loads(line) for line in source.read_text().splitlines()]
+    _check_dialogs(source)
     agents = [f"flite-{agent}" for agent in voices.agents]
     of_espeak = [f"espeak-{voice}" for voice in espeak.VOICES] if voices.espeak_share else []
     check_speakers([*agents, *voices.user, *voices.held_out, *of_espeak])
     folder = Path(output_dir)
-    (folder / "audio").mkdir(parents=True, exist_ok=True)
-    (folder / "parts").mkdir(exist_ok=True)
-    parts = [
-        _Part(
-            folder,
-            folder / "parts" / f"{start // _DIALOGS_PER_PART:05d}.jsonl",
-            dialogs[start : start + _DIALOGS_PER_PART],
-            voices,
-            seed,
-        )
-        for start in range(0, len(dialogs), _DIALOGS_PER_PART)
-    ]
-    todo = [part for part in parts if not part.rows.exists()]
-    logger.info("%d of %d parts are there already", len(parts) - len(todo), len(parts))
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for _ in tqdm(pool.imap_unordered(_speak_part, todo), total=len(todo), unit="part", desc="synthesize_corpus"):
+    with claim(
+        folder,
+        {"voices": asdict(voices), "seed": seed},
+        {"dialogs_file": source},
+        results=(MANIFEST_FILE, "audio/*", "parts/*", "parts/rows/*"),
+        grows=("dialogs_file",),
+        overwrite=overwrite,
+    ) as claimed:
+        (folder / "audio").mkdir(exist_ok=True)
+        shards = Shards(folder / "parts", ".jsonl")
+        share = shards.share([source], _DIALOGS_PER_PART, overwrite=overwrite, retry_failed=retry_errors)
+        made = in_processes(partial(_Speaker, shards, folder, voices, seed), share.tasks, processes)
+        for _ in tqdm(made, total=len(share.tasks), unit="part", desc="synthesize_corpus"):
             pass
-    manifest = "".join(part.rows.read_text() for part in parts)
-    write_atomically(folder / "manifest.jsonl", manifest)
-    return manifest.count("\n")
+        manifest = folder / MANIFEST_FILE
+        if share.tasks or not (claimed.record.done and manifest.is_file()):  # else others may have added to its rows
+            with publishing(manifest) as part, part.open("wb") as file:
+                for shard in shards.done():
+                    file.write(shard.path.read_bytes())
+        failed = tuple(f"{row.id}: {row.message}" for row in shards.outcome(share).failed)
+        report = CorpusReport(sum(1 for _ in manifest.open("rb")), failed)
+        claimed.finish({"turns": report.turns, "failed": len(failed)})
+    return report
 
 
-@dataclass(frozen=True)
-class _Part:
-    folder: Path
-    rows: Path
-    dialogs: list[dict]
-    voices: Voices
-    seed: int
+def _check_dialogs(source: Path) -> None:
+    if not source.is_file():
+        raise InputError(f"{source} does not exist: run `usdm prepare_dialogs` first, or give dialogs_file=.")
+    names = set()
+    with source.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                name = _name(json.loads(line))
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(f"{source}, line {number} is no dialog ({error!r}): {line[:60]!r}") from error
+            if name in names:
+                raise InputError(f"{source}, line {number}: dialog {name!r} was there before; give it another name")
+            names.add(name)
 
 
-def _speak_part(part: _Part) -> None:
-    import torch
+def _name(dialog: dict) -> str:
+    """Raises ValueError, KeyError or TypeError if it lacks anything that is needed."""
+    if not (dialog["split"] and all(turn["role"] and turn["text"] for turn in dialog["turns"])):
+        raise ValueError("a split, role or text is empty")
+    return str(dialog["dialog"])
 
-    torch.set_num_threads(1)
-    rows = [row for dialog in part.dialogs for row in _speak_dialog(part, dialog)]
-    write_atomically(part.rows, "".join(json.dumps(row) + "\n" for row in rows))
 
+class _Speaker:
+    """Says dialogs, in one process."""
 
-def _speak_dialog(part: _Part, dialog: dict) -> list[dict]:
-    digest = hashlib.sha256(f"{part.seed}/{dialog['dialog']}".encode()).digest()
-    random = np.random.default_rng(int.from_bytes(digest[:8], "big"))
-    agent = part.voices.agents[int(random.integers(len(part.voices.agents)))]
-    rows = []
-    for index, turn in enumerate(dialog["turns"]):
-        name = f"{dialog['dialog']}-{index}"
-        if turn["role"] == "agent":
-            audio = f"audio/agent-{agent}-{hashlib.sha256(turn['text'].encode()).hexdigest()[:16]}.flac"
-            speaker, spoken, speed = f"flite-{agent}", flite_voice(agent).speak(turn["text"]), 1.0
-            sound = spoken.samples.astype(np.float32) / 32768
-        else:
-            audio = f"audio/{name}.flac"
-            variation = draw_variation(random)
-            speaker, spoken = _user_sound(turn, dialog["split"], part.voices, variation.speed, random)
-            speed, sound = variation.speed, vary(spoken.samples, spoken.sample_rate, variation, random)
-        if not (part.folder / audio).exists():
-            _write_sound(part.folder / audio, sound)
-        rows.append(
-            {
-                "id": name,
-                "audio": audio,
-                "speaker": speaker,
-                "role": turn["role"],
-                "dialog": dialog["dialog"],
-                "turn": index,
-                "split": dialog["split"],
-                "text": turn["text"],
-                "duration": round(len(sound) / SAMPLE_RATE, 3),
-                "sample_rate": SAMPLE_RATE,
-                "words": _times(spoken.words, speed),
-                "phones": _times(spoken.phones, speed) or None,
-                "pronunciation": _pronunciation(turn["text"]),
-            }
-        )
-    return rows
+    def __init__(self, shards: Shards, folder: Path, voices: Voices, seed: int, number: int) -> None:
+        self.shards, self.folder, self.voices, self.seed = shards, folder, voices, seed
+
+    def __call__(self, task: Task) -> None:
+        with self.shards.making(task) as (part, failed), part.open("w", encoding="utf-8") as file:
+            for _, line in task.rows:
+                dialog = json.loads(line)
+                try:
+                    rows = self._speak(dialog)
+                except InputError as error:
+                    failed[dialog["dialog"]] = str(error)
+                else:
+                    file.writelines(json.dumps(row) + "\n" for row in rows)
+
+    def _speak(self, dialog: dict) -> list[dict]:
+        digest = hashlib.sha256(f"{self.seed}/{dialog['dialog']}".encode()).digest()
+        random = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+        agent = self.voices.agents[int(random.integers(len(self.voices.agents)))]
+        rows = []
+        for index, turn in enumerate(dialog["turns"]):
+            name = f"{dialog['dialog']}-{index}"
+            if turn["role"] == "agent":
+                audio = f"audio/agent-{agent}-{hashlib.sha256(turn['text'].encode()).hexdigest()[:16]}.flac"
+                speaker, spoken, speed = f"flite-{agent}", flite_voice(agent).speak(turn["text"]), 1.0
+                sound = spoken.samples.astype(np.float32) / 32768
+                is_there = (self.folder / audio).is_file()  # the same text in the same voice, whoever wrote it
+            else:
+                audio = f"audio/{name}.flac"
+                variation = draw_variation(random)
+                speaker, spoken = _user_sound(turn, dialog["split"], self.voices, variation.speed, random)
+                speed, sound = variation.speed, vary(spoken.samples, spoken.sample_rate, variation, random)
+                is_there = False  # what has the name may be of other words
+            if not is_there:
+                with publishing(self.folder / audio) as part:  # two processes may say the same agent text
+                    soundfile.write(part, sound, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+            rows.append(
+                {
+                    "id": name,
+                    "audio": audio,
+                    "speaker": speaker,
+                    "role": turn["role"],
+                    "dialog": dialog["dialog"],
+                    "turn": index,
+                    "split": dialog["split"],
+                    "text": turn["text"],
+                    "duration": round(len(sound) / SAMPLE_RATE, 3),
+                    "sample_rate": SAMPLE_RATE,
+                    "words": _times(spoken.words, speed),
+                    "phones": _times(spoken.phones, speed) or None,
+                    "pronunciation": _pronunciation(turn["text"]),
+                }
+            )
+        return rows
 
 
 def _user_sound(
@@ -171,9 +215,3 @@ def _pronunciation(text: str) -> list[str]:
 
 def _times(spans: Sequence[AlignedWord], speed: float) -> list[list]:
     return [[span.text, round(span.start / speed, 3), round(span.end / speed, 3)] for span in spans]
-
-
-def _write_sound(path: Path, sound: np.ndarray) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # two processes may say the same agent text
-    soundfile.write(part, sound, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    os.replace(part, path)

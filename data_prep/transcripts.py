@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,15 +14,16 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, WhisperForConditionalGeneration, WhisperProcessor
 
-from data_prep.files import write_atomically
 from data_prep.spoken_text import spoken_text
-from usdm.data.speech_corpus import MANIFEST_FILE, Utterance, read_speech_corpora
+from usdm.data.speech_corpus import MANIFEST_FILE, Utterance, manifest_files, manifest_lines, parse_utterance
+from usdm.runs import RowsById, Shards, Task, claim, in_processes, publishing
 from usdm.types import InputError
 from usdm.units.hub import UNREADABLE, first_line, hub_config, quiet
 
 SAMPLE_RATE = 16_000  # Hz
 LONGEST = 30.0  # seconds that Whisper hears at once
-HEARD_FILE = "heard.jsonl"
+SHARDS, SHARD_UTTERANCES = "transcripts", 20
+HEARD = "heard"  # in the manifest, beside a text that was: what and how surely
 
 
 @dataclass(frozen=True)
@@ -42,76 +45,108 @@ class Heard:
 
 
 def transcribe_corpus(
-    corpus: str, output_dir: str, *, recogniser: str, lowest_confidence: float, device: str
+    corpus: str,
+    output_dir: str,
+    *,
+    recogniser: str,
+    lowest_confidence: float,
+    device: str,
+    retry_errors: bool = False,
+    overwrite: bool = False,
 ) -> TranscriptReport:
     """Write `output_dir/manifest.jsonl`: the corpus' lines, those without text with what the recogniser heard.
 
-    `output_dir` may be the corpus itself. Beside the manifest lies `heard.jsonl`, with every transcript and its
-    confidence; what it has is not heard again, so a killed run goes on from there.
+    `output_dir` may be the corpus itself, which may have grown since an earlier run. Beside the manifest lies what was
+    heard, with its confidence, in `transcripts/`; it is not heard again. In the manifest such a text stands under
+    `heard` too, so that another `lowest_confidence` can give or take it; one that was corrected by hand stays.
 
     Args:
         recogniser: an English Whisper model, on the hub or in a local folder.
         lowest_confidence: a transcript below it is not used.
+        retry_errors: recordings that failed are tried again.
+        overwrite: delete what another recogniser heard, or what was heard in recordings that are gone or changed.
 
     Raises:
-        InputError: the corpus or the recogniser cannot be read.
+        InputError: the corpus or the recogniser cannot be read, a recording occurs twice, or what another recogniser
+            heard, or what was heard in recordings that are gone or changed, lies in `output_dir`.
     """
-    source, folder = Path(corpus), Path(output_dir)
-    utterances = read_speech_corpora([source])
-    wanted = [utterance for utterance in utterances if utterance.text is None]
-    folder.mkdir(parents=True, exist_ok=True)
-    heard, failed = _hear(wanted, folder / HEARD_FILE, recogniser, device)
-    lines = []
-    for row in map(json.loads, (source / MANIFEST_FILE).read_text(encoding="utf-8").splitlines()):
-        known = heard.get(row["id"])
-        if known is not None and known.text and known.confidence >= lowest_confidence:
-            # Words and phones that an aligner found without text are not those of this text.
-            row |= {"text": known.text, "words": None, "phones": None, "pronunciation": None}
-        if not Path(row["audio"]).is_absolute():
-            row["audio"] = os.path.relpath(source / row["audio"], folder)
-        lines.append(json.dumps({name: value for name, value in row.items() if value is not None or name == "text"}))
-    write_atomically(folder / MANIFEST_FILE, "\n".join(lines) + "\n")
-    sure = sum(bool(each.text) and each.confidence >= lowest_confidence for each in heard.values())
-    return TranscriptReport(sure, len(heard) - sure, len(utterances) - len(wanted), tuple(failed))
+    folder = Path(output_dir)
+    (manifest,) = manifest_files([corpus])
+    if (kind := hub_config(recogniser).model_type) != "whisper":
+        raise InputError(f"recogniser={recogniser} is of model_type '{kind}': give a Whisper model.")
+    with claim(
+        folder / SHARDS,
+        {},
+        {"corpus": corpus, "recogniser": recogniser},
+        results=("*.jsonl", "rows/*"),
+        grows=("corpus",),
+        overwrite=overwrite,
+    ) as claimed:
+        shards = Shards(folder / SHARDS, ".jsonl", _key)
+        share = shards.share([manifest], SHARD_UTTERANCES, overwrite=overwrite, retry_failed=retry_errors)
+        made = in_processes(partial(_Worker, shards, recogniser, device), share.tasks, 1)
+        for _ in tqdm(made, total=len(share.tasks), unit="shard", desc="transcribe"):
+            pass
+        failed = tuple(f"{row.id}: {row.message}" for row in shards.outcome(share).failed)
+        heard = RowsById([shard.path for shard in shards.done()])
+        with publishing(folder / MANIFEST_FILE) as part:
+            counts = _merge(manifest, part, heard, lowest_confidence)
+        report = TranscriptReport(counts["sure"], counts["doubtful"], counts["with text"], failed)
+        in_place = manifest.samefile(folder / MANIFEST_FILE)
+        claimed.finish({**asdict(report), "failed": len(failed)}, rewritten=["corpus"] if in_place else [])
+    return report
 
 
-def _hear(wanted: list[Utterance], path: Path, recogniser: str, device: str) -> tuple[dict[str, Heard], list[str]]:
-    """Transcripts by utterance, and a message for each that has none."""
-    heard = _heard_before(path, recogniser, {utterance.id for utterance in wanted})
-    left = [utterance for utterance in wanted if utterance.id not in heard]
-    failed: list[str] = []
-    if left:
-        whisper = _Whisper(recogniser, device)
-        # Without a line that a kill cut off: the next would be written on to it.
-        write_atomically(path, "".join(_line(name, each, recogniser) for name, each in heard.items()))
-        with path.open("a", encoding="utf-8") as notes:
-            for utterance in tqdm(left, desc="transcribe", unit="utterance"):
+def _key(line: bytes) -> bytes | None:
+    row = json.loads(line)
+    if row.get("text") is not None and HEARD not in row:
+        return None
+    return json.dumps([row.get(name) for name in ("id", "audio", "start", "channel", "duration")]).encode()
+
+
+class _Worker:
+    """Hears shards."""
+
+    def __init__(self, shards: Shards, recogniser: str, device: str, number: int) -> None:
+        self.shards, self.whisper = shards, _Whisper(recogniser, device)
+
+    def __call__(self, task: Task) -> None:
+        with self.shards.making(task) as (part, failed), part.open("w", encoding="utf-8") as file:
+            for path, line in task.rows:
+                utterance = parse_utterance(path, line)
                 try:
-                    heard[utterance.id] = each = whisper(_sound(utterance))
+                    heard = self.whisper(_sound(utterance))
                 except InputError as error:
-                    failed.append(f"{utterance.id}: {error}")
-                    continue
-                notes.write(_line(utterance.id, each, recogniser))
-                notes.flush()
-    return heard, failed
+                    failed[utterance.id] = str(error)
+                else:
+                    file.write(json.dumps({"id": utterance.id, **asdict(heard)}) + "\n")
 
 
-def _line(name: str, heard: Heard, recogniser: str) -> str:
-    row = {"id": name, "text": heard.text, "confidence": heard.confidence, "by": recogniser}
-    return json.dumps(row) + "\n"
-
-
-def _heard_before(path: Path, recogniser: str, wanted: set[str]) -> dict[str, Heard]:
-    """What an earlier run with the same recogniser wrote, but for a line that a kill cut off."""
-    heard: dict[str, Heard] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
+def _merge(manifest: Path, target: Path, heard: RowsById, lowest_confidence: float) -> Counter[str]:
+    """Write the manifest anew with what was heard, one line in memory at a time; counts."""
+    counts: Counter[str] = Counter()
+    with manifest.open("rb") as lines, target.open("w", encoding="utf-8") as file:
+        for _, _, line in manifest_lines(lines):
             row = json.loads(line)
-        except ValueError:
-            continue
-        if row["by"] == recogniser and row["id"] in wanted:
-            heard[row["id"]] = Heard(row["text"], row["confidence"])
-    return heard
+            known = None if _key(line) is None else heard.get(row["id"])
+            if known is not None and row.get("text") in (None, row.get(HEARD, {}).get("text")):
+                is_sure = bool(known["text"]) and known["confidence"] >= lowest_confidence
+                counts["sure" if is_sure else "doubtful"] += 1
+                text = known["text"] if is_sure else None
+                if text != row.get("text"):
+                    # Words and phones that an aligner found without text, or with another, are not those of this one.
+                    row |= {"words": None, "phones": None, "pronunciation": None}
+                row |= {
+                    "text": text,
+                    HEARD: {name: known[name] for name in ("text", "confidence")} if is_sure else None,
+                }
+            else:
+                counts["with text"] += row.get("text") is not None
+            if not Path(row["audio"]).is_absolute():
+                row["audio"] = os.path.relpath(manifest.parent / row["audio"], target.parent)
+            row = {name: value for name, value in row.items() if value is not None or name == "text"}
+            file.write(json.dumps(row) + "\n")
+    return counts
 
 
 def _sound(utterance: Utterance) -> Tensor:
@@ -127,8 +162,6 @@ class _Whisper:
     """Waveform in, transcript out; greedy."""
 
     def __init__(self, name: str, device: str) -> None:
-        if (kind := hub_config(name).model_type) != "whisper":
-            raise InputError(f"recogniser={name} is of model_type '{kind}': give a Whisper model.")
         try:
             with quiet():
                 self.processor = WhisperProcessor.from_pretrained(name)
@@ -140,9 +173,10 @@ class _Whisper:
     @torch.inference_mode()
     def __call__(self, sound: Tensor) -> Heard:
         features = self.processor(sound.numpy(), sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
-        output = self.model.generate(
-            features.to(self.model.device), do_sample=False, return_dict_in_generate=True, output_scores=True
-        )
+        with quiet():  # transformers warns of what its Whisper passes to itself
+            output = self.model.generate(
+                features.to(self.model.device), do_sample=False, return_dict_in_generate=True, output_scores=True
+            )
         sure = self.model.compute_transition_scores(output.sequences, output.scores, normalize_logits=True)
         text = self.processor.batch_decode(output.sequences, skip_special_tokens=True)[0]
         return Heard(spoken_text(text), round(float(sure.mean()), 3))

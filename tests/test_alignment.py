@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
 import torch
+from kills import die, killed
 from safetensors.torch import save_file
 from test_data_prep import needs_synthesisers
 from torch import Tensor
@@ -25,7 +27,15 @@ from transformers import (
     Wav2Vec2Model,
 )
 
-from data_prep.alignment import Aligned, TextGridAligner, Unaligned, align_corpus, boundary_error, read_textgrid
+from data_prep.alignment import (
+    Aligned,
+    AlignmentReport,
+    TextGridAligner,
+    Unaligned,
+    align_corpus,
+    boundary_error,
+    read_textgrid,
+)
 from data_prep.alignment.character_models import HubCtc, TorchaudioCtc
 from data_prep.alignment.ctc import CtcAligner
 from data_prep.alignment.forced import align_words
@@ -33,6 +43,7 @@ from data_prep.alignment.phone_head import PhoneHead
 from data_prep.alignment.spelling import Spelling, letters, written_words
 from data_prep.alignment.windows import emissions
 from usdm.data.speech_corpus import Utterance, read_speech_corpora
+from usdm.runs import content_digest, read_run
 from usdm.types import AlignedWord, InputError
 from usdm.units.extractor import keep_layers
 
@@ -200,7 +211,7 @@ def test_a_part_of_a_recording_has_times_of_its_own(tmp_path: Path) -> None:
     assert isinstance(unreadable, Unaligned) and "channel 2" in unreadable.reason
 
 
-def test_a_corpus_is_aligned_and_goes_on_after_a_kill(tmp_path: Path) -> None:
+def test_a_corpus_is_aligned(tmp_path: Path) -> None:
     known = write_corpus(tmp_path / "in", a="hello there", b="how are you", c="fine", d="thanks a lot", e="bye")
     rows = read_rows(tmp_path / "in")
     rows[0] |= {"text": "Hello 안 дом there!", "extra": "kept"}  # two words more than are sung
@@ -232,18 +243,90 @@ def test_a_corpus_is_aligned_and_goes_on_after_a_kill(tmp_path: Path) -> None:
     assert hello.read().seconds > 0  # the paths lead to the corpus that was aligned
     assert read_rows(tmp_path / "out")[0]["extra"] == "kept"
 
-    manifest = (tmp_path / "out/manifest.jsonl").read_bytes()
-    kept = (tmp_path / "out/alignment/00000.jsonl").stat().st_mtime_ns
-    (tmp_path / "out/alignment/00001.jsonl").unlink()  # as if killed before it was finished
-    (tmp_path / "out/manifest.jsonl").unlink()
-    align_corpus(str(tmp_path / "in"), tones, str(tmp_path / "out"), **settings)
-    assert (tmp_path / "out/manifest.jsonl").read_bytes() == manifest
-    assert (tmp_path / "out/alignment/00000.jsonl").stat().st_mtime_ns == kept
-    with pytest.raises(InputError, match="holds shards of .*tones.*another output_dir"):
-        align_corpus(str(tmp_path / "in"), partial(TextGridAligner, folder="x"), str(tmp_path / "out"), **settings)
+    assert align_corpus(str(tmp_path / "in"), tones, str(tmp_path / "out"), **settings) == report  # nothing is new
     with pytest.raises(InputError, match=r"1 of 4 utterances could not be aligned.*raise max_failed_share"):
         align_corpus(str(tmp_path / "in"), tones, str(tmp_path / "new"), **settings | {"max_failed_share": 0.1})
     assert not (tmp_path / "new/manifest.jsonl").exists()
+
+
+def test_a_killed_alignment_goes_on_to_the_same_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_corpus(tmp_path / "in", a="hello there", b="how are you", c="fine", d="thanks a lot")
+    settings = dict(shard_utterances=2, max_failed_share=0.0, processes=1)
+    align_corpus(str(tmp_path / "in"), tones, str(tmp_path / "whole"), **settings)
+    hear, calls = ToneModel.log_probs, []
+
+    def hear_and_die(model: ToneModel, waveforms: Sequence[Tensor]) -> list[Tensor]:
+        calls.append(waveforms)
+        return hear(model, waveforms) if len(calls) < 2 else die()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ToneModel, "log_probs", hear_and_die)
+        killed(lambda: align_corpus(str(tmp_path / "in"), tones, str(tmp_path / "cut"), **settings))
+    assert not (tmp_path / "cut/manifest.jsonl").exists()
+    (shard,) = (tmp_path / "cut/alignment").glob("*.jsonl")
+    made = shard.stat().st_mtime_ns
+    align_corpus(str(tmp_path / "in"), tones, str(tmp_path / "cut"), **settings)
+    assert shard.stat().st_mtime_ns == made
+    assert (tmp_path / "cut/manifest.jsonl").read_bytes() == (tmp_path / "whole/manifest.jsonl").read_bytes()
+
+
+def test_a_corpus_grows_and_its_text_changes_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[int] = []
+
+    def count_and_hear(model: ToneModel, waveforms: Sequence[Tensor]) -> list[Tensor]:
+        heard.append(len(waveforms))
+        return hear(model, waveforms)
+
+    hear = ToneModel.log_probs
+    monkeypatch.setattr(ToneModel, "log_probs", count_and_hear)
+
+    def align(**options: Any) -> AlignmentReport:
+        heard.clear()
+        settings = dict(shard_utterances=2, max_failed_share=1.0, processes=1, **options)
+        return align_corpus(str(tmp_path), tones, str(tmp_path), **settings)
+
+    write_corpus(tmp_path, a="hello there", b="fine", c="bye")
+    rows = read_rows(tmp_path)
+    write_rows(tmp_path, [rows[0], rows[1] | {"text": None}])
+    align()
+    first = read_rows(tmp_path)
+    assert first[0]["words"] and "words" not in first[1] and sum(heard) == 1
+    record = read_run(tmp_path / "alignment")
+    assert record is not None and record.done
+    assert record.inputs["corpus"] == content_digest(tmp_path)  # its own writing is no news
+
+    write_rows(tmp_path, [first[0], rows[1], rows[2]])  # a text that was not known, and a new utterance
+    assert align().aligned == 3 and sum(heard) == 2
+    assert read_rows(tmp_path)[0] == first[0] and all(row["words"] for row in read_rows(tmp_path))
+
+    rows = read_rows(tmp_path)
+    rows[1]["text"] = "fine and so on and on and on and on"
+    write_rows(tmp_path, rows)
+    with pytest.raises(InputError, match="rows that are not in the input any more, or are others now: b;"):
+        align()
+    assert align(overwrite=True).failed == 1 and sum(heard) == 2  # c lies in the same shard
+    assert "words" not in read_rows(tmp_path)[1]
+    assert align().failed == 1 and heard == []  # it is told again, and not tried again
+    assert align(retry_errors=True).failed == 1 and sum(heard) == 1
+
+    with pytest.raises(InputError, match=r'aligner: "tones" then, "TextGridAligner" now'):
+        make = partial(TextGridAligner, folder=str(tmp_path))
+        align_corpus(str(tmp_path), make, str(tmp_path), shard_utterances=2, max_failed_share=1.0, processes=1)
+
+
+def test_an_aligner_is_known_by_the_contents_of_its_folder(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "in", a="hello there")
+    (tmp_path / "grids").mkdir()
+    (tmp_path / "grids/a.TextGrid").write_text(LONG)
+    make = partial(TextGridAligner, folder=str(tmp_path / "grids"))
+    arguments = (str(tmp_path / "in"), make, str(tmp_path / "in"))
+    settings = dict(shard_utterances=2, max_failed_share=0.5, processes=1)
+    align_corpus(*arguments, **settings)
+    (tmp_path / "grids/a.TextGrid").write_text(LONG.replace("0.75", "0.5"))
+    with pytest.raises(InputError, match="folder: .*grids .* then, .*grids .* now"):
+        align_corpus(*arguments, **settings)
+    align_corpus(*arguments, **settings, overwrite=True)
+    assert read_rows(tmp_path / "in")[0]["words"][0][2] == 0.5
 
 
 CONFIG = dict(
@@ -464,7 +547,7 @@ def test_a_corpus_takes_its_times_from_textgrids(tmp_path: Path) -> None:
     (tmp_path / "grids/s/b.TextGrid").write_text(speakers)
     make = partial(TextGridAligner, folder=str(tmp_path / "grids"))
     report = align_corpus(
-        str(tmp_path / "in"), make, str(tmp_path / "in"), shard_utterances=2, max_failed_share=0.5, processes=2
+        str(tmp_path / "in"), make, str(tmp_path / "in"), shard_utterances=2, max_failed_share=0.5, processes=1
     )
     assert (report.aligned, report.failed, report.unknown, report.confidence) == (2, 1, 2, None)
     a, b, c = read_speech_corpora([tmp_path / "in"])  # in place

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from kills import die, killed
 
+from data_prep import speech_corpus
 from data_prep.augment import SAMPLE_RATE, Variation, draw_variation, vary
 from data_prep.dialog_text import prepare_dialogs
 from data_prep.espeak import Espeak
@@ -19,7 +23,7 @@ from data_prep.held_out import make_held_out
 from data_prep.recordings import import_recordings
 from data_prep.sentences import prepare_sentences
 from data_prep.small_talk import INTENTS
-from data_prep.speech_corpus import Voices, synthesize_corpus
+from data_prep.speech_corpus import CorpusReport, Voices, synthesize_corpus
 from data_prep.spoken_text import spoken_text, spoken_words
 from usdm.data.speech_corpus import read_speech_corpora
 from usdm.types import InputError
@@ -286,15 +290,15 @@ def test_espeak_knows_its_words() -> None:
 
 
 @needs_synthesisers
-def test_a_synthesised_corpus_resumes_and_can_be_read(dialog_files: tuple[str, str], tmp_path: Path) -> None:
+def test_a_synthesised_corpus_can_be_read(dialog_files: tuple[str, str], tmp_path: Path) -> None:
     _prepare(dialog_files, tmp_path)
     dialogs = (tmp_path / "dialogs.jsonl").read_text().splitlines()
     few = tmp_path / "few.jsonl"
     few.write_text("\n".join([dialogs[0], dialogs[-1]]) + "\n")
     voices = Voices(agents=("kal16",), user=("flite-kal16",), espeak_share=0.5)
-    turns = synthesize_corpus(str(few), str(tmp_path / "speech"), voices=voices, processes=1, seed=3)
-    utterances = read_speech_corpora([tmp_path / "speech"])
-    assert len(utterances) == turns
+    report = synthesize_corpus(str(few), str(tmp_path / "speech"), voices=voices, processes=1, seed=3)
+    utterances = list(read_speech_corpora([tmp_path / "speech"]))
+    assert (len(utterances), report.failed) == (report.turns, ())
     for utterance in utterances:
         samples, sample_rate = soundfile.read(utterance.audio)
         assert sample_rate == SAMPLE_RATE
@@ -302,10 +306,104 @@ def test_a_synthesised_corpus_resumes_and_can_be_read(dialog_files: tuple[str, s
         assert [word.text for word in utterance.words] == spoken_words(utterance.text or "")
         assert utterance.words[-1].start < utterance.duration
         assert utterance.pronunciation
-    manifest = (tmp_path / "speech/manifest.jsonl").read_text()
-    (tmp_path / "speech/parts/00000.jsonl").unlink()  # as if killed before the part was finished
-    synthesize_corpus(str(few), str(tmp_path / "speech"), voices=voices, processes=1, seed=3)
-    assert (tmp_path / "speech/manifest.jsonl").read_text() == manifest
+
+
+SAYINGS = {"a": "hello there.", "b": "how are you?", "c": "fine.", "d": "good bye."}
+
+
+def write_sayings(path: Path, names: str, **texts: str) -> Path:
+    """Dialogs of one exchange each; the agent always says the same."""
+    agent = {"role": "agent", "text": "well."}
+    rows = [
+        {"dialog": name, "split": "train", "turns": [{"role": "user", "text": (SAYINGS | texts)[name]}, agent]}
+        for name in names
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def speak(dialogs: Path, folder: Path, *, user: str = "flite-kal16", seed: int = 0, **options: Any) -> CorpusReport:
+    voices = Voices(agents=("kal16",), user=(user,), espeak_share=0.0)
+    return synthesize_corpus(str(dialogs), str(folder), voices=voices, processes=1, seed=seed, **options)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "run.json"
+    }
+
+
+@needs_synthesisers
+def test_other_text_voices_or_seed_are_never_said_with_old_sound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speech_corpus, "_DIALOGS_PER_PART", 2)
+    dialogs = write_sayings(tmp_path / "dialogs.jsonl", "abc")
+    speak(dialogs, tmp_path / "speech")
+    with pytest.raises(
+        InputError, match=r'voices\.user: \["flite-kal16"\] then, \["flite-rms"\] now\n.*overwrite=true'
+    ):
+        speak(dialogs, tmp_path / "speech", user="flite-rms")
+    with pytest.raises(InputError, match="seed: 0 then, 1 now"):
+        speak(dialogs, tmp_path / "speech", seed=1)
+    write_sayings(dialogs, "abc", b="something quite different.")
+    with pytest.raises(InputError, match="rows that are not in the input any more, or are others now: b;"):
+        speak(dialogs, tmp_path / "speech")
+
+    speak(dialogs, tmp_path / "speech", overwrite=True)  # the dialogs that changed, and their part alone
+    speak(dialogs, tmp_path / "fresh")
+    assert contents(tmp_path / "speech") == contents(tmp_path / "fresh")
+    speak(dialogs, tmp_path / "speech", user="flite-rms", seed=1, overwrite=True)
+    speak(dialogs, tmp_path / "rms", user="flite-rms", seed=1)
+    assert contents(tmp_path / "speech") == contents(tmp_path / "rms")
+    assert contents(tmp_path / "rms")["audio/b-0.flac"] != contents(tmp_path / "fresh")["audio/b-0.flac"]
+
+    write_sayings(dialogs, "abca")
+    with pytest.raises(InputError, match="line 4: dialog 'a' was there before"):
+        speak(dialogs, tmp_path / "twice")
+
+
+@needs_synthesisers
+def test_more_dialogs_cost_themselves_alone_and_a_kill_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speech_corpus, "_DIALOGS_PER_PART", 1)
+    dialogs = write_sayings(tmp_path / "dialogs.jsonl", "ab")
+    speak(dialogs, tmp_path / "speech")
+    write_sayings(dialogs, "abcd")
+    said, say = [], speech_corpus._Speaker._speak
+
+    def say_or_die(speaker: Any, dialog: dict) -> list[dict]:
+        said.append(dialog["dialog"])
+        rows = say(speaker, dialog)
+        return rows if said != ["c", "d"] else die()
+
+    monkeypatch.setattr(speech_corpus._Speaker, "_speak", say_or_die)
+    killed(lambda: speak(dialogs, tmp_path / "speech"))
+    assert speak(dialogs, tmp_path / "speech").turns == 8 and said == ["d"]
+    monkeypatch.undo()
+    manifest = tmp_path / "speech/manifest.jsonl"
+    speak(dialogs, tmp_path / "whole")
+    assert [row.id for row in read_speech_corpora([tmp_path / "speech"])] == [
+        f"{d}-{t}" for d in "abcd" for t in (0, 1)
+    ]
+    assert manifest.read_bytes() == (tmp_path / "whole/manifest.jsonl").read_bytes()
+    manifest.write_text(manifest.read_text().replace("}\n", ', "heard": true}\n'))
+    speak(dialogs, tmp_path / "speech")
+    assert '"heard": true' in manifest.read_text()  # nothing is new, so what others added stays
+
+
+@needs_synthesisers
+def test_a_dialog_that_cannot_be_said_is_told_and_tried_again(tmp_path: Path) -> None:
+    dialogs = write_sayings(tmp_path / "dialogs.jsonl", "abc", b="Спасибо.")
+    for _ in range(2):
+        report = speak(dialogs, tmp_path / "speech")
+        assert report.turns == 4 and len(report.failed) == 1 and report.failed[0].startswith("b: ")
+    with pytest.raises(InputError, match="others now: b;"):
+        speak(write_sayings(dialogs, "abc"), tmp_path / "speech")
+    assert speak(dialogs, tmp_path / "speech", overwrite=True) == CorpusReport(6, ())
 
 
 @needs_synthesisers
@@ -364,6 +462,17 @@ def test_recordings_are_imported_and_failures_reported(tmp_path: Path) -> None:
     first, second, rest = read_speech_corpora([tmp_path / "out"])
     assert (first.text, first.duration, first.split) == ("hello there.", 0.5, "train")
     assert (second.duration, rest.duration, second.split) == (2.0, 0.5, "dev")
+    with pytest.raises(InputError, match=r"max_seconds: 2\.0 then, 1\.0 now"):
+        import_recordings([str(source)], str(tmp_path / "out"), max_seconds=1.0, dev_every=2)
+    shutil.copytree(source, tmp_path / "other/source")
+    with pytest.raises(InputError, match="another source has the name source too"):
+        import_recordings(
+            [str(source), str(tmp_path / "other/source")], str(tmp_path / "b"), max_seconds=1.0, dev_every=2
+        )
+    (source / "manifest.jsonl").write_text(json.dumps(rows[0]) + "\n" + json.dumps(rows[0]) + "\n")
+    with pytest.raises(InputError, match="id 'a' occurs twice"):
+        import_recordings([str(source)], str(tmp_path / "c"), max_seconds=1.0, dev_every=2)
+    assert not (tmp_path / "c/manifest.jsonl").exists()
 
 
 def test_the_held_out_set_is_of_whole_test_dialogs(tmp_path: Path) -> None:
@@ -390,9 +499,13 @@ def test_the_held_out_set_is_of_whole_test_dialogs(tmp_path: Path) -> None:
             )
     (corpus / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert make_held_out(str(corpus), str(tmp_path / "out"), exchanges=3, seed=0) == 4
-    written = read_speech_corpora([tmp_path / "out"])
+    written = list(read_speech_corpora([tmp_path / "out"]))
     assert {utterance.dialog for utterance in written} == {"a", "c"}
     samples, sample_rate = soundfile.read(written[0].audio)
     assert len(samples) / sample_rate == pytest.approx(1.0, abs=0.01)
+    with pytest.raises(InputError, match="exchanges: 3 then, 1 now"):
+        make_held_out(str(corpus), str(tmp_path / "out"), exchanges=1, seed=0)
+    assert make_held_out(str(corpus), str(tmp_path / "out"), exchanges=1, seed=0, overwrite=True) == 2
+    assert len(list((tmp_path / "out/audio").iterdir())) == 4  # nothing of the other set is shipped
     with pytest.raises(InputError, match="4 test exchanges, 5 are wanted"):
         make_held_out(str(corpus), str(tmp_path / "out"), exchanges=5, seed=0)

@@ -15,9 +15,8 @@ from safetensors.torch import load_file
 from transformers import WhisperConfig, WhisperModel
 
 from usdm.audio.variation import SoundVariation, shift_formants
-from usdm.chain.places import EMBEDDED_MODELS
 from usdm.data.extraction import extract_units
-from usdm.data.unit_corpus import UnitCorpus, UnitUtterance
+from usdm.data.unit_corpus import UnitCorpus
 from usdm.training.encoder import NO_LABEL, EncoderTask, WhisperStart
 from usdm.training.kmeans import fit_kmeans
 from usdm.training.loop import LoopSettings, train
@@ -326,61 +325,8 @@ def test_encoder_to_unit_corpus(corpus: Path, tmp_path: Path) -> None:
 
     report = extract_units([str(corpus)], str(made), str(tmp_path / "corpus"), shard_utterances=16)
     assert (report.utterances, report.failed) == (40, ())
-    files = sorted((tmp_path / "corpus").glob("*.parquet"))
-    assert len(files) == 3
-    rows = {row.id: row for row in UnitCorpus(files).utterances()}
-    extractor = UnitExtractor.from_pretrained(made)
+    rows = {row.id: row for row in UnitCorpus(tmp_path / "corpus").utterances()}
+    extractor = UnitExtractor.from_pretrained(tmp_path / "units")
     samples, _ = soundfile.read(corpus / "7.wav", dtype="float32")
     assert rows["7"].units.tolist() == extractor([torch.from_numpy(samples)])[0].tolist()
     assert rows["7"].words == ("a", "b", "c")
-
-    before = files[1].read_bytes()
-    files[0].unlink()  # as if killed
-    assert extract_units([str(corpus)], str(made), str(tmp_path / "corpus"), shard_utterances=16) == report
-    jobs = [
-        extract_units([str(corpus)], str(made), str(tmp_path / "jobs"), shard_utterances=16, job=job, num_jobs=2)
-        for job in (1, 0)
-    ]
-    assert sum(each.units for each in jobs) == report.units and all(each.utterances for each in jobs)
-    for shard in (tmp_path / "corpus").glob("*.parquet"):
-        assert (tmp_path / "jobs" / shard.name).read_bytes() == shard.read_bytes()
-    with pytest.raises(InputError, match="job=2 of num_jobs=2"):
-        extract_units([str(corpus)], str(made), str(tmp_path / "jobs"), job=2, num_jobs=2)
-    assert extract_units([str(corpus)], str(made), str(tmp_path / "jobs"), shard_utterances=16).units == report.units
-    assert files[1].read_bytes() == before
-
-    extractor.centroids = extractor.centroids + 1
-    extractor.save_pretrained(tmp_path / "other")
-    with pytest.raises(InputError, match="different units"):
-        extract_units([str(corpus)], str(tmp_path / "other"), str(tmp_path / "corpus"), shard_utterances=16)
-
-
-def test_users_are_extracted_as_other_voices(corpus: Path, tmp_path: Path) -> None:
-    rows = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()[:8]]
-    for row in rows:
-        row |= {"audio": str(corpus / row["audio"]), "role": "agent" if int(row["id"]) % 2 else "user"}
-    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    units = str(EMBEDDED_MODELS / "tiny/units")
-
-    def extracted(name: str, **settings: Any) -> dict[str, UnitUtterance]:
-        extract_units([str(tmp_path)], units, str(tmp_path / name), **settings)
-        return {row.id: row for row in UnitCorpus([tmp_path / name]).utterances()}
-
-    other_voices = SoundVariation(formants=0.2, filter_decibels=6.0, noise_share=1.0)
-    plain = extracted("plain")
-    varied = extracted("varied", variation=other_voices, seed=3)
-    assert set(varied) == {f"varied3-{name}" for name in plain}
-    for name, row in plain.items():
-        other = varied[f"varied3-{name}"]
-        assert (other.dialog, other.words, other.role) == (f"varied3-{row.dialog}", row.words, row.role)
-        assert len(other.units) == len(row.units) and other.word_ends.tolist() == row.word_ends.tolist()
-        assert (other.units.tolist() == row.units.tolist()) == (row.role == "agent")
-    again = extracted("again", variation=other_voices, seed=3, shard_utterances=3)
-    assert all(again[name].units.tolist() == row.units.tolist() for name, row in varied.items())
-
-    with pytest.raises(InputError, match="plain has units of another variation: '0' is there.*called varied3-"):
-        extracted("plain", variation=other_voices, seed=3)
-    with pytest.raises(InputError, match="varied has units of another variation: 'varied3-0'"):
-        extracted("varied")
-    with pytest.raises(InputError, match=r"variation\.speed=0\.1: words would no longer"):
-        extracted("faster", variation=replace(other_voices, speed=0.1))

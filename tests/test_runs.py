@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kills import die, killed
 
 from usdm.runs import (
     JsonLines,
+    RowsById,
     Shards,
     claim,
     content_digest,
     identity,
+    in_processes,
     is_running,
     publishing,
     read_lines,
@@ -184,7 +187,7 @@ def write_corpus(path: Path, names: str) -> Path:
 def work(folder: Path, corpus: Path, *, size: int = 2, **options: Any) -> list[str]:
     """Writes the upper-case text of the rows that no shard has; what it did."""
     shards, did = Shards(folder, ".txt"), []
-    for task in shards.tasks([corpus], size, **options):
+    for task in shards.share([corpus], size, **options).tasks:
         with shards.making(task) as (path, failed):
             texts = [json.loads(line) for _, line in task.rows]
             failed.update({row["id"]: f"{row['id']}: bad" for row in texts if row["id"] == "x"})
@@ -231,31 +234,147 @@ def test_rows_that_failed_are_known_and_can_be_tried_again(tmp_path: Path) -> No
     work(folder, corpus)
     assert work(folder, corpus) == []
     shards = Shards(folder, ".txt")
-    assert [message for shard in shards.done() for message in shard.failed] == ["x: bad"]
-    assert shards.forget_failed() == 1
-    assert work(folder, corpus) == ["x", "c"]
+    mine, other = (shards.outcome(shards.share([corpus], 2, job=job, num_jobs=2)) for job in (1, 0))
+    assert [(row.id, row.message) for row in mine.failed] == [("x", "x: bad")] and not other.failed
+    assert work(folder, corpus, job=0, num_jobs=2, retry_failed=True) == []  # the row is not this job's
+    assert work(folder, corpus, retry_failed=True) == ["x"]  # c is not done again
+    assert sorted(found(folder)) == ["AAA", "BBB", "CCC"] and shards.outcome(shards.share([corpus], 2)).failed
 
 
-def killed(folder: Path, corpus: Path, at: int) -> None:
-    """A process that ends, without a word, in the middle of its shard number `at`."""
-    shards = Shards(folder, ".txt")
-    for number, task in enumerate(shards.tasks([corpus], 2)):
-        with shards.making(task) as (path, _):
+def test_what_other_jobs_have_still_to_do_is_counted(tmp_path: Path) -> None:
+    corpus, shards = write_corpus(tmp_path / "corpus.jsonl", "abcde"), Shards(tmp_path / "shards", ".txt")
+    share = shards.share([corpus], 2, job=0, num_jobs=2)
+    work(shards.folder, corpus, job=0, num_jobs=2)
+    assert shards.outcome(share).missing == 2
+    work(shards.folder, corpus, job=1, num_jobs=2)
+    assert shards.outcome(share).missing == 0
+
+
+def test_rows_that_are_there_twice_are_refused(tmp_path: Path) -> None:
+    corpus, folder = write_corpus(tmp_path / "corpus.jsonl", "abcb"), tmp_path / "shards"
+    with pytest.raises(InputError, match="1 rows are there a second time: b; take the copies out"):
+        work(folder, corpus)
+    write_corpus(corpus, "abcd")
+    pairs, triples = (Shards(folder, ".txt").share([corpus], size).tasks for size in (2, 3))  # two runs at once
+    for task in (*pairs, *triples):
+        with Shards(folder, ".txt").making(task) as (path, _):
             path.write_text("".join(json.loads(line)["text"].upper() + "\n" for _, line in task.rows))
-            if number == at:
-                os._exit(9)
+    with pytest.raises(InputError, match="holds 2 rows that another shard holds too: a, b; .*overwrite=true"):
+        work(folder, corpus)
+    work(folder, corpus, overwrite=True)
+    assert sorted(found(folder)) == ["AAA", "BBB", "CCC", "DDD"]
+
+
+def test_an_input_that_changes_under_the_work_is_noticed(tmp_path: Path) -> None:
+    corpus, shards = write_corpus(tmp_path / "corpus.jsonl", "ab"), Shards(tmp_path / "shards", ".txt")
+    (task,) = shards.share([corpus], 2).tasks
+    with pytest.raises(InputError, match="was changed while"), shards.making(task) as (path, _):
+        path.write_text("AAA\nBBB\n")
+        write_corpus(corpus, "ba")
+    assert shards.done() == [] and found(shards.folder) == []
+
+
+def text_alone(line: bytes) -> bytes | None:
+    text = json.loads(line)["text"]
+    return None if text is None else str(text).encode()
+
+
+def test_a_key_says_what_counts_and_whether_there_is_anything_to_do(tmp_path: Path) -> None:
+    corpus, shards = write_corpus(tmp_path / "corpus.jsonl", "abc"), Shards(tmp_path / "shards", ".txt", text_alone)
+    corpus.write_text(corpus.read_text().replace('"bbb"', "null"))
+
+    def work() -> list[str]:
+        tasks = shards.share([corpus], 5).tasks
+        for task in tasks:
+            with shards.making(task) as (path, _):
+                path.touch()
+        return [json.loads(line)["id"] for task in tasks for _, line in task.rows]
+
+    assert work() == ["a", "c"]
+    corpus.write_text(corpus.read_text().replace("null", '"bbb"').replace("{", '{"words": [], '))
+    assert work() == ["b"]
 
 
 def test_a_killed_run_that_goes_on_leaves_the_same_files(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus.jsonl", "abcdefg")
     work(tmp_path / "whole", corpus)
-    process = multiprocessing.get_context("spawn").Process(target=killed, args=(tmp_path / "cut", corpus, 1))
-    process.start()
-    process.join()
-    assert process.exitcode == 9
+
+    def work_and_die() -> None:
+        shards = Shards(tmp_path / "cut", ".txt")
+        for number, task in enumerate(shards.share([corpus], 2).tasks):
+            with shards.making(task) as (path, _):
+                path.write_text("".join(json.loads(line)["text"].upper() + "\n" for _, line in task.rows))
+                if number == 1:
+                    die()
+
+    killed(work_and_die)
     assert work(tmp_path / "cut", corpus) == ["c", "d", "e", "f", "g"]
     whole, cut = (
         {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.suffix != ".part"}
         for folder in (tmp_path / "whole", tmp_path / "cut")
     )
     assert whole == cut
+
+
+class Doubles:
+    """A worker that says in which process it is."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __call__(self, task: int) -> tuple[int, int]:
+        if task == -2:
+            os._exit(9)
+        if task == -3:
+            time.sleep(60)
+        return self.number, 2 * task
+
+
+def test_tasks_are_done_in_several_processes() -> None:
+    assert list(in_processes(Doubles, [1, 2, 3], 1)) == [(0, 2), (0, 4), (0, 6)]
+    done = []
+    with pytest.raises(ChildProcessError, match="one of 2 processes was killed"):
+        for number, result in in_processes(Doubles, [*range(20), -2], 2):
+            assert number in (0, 1)
+            done.append(result)
+    assert len(set(done)) == len(done) and set(done) <= set(range(0, 40, 2))
+
+
+PARENT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+if __name__ == "__main__":
+    from test_runs import Doubles
+    from usdm.runs import in_processes
+    for _ in in_processes(Doubles, [1, -3, -3], 2):
+        print("at work", flush=True)
+"""
+
+
+def test_no_process_outlives_a_parent_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "parent.py").write_text(PARENT)
+    arguments = [sys.executable, str(tmp_path / "parent.py"), str(Path(__file__).parent)]
+    environment = os.environ | {"PYTHONPATH": str(Path(identity.__file__).parents[2])}
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, env=environment) as parent:
+        assert parent.stdout is not None and parent.stdout.readline() == b"at work\n"
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+        assert len(children) >= 2
+        parent.kill()
+        assert parent.stdout.read() == b""  # once nobody holds the pipe's other end any more
+
+
+def test_rows_are_found_by_their_id(tmp_path: Path) -> None:
+    first, second = write_corpus(tmp_path / "a.jsonl", "abc"), write_corpus(tmp_path / "b.jsonl", "xyz")
+    rows = RowsById([first, second])
+    assert len(rows) == 6
+    assert [rows.get(name) for name in "zb?"] == [{"id": "z", "text": "zzz"}, {"id": "b", "text": "bbb"}, None]
+
+
+def test_what_a_run_itself_wrote_into_its_input_is_no_change(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus.jsonl", "ab")
+    for _ in range(2):
+        with claim(tmp_path / "run", {}, {"corpus": corpus}, results=(), grows=("corpus",)) as claimed:
+            was_done = claimed.record.done
+            write_corpus(corpus, "abc")
+            claimed.finish(rewritten=["corpus"])
+    assert was_done

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from kills import die, killed
 from tiny_models import qwen_tokenizer
 from transformers import (
     GenerationConfig,
@@ -18,7 +21,7 @@ from transformers import (
 )
 
 from data_prep import transcripts
-from data_prep.transcripts import HEARD_FILE, transcribe_corpus
+from data_prep.transcripts import transcribe_corpus
 from usdm.cli.main import main
 from usdm.data.speech_corpus import read_speech_corpora
 from usdm.types import InputError
@@ -63,8 +66,20 @@ def corpus(folder: Path, *, longest: float = 1.0) -> Path:
     return folder
 
 
-def transcribe(source: Path, target: Path, recogniser: str, lowest: float = -100.0) -> transcripts.TranscriptReport:
-    return transcribe_corpus(str(source), str(target), recogniser=recogniser, lowest_confidence=lowest, device="cpu")
+def transcribe(
+    source: Path, target: Path, recogniser: str, lowest: float = -100.0, **options: bool
+) -> transcripts.TranscriptReport:
+    return transcribe_corpus(
+        str(source), str(target), recogniser=recogniser, lowest_confidence=lowest, device="cpu", **options
+    )
+
+
+def read_rows(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+
+
+def write_rows(folder: Path, rows: Iterable[dict]) -> None:
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def test_text_is_added_where_there_was_none(tmp_path: Path, recogniser: str) -> None:
@@ -76,8 +91,10 @@ def test_text_is_added_where_there_was_none(tmp_path: Path, recogniser: str) -> 
     assert not first.phones and third.phones  # an aligner found them without the text
     assert third.text == "hello there."
     assert first.read(16_000).samples.shape == (12_800,)  # sound is found from the new folder
-    confidences = [json.loads(line)["confidence"] for line in (tmp_path / "out" / HEARD_FILE).read_text().splitlines()]
-    assert all(-1.0 < value < 0 for value in confidences)  # of two syllables each has at least a fair chance
+    confidences = [row["heard"]["confidence"] for row in read_rows(tmp_path / "out") if row["id"] != "c"]
+    assert len(confidences) == 2 and all(
+        -1.0 < value < 0 for value in confidences
+    )  # of two syllables each has at least a fair chance
 
 
 def test_doubtful_transcripts_are_counted_and_not_used(tmp_path: Path, recogniser: str) -> None:
@@ -89,15 +106,64 @@ def test_doubtful_transcripts_are_counted_and_not_used(tmp_path: Path, recognise
 
 def test_what_was_heard_is_not_heard_again(tmp_path: Path, recogniser: str, monkeypatch: pytest.MonkeyPatch) -> None:
     source = corpus(tmp_path / "in")
-    first = transcribe(source, tmp_path / "out", recogniser)
-    heard = tmp_path / "out" / HEARD_FILE
-    with monkeypatch.context() as never:
-        never.setattr(transcripts, "_Whisper", None)
-        assert transcribe(source, tmp_path / "out", recogniser) == first
-    whole = heard.read_text()
-    heard.write_text(whole[:-20])  # killed while it wrote
-    assert transcribe(source, tmp_path / "out", recogniser) == first
-    assert heard.read_text() == whole
+    first = transcribe(source, tmp_path / "whole", recogniser)
+    hear, calls = transcripts._Whisper.__call__, []
+
+    def hear_or_die(whisper: transcripts._Whisper, sound: torch.Tensor) -> transcripts.Heard:
+        calls.append(sound)
+        return hear(whisper, sound) if len(calls) != 2 else die()
+
+    monkeypatch.setattr(transcripts, "SHARD_UTTERANCES", 1)
+    monkeypatch.setattr(transcripts._Whisper, "__call__", hear_or_die)
+    killed(lambda: transcribe(source, tmp_path / "cut", recogniser))
+    assert transcribe(source, tmp_path / "cut", recogniser) == first
+    assert len(calls) == 1  # in this process: the first was heard by the one that died
+    assert (tmp_path / "cut/manifest.jsonl").read_bytes() == (tmp_path / "whole/manifest.jsonl").read_bytes()
+    monkeypatch.setattr(transcripts, "_Whisper", None)
+    assert transcribe(source, tmp_path / "cut", recogniser) == first
+
+
+def test_a_corpus_grows_and_the_threshold_moves_in_place(tmp_path: Path, recogniser: str) -> None:
+    source = corpus(tmp_path / "in")
+    rows = read_rows(source)
+    write_rows(source, [rows[0], rows[2]])
+    assert transcribe(source, source, recogniser).transcribed == 1
+    text = read_rows(source)[0]["text"]
+    write_rows(source, [*read_rows(source), rows[1] | {"text": None}])
+    report = transcribe(source, source, recogniser)
+    assert (report.transcribed, report.doubtful, report.with_text) == (2, 0, 1)
+    assert read_rows(source)[0]["text"] == text
+
+    aligned = [row | {"words": [["x", 0.0, 0.1]]} for row in read_rows(source)]
+    write_rows(source, aligned)
+    transcribe(source, source, recogniser)
+    assert read_rows(source) == aligned  # what an aligner found for these texts stays
+    assert transcribe(source, source, recogniser, lowest=0.0).doubtful == 2
+    assert [(row["text"], "words" in row) for row in read_rows(source)] == [
+        (None, False), ("hello there.", True), (None, False),
+    ]  # fmt: skip
+    write_rows(source, [row | {"text": "by hand"} if row["id"] == "a" else row for row in aligned])
+    assert transcribe(source, source, recogniser, lowest=0.0).with_text == 2
+    assert read_rows(source)[0]["text"] == "by hand"
+
+
+def test_another_recogniser_or_other_recordings_are_refused(tmp_path: Path, recogniser: str) -> None:
+    source = corpus(tmp_path / "in")
+    transcribe(source, source, recogniser)
+    other = tmp_path / "other"
+    shutil.copytree(recogniser, other)
+    transcribe(source, source, str(other))  # the same model in another place
+    config = json.loads((other / "generation_config.json").read_text())
+    (other / "generation_config.json").write_text(json.dumps(config | {"max_length": 3}))
+    with pytest.raises(InputError, match="recogniser: .* then, .*other .* now"):
+        transcribe(source, source, str(other))
+    before = read_rows(source)[0]["text"]
+    transcribe(source, source, str(other), overwrite=True)
+    assert read_rows(source)[0]["text"] != before
+    rows = read_rows(source)
+    write_rows(source, [row | {"audio": "c.wav"} if row["id"] == "b" else row for row in rows])
+    with pytest.raises(InputError, match="are others now: b;"):
+        transcribe(source, source, str(other))
 
 
 def test_the_verb_reports_what_it_could_not_hear(
@@ -108,7 +174,7 @@ def test_the_verb_reports_what_it_could_not_hear(
     assert main(["transcribe", f"corpus={source}", f"recogniser={recogniser}", "lowest_confidence=-100"]) == 1
     captured = capsys.readouterr()
     assert "0 utterances transcribed" in captured.out
-    assert "2 utterances were left without text" in captured.err
+    assert "2 utterances were left without text; retry_errors=true" in captured.err
     assert "31.0 s are more than the 30 s" in captured.err and "a.wav" in captured.err
 
 

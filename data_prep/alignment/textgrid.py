@@ -38,7 +38,7 @@ class TextGridAligner:
         InputError: there is no such folder, or no TextGrid in it.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str | Path) -> None:
         self.files = {path.stem: path for path in sorted(Path(folder).rglob("*.TextGrid"))}
         if not self.files:
             raise InputError(f"{folder}: no .TextGrid in it; give the folder that the aligner wrote.")

@@ -5,21 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
+from typing import TextIO
 
 from tqdm import tqdm
 
 from data_prep.corpora.checks import manifest_row
 from data_prep.corpora.item import Item
-from data_prep.files import write_atomically
 from usdm.data.speech_corpus import MANIFEST_FILE
+from usdm.runs import publishing, write_text
 from usdm.types import InputError
 
 logger = logging.getLogger(__name__)
@@ -66,10 +65,12 @@ def import_corpus(
     """
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(threads) as pool, _Manifest(folder, dev_share) as manifest:
-        for item, outcome in tqdm(_checked(source, decode, pool), unit="utterance", desc="import_corpus"):
-            manifest.add(item, outcome)
-        return manifest.publish(max_failed_share)
+    with publishing(folder / MANIFEST_FILE) as part:
+        with ThreadPoolExecutor(threads) as pool, part.open("w", encoding="utf-8") as file:
+            manifest = _Manifest(folder, file, dev_share)
+            for item, outcome in tqdm(_checked(source, decode, pool), unit="utterance", desc="import_corpus"):
+                manifest.add(item, outcome)
+        return manifest.report(max_failed_share)
 
 
 def _checked(
@@ -91,46 +92,36 @@ def _check(item: Item, decode: bool) -> dict[str, object] | str:
 
 
 class _Manifest:
-    """A manifest that grows under another name until `publish`."""
+    """Writes the manifest's lines, and counts. Memory: two digests an utterance."""
 
-    def __init__(self, folder: Path, dev_share: float) -> None:
-        self.folder, self.dev_share = folder, dev_share
-        self.part = folder / f"{MANIFEST_FILE}.part"
-        self.splits: dict[str, str] = {}  # by id
-        self.sounds: dict[tuple[object, ...], str] = {}  # splits by sound
+    def __init__(self, folder: Path, file: TextIO, dev_share: float) -> None:
+        self.folder, self.file, self.dev_share = folder, file, dev_share
+        self.splits: dict[int, str] = {}  # by digests of ids
+        self.sounds: dict[int, str] = {}  # splits by digests of sounds
         self.failed: list[Failure] = []
         self.seconds = 0.0
         self.without_text = self.speechless = self.shared_sounds = 0
 
-    def __enter__(self) -> _Manifest:
-        self.file = self.part.open("w", encoding="utf-8")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.file.close()
-        self.part.unlink(missing_ok=True)
-
     def add(self, item: Item, outcome: dict[str, object] | str) -> None:
         split = item.split or draw_split(item.group or item.speaker, self.dev_share)
+        before = self.splits.get(_digest(item.id))
         if item.speechless:
             self.speechless += 1
         elif isinstance(outcome, str):
             self._fail(item, outcome)
-        elif item.id not in self.splits:
+        elif before is None:
             self._write(item, outcome, split)
-        elif self.splits[item.id] == split:
+        elif before == split:
             self._fail(item, "duplicate id; the first one is kept")
         else:
             raise InputError(
-                f"id {item.id!r} occurs in split {self.splits[item.id]!r} and in {split!r}: what is trained on would "
-                "be tested on; give each utterance one split and an id of its own."
+                f"id {item.id!r} occurs in split {before!r} and in {split!r}: what is trained on would be tested on; "
+                "give each utterance one split and an id of its own."
             )
 
     def _write(self, item: Item, row: dict[str, object], split: str) -> None:
-        self.splits[item.id] = split
-        sound = (row["audio"], item.start, item.channel)
+        self.splits[_digest(item.id)] = split
+        sound = _digest(f"{row['audio']}\n{item.start}\n{item.channel}")
         self.shared_sounds += self.sounds.setdefault(sound, split) != split
         self.without_text += item.text is None
         self.seconds += float(str(row["duration"]))
@@ -142,10 +133,10 @@ class _Manifest:
     def _fail(self, item: Item, reason: str) -> None:
         self.failed.append(Failure(item.id, None if item.audio is None else str(item.audio), reason))
 
-    def publish(self, max_failed_share: float) -> ImportReport:
-        """Rename to the final name; `failed.jsonl` is written in any case."""
+    def report(self, max_failed_share: float) -> ImportReport:
+        """Write `failed.jsonl`. Raises InputError if too many failed."""
         path = self.folder / FAILED_FILE
-        write_atomically(path, "".join(json.dumps(asdict(failure)) + "\n" for failure in self.failed))
+        write_text(path, "".join(json.dumps(asdict(failure)) + "\n" for failure in self.failed))
         total = len(self.splits) + len(self.failed)
         if not self.splits or len(self.failed) > max_failed_share * total:
             first = f" The first: {self.failed[0].id}: {self.failed[0].reason}." if self.failed else ""
@@ -156,9 +147,6 @@ class _Manifest:
             )
         if self.shared_sounds:
             logger.warning("%d utterances of %s are heard in another split too", self.shared_sounds, self.folder)
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        os.replace(self.part, self.folder / MANIFEST_FILE)
         return ImportReport(
             len(self.splits),
             self.seconds / 3600,
@@ -167,6 +155,10 @@ class _Manifest:
             self.shared_sounds,
             tuple(self.failed),
         )
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
 def draw_split(group: str, dev_share: float) -> str:

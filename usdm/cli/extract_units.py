@@ -14,8 +14,13 @@ def tell(report: ExtractionReport, config: DictConfig) -> None:
         f"{report.units} units of {report.utterances} utterances in {config.output_dir}, "
         f"{report.without_words} of them without word times"
     )
+    if report.missing:
+        print(f"{report.missing} utterances have still to be extracted by other jobs")
     if report.failed:
-        raise WorkFailed(f"{len(report.failed)} utterances were left out:\n" + "\n".join(report.failed))
+        raise WorkFailed(
+            f"{len(report.failed)} utterances could not be extracted; retry_errors=true tries them again:\n"
+            + "\n".join(report.failed)
+        )
 
 
 run = Stage(extract_units, tell)

@@ -70,6 +70,8 @@ class SynthesizeCorpus(Stage):
     voices: Any = MISSING
     processes: int = MISSING
     seed: int = MISSING
+    retry_errors: bool = MISSING
+    overwrite: bool = MISSING
 
 
 @dataclass
@@ -77,6 +79,7 @@ class ImportRecordings(Stage):
     sources: list[str] = MISSING
     max_seconds: float = MISSING
     dev_every: int = MISSING
+    overwrite: bool = MISSING
 
 
 @dataclass
@@ -94,6 +97,8 @@ class Transcribe(Stage):
     recogniser: str = MISSING
     lowest_confidence: float = MISSING
     device: str = MISSING
+    retry_errors: bool = MISSING
+    overwrite: bool = MISSING
 
 
 @dataclass
@@ -103,6 +108,8 @@ class Align(Stage):
     shard_utterances: int = MISSING
     max_failed_share: float = MISSING
     processes: int = MISSING
+    retry_errors: bool = MISSING
+    overwrite: bool = MISSING
 
 
 @dataclass
@@ -121,6 +128,7 @@ class MakeHeldOut(Stage):
     corpus: str = MISSING
     exchanges: int = MISSING
     seed: int = MISSING
+    overwrite: bool = MISSING
 
 
 @dataclass
@@ -148,6 +156,7 @@ class FitKmeans(Stage):
     predecessor: str | None = None
     overwrite: bool = MISSING
     seed: int = MISSING
+    device: str = MISSING
 
 
 @dataclass
@@ -159,8 +168,11 @@ class ExtractUnits(Stage):
     shard_utterances: int = MISSING
     batch_seconds: float = MISSING
     processes: int = MISSING
+    device: str = MISSING
     job: int = MISSING
     num_jobs: int = MISSING
+    retry_errors: bool = MISSING
+    overwrite: bool = MISSING
 
 
 @dataclass

@@ -1,56 +1,49 @@
-"""`extract_units`: speech corpora -> a unit corpus, shard by shard, resumable."""
+"""`extract_units`: speech corpora -> a unit corpus, in shards that know which utterances they hold."""
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
-import re
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from usdm.audio.variation import SoundVariation
-from usdm.data.speech_corpus import Sound, Utterance, read_speech_corpora
+from usdm.data.speech_corpus import Sound, Utterance, manifest_files, parse_utterance
 from usdm.data.unit_corpus import UnitCorpus, UnitCorpusWriter, UnitSource, UnitUtterance
 from usdm.interleave import spoken_form, spoken_words
+from usdm.runs import Shards, Task, claim, in_processes
 from usdm.types import InputError
 from usdm.units import UnitExtractor
+from usdm.units.extractor import require_extractor
 
-logger = logging.getLogger(__name__)
+SUFFIX = ".parquet"
 
-_Heard = tuple[Sound, bool]  # a sound, and whether a user says it
+_Heard = tuple[Sound, str | None]  # what units depend on: a sound, and where it is varied the utterance's id
+_Units = NDArray[np.uint16] | InputError  # (U,), or why there are none
 
 
 @dataclass(frozen=True)
 class ExtractionReport:
-    """What became of the utterances."""
+    """What lies in the folder now, of all jobs, and what does not."""
 
     utterances: int
     units: int
     without_words: int  # no word times: not for interleaving
-    failed: tuple[str, ...]  # one message an utterance
-
-
-@dataclass(frozen=True)
-class _Shard:
-    path: Path
-    extractor: str
-    utterances: list[Utterance]
-    batch_seconds: float
-    variation: SoundVariation | None
-    seed: int
+    missing: int  # utterances of the corpora that other jobs have still to extract
+    failed: tuple[str, ...]  # a message for each utterance that this job could not extract, now or earlier
 
 
 def extract_units(
-    corpora: Sequence[str],
-    extractor: str,
+    corpora: Sequence[str | Path],
+    extractor: str | Path,
     output_dir: str,
     *,
     shard_utterances: int = 1000,
@@ -58,10 +51,16 @@ def extract_units(
     variation: SoundVariation | None = None,
     seed: int = 0,
     processes: int = 1,
+    device: str = "cpu",
     job: int = 0,
     num_jobs: int = 1,
+    retry_errors: bool = False,
+    overwrite: bool = False,
 ) -> ExtractionReport:
-    """Write `output_dir/00000.parquet`, ...; shards that are there already are kept.
+    """Write the units of utterances that have none yet into Parquet files in `output_dir`.
+
+    The corpora may have grown since an earlier run. `shard_utterances`, `batch_seconds`, `processes` and the jobs may
+    change too: an utterance's units do not depend on those that are extracted with it.
 
     Args:
         corpora: speech corpus folders (see `usdm.data.speech_corpus`).
@@ -70,52 +69,47 @@ def extract_units(
         variation: of the sound of users' turns, so that a language model learns how voices that the encoder does not
             know come out as units. Ids and dialogs are then named after `seed` and can be read beside the plain ones'.
         seed: of the variation.
-        processes: each with one CPU thread.
-        job: of `num_jobs` that share the work, on as many machines; each takes every `num_jobs`-th shard. The report
-            is of this job's own.
+        processes: one is this one, with all its threads; of several each has one thread.
+        device: of the encoder. With "cuda" each process takes the next GPU, in turn.
+        job: of `num_jobs` that share the work, on as many machines; each takes every `num_jobs`-th shard.
+        retry_errors: utterances that failed are tried again.
+        overwrite: delete what another extractor or variation made, or what was made of utterances that are gone.
 
     Raises:
-        InputError: `job` is not one of `num_jobs`, a manifest or the extractor is missing, shards of another
-            extractor or variation lie in `output_dir`, or `variation` changes the speed, which word times do not
-            follow.
+        InputError: `job` is not one of `num_jobs`, a manifest or the extractor is missing, an utterance occurs twice,
+            units of another extractor or variation, or of utterances that are gone or changed, lie in `output_dir`,
+            or `variation` changes the speed, which word times do not follow.
     """
     if variation is not None and variation.speed:
         raise InputError(
             f"variation.speed={variation.speed}: words would no longer be where the corpus says; give 0 here and let "
             "fine-tuning stretch the units (noise.stretch)"
         )
-    if not 0 <= job < num_jobs:
-        raise InputError(f"job={job} of num_jobs={num_jobs}: jobs are numbered from 0 to {num_jobs - 1}")
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    utterances = read_speech_corpora(corpora)
-    if present := sorted(folder.glob("*.parquet")):
-        ours = unit_source(UnitExtractor.from_pretrained(extractor))
-        kept = UnitCorpus(present)
-        ours.check(kept.source, extractor, output_dir)
-        _check_names(kept, _prefix(variation, seed), output_dir)
-    shards = [
-        _Shard(path, extractor, utterances[start : start + shard_utterances], batch_seconds, variation, seed)
-        for start in range(0, len(utterances), shard_utterances)
-        for path in [folder / f"{start // shard_utterances:05d}.parquet"]
-    ]
-    mine = shards[job::num_jobs]
-    todo = [shard for shard in mine if not shard.path.exists()]
-    logger.info("%d of %d shards are there already", len(mine) - len(todo), len(mine))
-    failed: list[str] = []
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for messages in tqdm(
-            pool.imap_unordered(_extract_shard, todo), total=len(todo), unit="shard", desc="extract_units"
-        ):
-            failed += messages
-    for message in failed:
-        logger.warning("left out: %s", message)
-    rows = units = without_words = 0
-    for utterance in UnitCorpus([shard.path for shard in mine]).utterances() if mine else ():
-        rows += 1
-        units += len(utterance.units)
-        without_words += not utterance.words
-    return ExtractionReport(rows, units, without_words, tuple(failed))
+    manifests = manifest_files(corpora)
+    require_extractor(extractor)
+    with claim(
+        output_dir,
+        {"variation": None if variation is None else {**asdict(variation), "seed": seed}},
+        {"corpora": list(corpora), "extractor": extractor},
+        results=(f"*{SUFFIX}", "rows/*"),
+        grows=("corpora",),
+        overwrite=overwrite,
+        shared=True,
+    ) as claimed:
+        shards = Shards(output_dir, SUFFIX)
+        share = shards.share(
+            manifests, shard_utterances, job=job, num_jobs=num_jobs, overwrite=overwrite, retry_failed=retry_errors
+        )
+        worker = partial(_Worker, shards, str(extractor), batch_seconds, variation, seed, device)
+        made = in_processes(worker, share.tasks, processes)
+        for _ in tqdm(made, total=len(share.tasks), unit="shard", desc="extract_units"):
+            pass
+        outcome = shards.outcome(share)
+        failed = tuple(f"{row.id}: {row.message}" for row in outcome.failed)
+        report = ExtractionReport(*_count(Path(output_dir)), outcome.missing, failed)
+        if not report.missing:
+            claimed.finish({**asdict(report), "failed": len(failed)})
+    return report
 
 
 def unit_source(extractor: UnitExtractor) -> UnitSource:
@@ -123,81 +117,102 @@ def unit_source(extractor: UnitExtractor) -> UnitSource:
     return UnitSource(extractor.num_units, extractor.unit_rate, extractor.centroid_hash)
 
 
-@lru_cache(maxsize=1)
-def _extractor(folder: str) -> UnitExtractor:
-    torch.set_num_threads(1)
-    return UnitExtractor.from_pretrained(folder)
+def device_of_process(device: str, number: int) -> str:
+    """ "cuda" as one of this machine's GPUs, in turn. Raises InputError if there is none."""
+    if device != "cuda":
+        return device
+    if not (count := torch.cuda.device_count()):
+        raise InputError("device=cuda: this machine has no GPU that PyTorch can use; give device=cpu")
+    return f"cuda:{number % count}"
 
 
-def _extract_shard(shard: _Shard) -> list[str]:
-    extractor = _extractor(shard.extractor)
-    failed: list[str] = []
-    units: dict[_Heard, np.ndarray] = {}  # several turns may share one
-    unique = {_heard(utterance): utterance for utterance in shard.utterances}
-    for batch in _batches(sorted(unique.values(), key=lambda utterance: utterance.duration), shard.batch_seconds):
-        units.update(_extract_batch(shard, extractor, batch, failed))
-    with UnitCorpusWriter(shard.path, unit_source(extractor)) as writer:
-        for utterance in shard.utterances:
-            if _heard(utterance) in units:
-                row = _row(utterance, units[_heard(utterance)], extractor.unit_rate)
-                writer.write(_renamed(row, _prefix(shard.variation, shard.seed)))
-    return failed
+class _Worker:
+    """Makes shards, in one process."""
 
+    def __init__(
+        self,
+        shards: Shards,
+        extractor: str,
+        batch_seconds: float,
+        variation: SoundVariation | None,
+        seed: int,
+        device: str,
+        number: int,
+    ) -> None:
+        self.shards, self.batch_seconds, self.variation, self.seed = shards, batch_seconds, variation, seed
+        self.extractor = UnitExtractor.from_pretrained(extractor).to(device_of_process(device, number))
+        self.source = unit_source(self.extractor)
+        # Before the ids and dialogs of varied turns, so that they are told from the plain ones.
+        self.prefix = "" if variation is None else f"varied{seed}-"
 
-def _heard(utterance: Utterance) -> _Heard:
-    """What an utterance's units depend on: users' sound may be varied, where others' is not."""
-    return utterance.sound, utterance.role == "user"
+    def __call__(self, task: Task) -> None:
+        with self.shards.making(task) as (part, failed):
+            utterances = [parse_utterance(path, line) for path, line in task.rows]
+            units = self._units({self._heard(utterance): utterance for utterance in utterances})
+            with UnitCorpusWriter(part, self.source) as writer:
+                for utterance in utterances:
+                    try:
+                        writer.write(self._row(utterance, units[self._heard(utterance)]))
+                    except InputError as error:
+                        failed[utterance.id] = str(error)
 
+    def _heard(self, utterance: Utterance) -> _Heard:
+        """Several turns may share a sound, but each user draws a variation of his own."""
+        return utterance.sound, utterance.id if self._is_varied(utterance) else None
 
-def _prefix(variation: SoundVariation | None, seed: int) -> str:
-    """Before the ids and dialogs of varied turns, so that they are told from the plain ones."""
-    return "" if variation is None else f"varied{seed}-"
+    def _is_varied(self, utterance: Utterance) -> bool:
+        return self.variation is not None and utterance.role == "user"
 
+    def _units(self, utterances: Mapping[_Heard, Utterance]) -> dict[_Heard, _Units]:
+        units: dict[_Heard, _Units] = {}
+        for batch in _batches(sorted(utterances.values(), key=lambda each: each.duration), self.batch_seconds):
+            waveforms: dict[_Heard, Tensor] = {}
+            for utterance in batch:
+                try:
+                    waveforms[self._heard(utterance)] = self._sound(utterance)
+                except InputError as error:
+                    units[self._heard(utterance)] = error
+            units |= zip(waveforms, self._extract(list(waveforms.values())), strict=True)
+        return units
 
-def _renamed(row: UnitUtterance, prefix: str) -> UnitUtterance:
-    return replace(row, id=prefix + row.id, dialog=row.dialog and prefix + row.dialog)
+    def _sound(self, utterance: Utterance) -> Tensor:
+        """(T,). Raises InputError if it cannot be read."""
+        samples = utterance.read(self.extractor.sample_rate).samples
+        if self.variation is not None and self._is_varied(utterance):
+            random = np.random.default_rng((self.seed, zlib.crc32(utterance.id.encode())))
+            samples, _ = self.variation.vary(samples, self.extractor.sample_rate, random)
+        return samples
 
-
-def _check_names(corpus: UnitCorpus, prefix: str, folder: str) -> None:
-    """Shards that are kept are of the same variation as those to come."""
-    for first in islice(corpus.utterances(), 1):
-        if re.match(r"(varied\d+-)?", first.id)[0] != prefix:  # type: ignore[index]  # it matches anything
-            raise InputError(
-                f"{folder} has units of another variation: {first.id!r} is there, and what is asked for would be "
-                f"called {prefix}...; give another output_dir"
-            )
-
-
-def _batches(utterances: Sequence[Utterance], seconds: float) -> list[list[Utterance]]:
-    """Consecutive utterances, sorted by length, so that the longest times their number stays below `seconds`."""
-    batches: list[list[Utterance]] = []
-    for utterance in utterances:
-        if not batches or utterance.duration * (len(batches[-1]) + 1) > seconds:
-            batches.append([])
-        batches[-1].append(utterance)
-    return batches
-
-
-def _extract_batch(
-    shard: _Shard, extractor: UnitExtractor, batch: Sequence[Utterance], failed: list[str]
-) -> dict[_Heard, np.ndarray]:
-    waveforms = {}
-    for utterance in batch:
+    def _extract(self, waveforms: Sequence[Tensor]) -> list[_Units]:
+        """One that no units can be made of does not take the others with it."""
         try:
-            samples = utterance.read(extractor.sample_rate).samples
-            if shard.variation is not None and utterance.role == "user":
-                random = np.random.default_rng((shard.seed, zlib.crc32(utterance.id.encode())))
-                samples, _ = shard.variation.vary(samples, extractor.sample_rate, random)
-            waveforms[_heard(utterance)] = samples
+            return [row.numpy().astype(np.uint16) for row in self.extractor(waveforms)]
         except InputError as error:
-            failed.append(str(error))
-    if not waveforms:
-        return {}
-    extracted = extractor(list(waveforms.values()))
-    return {heard: row.numpy().astype(np.uint16) for heard, row in zip(waveforms, extracted, strict=True)}
+            if len(waveforms) == 1:
+                return [error]
+            return [units for waveform in waveforms for units in self._extract([waveform])]
+
+    def _row(self, utterance: Utterance, units: _Units) -> UnitUtterance:
+        """Raises InputError if there are no units, or the words are not in the order of their times."""
+        if isinstance(units, InputError):
+            raise units
+        row = _row(utterance, units, self.extractor.unit_rate)
+        return replace(row, id=self.prefix + row.id, dialog=row.dialog and self.prefix + row.dialog)
 
 
-def _row(utterance: Utterance, units: np.ndarray, unit_rate: int) -> UnitUtterance:
+def _batches(utterances: Sequence[Utterance], seconds: float) -> Iterator[list[Utterance]]:
+    """Consecutive utterances, sorted by length, so that the longest times their number stays below `seconds`."""
+    batch: list[Utterance] = []
+    for utterance in utterances:
+        if batch and utterance.duration * (len(batch) + 1) > seconds:
+            yield batch
+            batch = []
+        batch.append(utterance)
+    if batch:
+        yield batch
+
+
+def _row(utterance: Utterance, units: NDArray[np.uint16], unit_rate: int) -> UnitUtterance:
     spoken = None
     if any(spoken_form(word.text) for word in utterance.words):
         spoken = spoken_words(utterance.words, len(units), unit_rate)
@@ -213,3 +228,13 @@ def _row(utterance: Utterance, units: np.ndarray, unit_rate: int) -> UnitUtteran
         words=spoken.words if spoken else (),
         word_ends=spoken.ends if spoken else np.empty(0, np.int32),
     )
+
+
+def _count(folder: Path) -> tuple[int, int, int]:
+    """Utterances, units, and utterances without words of a unit corpus, of which no unit is read."""
+    if not any(folder.glob(f"*{SUFFIX}")):
+        return 0, 0, 0
+    corpus = UnitCorpus(folder)
+    words = [pc.list_value_length(corpus.read([group], ["word_ends"])["word_ends"]) for group in corpus.groups]
+    lengths = np.concatenate([np.empty(0, np.int32), *(rows.to_numpy() for rows in words)])
+    return len(lengths), sum(group.units for group in corpus.groups), int((lengths == 0).sum())

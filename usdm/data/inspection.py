@@ -254,7 +254,7 @@ class _AlignmentCounter:
 
 
 def _utterances(corpora: Sequence[str]) -> Iterator[Utterance]:
-    """One folder in memory at a time."""
+    """Each folder must have some."""
     for folder in corpora:
         yield from read_speech_corpora([folder])
 

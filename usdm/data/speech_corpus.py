@@ -2,7 +2,8 @@
 
 A line holds `id`, `audio` (path, from the folder or absolute), `speaker`, `role`, `dialog`, `turn`, `split`, `text`,
 `duration` (s), `sample_rate` (Hz), and where they are known `words` and `phones` (each `[name, start_s, end_s]`),
-`word_confidence` (one number a word) and `pronunciation` (phones without times).
+`word_confidence` (one number a word) and `pronunciation` (phones without times). A text that a recogniser heard stands,
+with its confidence, under `heard` too.
 
 Of a long recording an utterance may be a part, `duration` from `start` (s) on, and of a telephone call one side,
 `channel` (from 0). Times of words and phones count from the utterance's own start.
@@ -11,9 +12,10 @@ Of a long recording an utterance may be a part, `duration` from `start` (s) on, 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from usdm.audio import read_audio
 from usdm.types import AlignedWord, InputError, Waveform
@@ -55,55 +57,72 @@ class Utterance:
         return read_audio(self.audio, sample_rate, start=self.start, seconds=self.duration, channel=self.channel)
 
 
-def read_speech_corpora(folders: Sequence[str | Path], split: str | None = None) -> list[Utterance]:
-    """The utterances of several corpus folders, in order; `split` None takes all.
+def read_speech_corpora(folders: Sequence[str | Path], split: str | None = None) -> Iterator[Utterance]:
+    """The utterances of several corpus folders, in order, one in memory at a time; `split` None takes all.
 
     Raises:
-        InputError: a manifest is missing or has a line that is no utterance, or nothing is left.
+        InputError: a manifest is missing or has a line that is no utterance; or, at the end, there was none.
     """
-    utterances = [
-        utterance
-        for folder in folders
-        for utterance in _read_manifest(Path(folder))
-        if split is None or utterance.split == split
-    ]
-    if not utterances:
-        raise InputError(
-            f"{', '.join(map(str, folders))}: no utterance with split {split!r}; check the manifest's splits."
-        )
-    return utterances
+    paths = manifest_files(folders)
+    return _utterances(paths, split, ", ".join(map(str, folders)))
 
 
-def _read_manifest(folder: Path) -> list[Utterance]:
-    path = folder / MANIFEST_FILE
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; give the folder of a prepared speech corpus.")
-    utterances = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            utterances.append(
-                Utterance(
-                    id=row["id"],
-                    audio=folder / row["audio"],
-                    speaker=row["speaker"],
-                    role=row["role"],
-                    dialog=row["dialog"],
-                    turn=int(row["turn"]),
-                    split=row["split"],
-                    text=row.get("text"),
-                    duration=float(row["duration"]),
-                    words=_spans(row.get("words")),
-                    phones=_spans(row.get("phones")),
-                    pronunciation=tuple(row.get("pronunciation") or ()),
-                    start=None if row.get("start") is None else float(row["start"]),
-                    channel=row.get("channel"),
-                    word_confidence=tuple(row.get("word_confidence") or ()),
-                )
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}, line {number}: not an utterance of a speech corpus ({error!r}).") from error
-    return utterances
+def manifest_files(folders: Sequence[str | Path]) -> list[Path]:
+    """The manifest of each corpus folder. Raises InputError if one is missing."""
+    paths = [Path(folder) / MANIFEST_FILE for folder in folders]
+    if missing := [str(path) for path in paths if not path.is_file()]:
+        raise InputError(f"{', '.join(missing)}: no such file; give the folder of a prepared speech corpus.")
+    return paths
+
+
+def parse_utterance(path: Path, line: bytes, where: str = "a line") -> Utterance:
+    """A line of the manifest at `path`. Raises InputError if it is no utterance, with `where` in the message."""
+    try:
+        return _utterance(path.parent, json.loads(line))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}, {where}: not an utterance of a speech corpus ({error!r}): {line[:60]!r}") from error
+
+
+def manifest_lines(manifest: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
+    """The lines that are not empty: number from 1, offset in bytes, and the line."""
+    offset = 0
+    for number, line in enumerate(manifest, start=1):
+        if not line.isspace():
+            yield number, offset, line
+        offset += len(line)
+
+
+def _utterances(paths: Sequence[Path], split: str | None, folders: str) -> Iterator[Utterance]:
+    found = False
+    for path in paths:
+        with path.open("rb") as manifest:
+            for number, _, line in manifest_lines(manifest):
+                utterance = parse_utterance(path, line, f"line {number}")
+                if split is None or utterance.split == split:
+                    found = True
+                    yield utterance
+    if not found:
+        raise InputError(f"{folders}: no utterance with split {split!r}; check the manifest's splits.")
+
+
+def _utterance(folder: Path, row: dict[str, Any]) -> Utterance:
+    return Utterance(
+        id=row["id"],
+        audio=folder / row["audio"],
+        speaker=row["speaker"],
+        role=row["role"],
+        dialog=row["dialog"],
+        turn=int(row["turn"]),
+        split=row["split"],
+        text=row.get("text"),
+        duration=float(row["duration"]),
+        words=_spans(row.get("words")),
+        phones=_spans(row.get("phones")),
+        pronunciation=tuple(row.get("pronunciation") or ()),
+        start=None if row.get("start") is None else float(row["start"]),
+        channel=row.get("channel"),
+        word_confidence=tuple(row.get("word_confidence") or ()),
+    )
 
 
 def _spans(rows: list | None) -> tuple[AlignedWord, ...]:

@@ -42,7 +42,7 @@ def read_held_out(folder: str | Path, split: str | None = None) -> list[HeldOutI
     Raises:
         InputError: the manifest is missing or wrong, a turn has no text or no sound file, or there is no item.
     """
-    turns = read_speech_corpora([folder], split)
+    turns = list(read_speech_corpora([folder], split))
     first_seen = {dialog: place for place, dialog in reversed(list(enumerate(turn.dialog for turn in turns)))}
     turns.sort(key=lambda turn: (first_seen[turn.dialog], turn.turn))
     items = []

@@ -6,22 +6,28 @@ from usdm.runs.arguments import Arguments, arguments_of
 from usdm.runs.folder import COMMAND, RUN_FILE, RunFolder, RunRecord, claim, differences, is_running, read_run
 from usdm.runs.identity import Places, content_digest, digest, flat, hub_commit, input_digests
 from usdm.runs.lines import JsonLines, read_lines, whole_lines
+from usdm.runs.lookup import RowsById
+from usdm.runs.processes import in_processes
 from usdm.runs.publish import publishing, write_text
-from usdm.runs.shards import Rows, Shard, Shards, Task
+from usdm.runs.shards import FailedRow, Outcome, Rows, Shard, Shards, Share, Task
 from usdm.runs.status import RunStatus, statuses
 
 __all__ = [
     "COMMAND",
     "RUN_FILE",
     "Arguments",
+    "FailedRow",
     "JsonLines",
+    "Outcome",
     "Places",
     "Rows",
+    "RowsById",
     "RunFolder",
     "RunRecord",
     "RunStatus",
     "Shard",
     "Shards",
+    "Share",
     "Task",
     "arguments_of",
     "claim",
@@ -30,6 +36,7 @@ __all__ = [
     "digest",
     "flat",
     "hub_commit",
+    "in_processes",
     "input_digests",
     "is_running",
     "publishing",

@@ -46,9 +46,14 @@ class RunFolder:
             self.record = replace(self.record, done=False, figures={})
             _write(self.path, self.record)
 
-    def finish(self, figures: Mapping[str, Any] | None = None) -> None:
-        """Say that all work is done, and what came of it."""
-        self.record = replace(self.record, done=True, figures=dict(figures or {}))
+    def finish(self, figures: Mapping[str, Any] | None = None, *, rewritten: Collection[str] = ()) -> None:
+        """Say that all work is done, and what came of it.
+
+        Args:
+            rewritten: inputs that the run itself has written to; what they are now is no reason to run again.
+        """
+        inputs = {**self.record.inputs, **input_digests({name: self.record.places[name] for name in rewritten})}
+        self.record = replace(self.record, inputs=inputs, done=True, figures=dict(figures or {}))
         _write(self.path, self.record)
 
 
@@ -90,8 +95,8 @@ def claim(
         command=COMMAND.get(),
     )
     with (path / LOCK_FILE).open("ab") as lock:
-        with _one_at_a_time(path):
-            then, left = read_run(path), list(_left(path, results))
+        with one_at_a_time(path):
+            then, left = read_run(path), any(_left(path, results))
             found = [] if then is None else differences(then, now, grows)
             other = bool(found or (then is None and left))
             if other and left and not overwrite:
@@ -128,7 +133,7 @@ def is_running(folder: str | Path) -> bool:
     if not path.is_file():
         return False
     mode: Literal["ab", "rb"] = "ab" if os.access(path, os.W_OK) else "rb"  # network file systems want to write
-    with _one_at_a_time(path.parent), path.open(mode) as lock:  # nobody who starts meanwhile meets this lock
+    with one_at_a_time(path.parent), path.open(mode) as lock:  # nobody who starts meanwhile meets this lock
         return not _locked(lock, fcntl.LOCK_EX)
 
 
@@ -191,7 +196,7 @@ def _named(places: Places) -> Any:
 
 
 @contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
+def one_at_a_time(path: Path) -> Iterator[None]:
     """Jobs that start together look at the folder, and write to it, one after the other."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

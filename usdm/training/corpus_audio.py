@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from usdm.data.speech_corpus import Utterance
+from usdm.data.utterance_index import UtteranceIndex
 
 PCM16_FULL_SCALE = 32767
+KEPT_BYTES = 4 << 30
 
 
 class CorpusAudio:
     """Waveforms of some utterances by their index.
 
     Each is read and resampled to `sample_rate` (Hz) when first asked for and kept in 16 bits: 159 MB an
-    hour at 22,050 Hz.
+    hour at 22,050 Hz, up to `KEPT_BYTES`; what is beyond is read each time.
     """
 
-    def __init__(self, utterances: Sequence[Utterance], sample_rate: int) -> None:
-        self.utterances = list(utterances)
+    def __init__(self, utterances: UtteranceIndex, sample_rate: int) -> None:
+        self.utterances = utterances
         self.sample_rate = sample_rate
         self._pcm: dict[int, Tensor] = {}
+        self._kept = 0  # bytes
 
     def __len__(self) -> int:
         return len(self.utterances)
 
     def samples(self, index: int) -> Tensor:
         """(T,) float32 at `sample_rate`. Raises InputError if the file cannot be read."""
-        if index not in self._pcm:
+        if (pcm := self._pcm.get(index)) is None:
             samples = self.utterances[index].read(self.sample_rate).samples
-            self._pcm[index] = (samples.clamp(-1, 1) * PCM16_FULL_SCALE).round().to(torch.int16)
-        return self._pcm[index].float() / PCM16_FULL_SCALE
+            pcm = (samples.clamp(-1, 1) * PCM16_FULL_SCALE).round().to(torch.int16)
+            if self._kept < KEPT_BYTES:
+                self._pcm[index] = pcm
+                self._kept += pcm.nbytes
+        return pcm.float() / PCM16_FULL_SCALE

@@ -15,18 +15,22 @@ context: else such replies would be spoken in everybody's mean.
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
 from usdm.audio import MelSpectrogram, write_audio
-from usdm.data.speech_corpus import Utterance, read_speech_corpora
+from usdm.data.speech_corpus import Utterance
 from usdm.data.unit_corpus import UnitCorpus
+from usdm.data.utterance_index import UtteranceIndex
 from usdm.decoder import UnitDecoder, UnitDecoderConfig, units_per_frame
 from usdm.decoder.decoder import scored_frames
 from usdm.decoder.flow_matching import masked_mean
@@ -43,6 +47,7 @@ FULL_MASK_SHARE = 0.3  # of the other rows
 LENGTH_TOLERANCE = 0.25  # seconds by which an utterance's units and sound may differ in length
 HEARD_UTTERANCES = 2  # of the validation set, left as sound and picture
 PROMPT_SHARE = 0.4  # of an utterance, as the reference voice for its rest
+KEPT_BYTES = 4 << 30  # of examples in memory; others are made each time
 
 
 @dataclass(frozen=True)
@@ -113,20 +118,20 @@ class DecoderTask(TrainingTask):
         unit_corpus = UnitCorpus(units)
         self.unit_source = unit_corpus.source
         self.units = read_units(unit_corpus, config)
-        self.train_set = self._with_units(read_speech_corpora(corpora, "train"), roles)
-        dev_set = self._with_units(read_speech_corpora(corpora, "dev"), roles)
+        self.train_set, speakers = self._with_units(corpora, "train", roles)
+        dev_set, _ = self._with_units(corpora, "dev", roles)
         self.dev_set = _some(dev_set, validation_utterances)
-        by_default = [utterance for utterance in dev_set if default_speaker in (None, utterance.speaker)]
-        self.unprompted_dev_set = _some(by_default, validation_utterances)
-        speakers = {utterance.speaker for utterance in self.train_set}
+        by_default = [n for n, spoken in enumerate(dev_set) if default_speaker in (None, spoken.speaker)]
+        self.unprompted_dev_set = _some(dev_set.take(np.array(by_default, np.int64)), validation_utterances)
         if default_speaker is not None and default_speaker not in speakers:
             raise InputError(
                 f"default_speaker={default_speaker!r} says nothing in these corpora: choose one of "
                 f"{', '.join(sorted(speakers)[:10])}"
             )
-        durations = np.array([utterance.duration for utterance in self.train_set])
+        durations = self.train_set.durations
         self._share = durations / durations.sum()  # every second is drawn equally often
         self._examples: dict[str, tuple[Tensor, Tensor]] = {}
+        self._kept = 0  # bytes of examples
 
     def modules(self) -> dict[str, nn.Module]:
         return {"decoder": self.decoder}
@@ -234,21 +239,33 @@ class DecoderTask(TrainingTask):
         context[start + masked :] = 1
         return context
 
-    def _with_units(self, utterances: list[Utterance], roles: Sequence[str] | None) -> list[Utterance]:
-        wanted = [utterance for utterance in utterances if roles is None or utterance.role in roles]
-        known = [utterance for utterance in wanted if utterance.id in self.units]
-        if not known:
+    def _with_units(
+        self, corpora: Sequence[str | Path], split: str, roles: Sequence[str] | None
+    ) -> tuple[UtteranceIndex, set[str]]:
+        """The utterances to learn from, and their speakers."""
+        met: Counter[str] = Counter()
+        speakers = set()
+
+        def is_wanted(utterance: Utterance) -> bool:
+            has_role, has_units = roles is None or utterance.role in roles, utterance.id in self.units
+            met.update({"all": 1, "wanted": has_role})
+            if has_role and has_units:
+                speakers.add(utterance.speaker)
+            return has_role and has_units
+
+        known = UtteranceIndex.read(corpora, split, is_wanted)
+        if not len(known):
             raise InputError(
-                f"of {len(utterances)} utterances {len(wanted)} have a role of {roles or 'any'}, none of "
-                "them has units: extract the units of this corpus first"
+                f"of {met['all']} utterances of split {split!r} {met['wanted']} have a role of {roles or 'any'}, none "
+                "of them has units: extract the units of this corpus first"
             )
-        if len(known) < len(wanted):
-            logger.warning("%d of %d utterances have no units and are left out", len(wanted) - len(known), len(wanted))
-        return known
+        if left_out := met["wanted"] - len(known):
+            logger.warning("%d of %d utterances have no units and are left out", left_out, met["wanted"])
+        return known, speakers
 
     def _example(self, utterance: Utterance) -> tuple[Tensor, Tensor]:
-        """Units per frame (M,) and log-mel (n_feats, M), read once and kept: 50 MB an hour."""
-        if utterance.id not in self._examples:
+        """Units per frame (M,) and log-mel (n_feats, M), made once and kept: 50 MB an hour, up to `KEPT_BYTES`."""
+        if (example := self._examples.get(utterance.id)) is None:
             samples = utterance.read(self.decoder.mel.sample_rate).samples
             frames = units_per_frame(self.units[utterance.id], self.decoder.unit_rate, self.decoder.mel)
             with torch.no_grad():
@@ -259,11 +276,38 @@ class DecoderTask(TrainingTask):
                     "extract the units of this corpus again"
                 )
             length = min(len(frames), mel.shape[1])
-            self._examples[utterance.id] = frames[:length].to(torch.int32), mel[:, :length].half()
-        return self._examples[utterance.id]
+            example = frames[:length].to(torch.int32), mel[:, :length].half()
+            if self._kept < KEPT_BYTES:
+                self._examples[utterance.id] = example
+                self._kept += sum(part.nbytes for part in example)
+        return example
 
 
-def read_units(corpus: UnitCorpus, config: UnitDecoderConfig) -> dict[str, Tensor]:
+class UnitsById(Mapping[str, Tensor]):
+    """Units (U,) int64 of each utterance of a corpus by its id; 2 bytes a unit in memory."""
+
+    def __init__(self, corpus: UnitCorpus) -> None:
+        self._rows: dict[str, int] = {}
+        parts, lengths, row = [np.empty(0, np.uint16)], [np.zeros(1, np.int64)], itertools.count()
+        for group in corpus.groups:
+            table = corpus.read([group], ["id", "units"])
+            self._rows |= {name: next(row) for name in table["id"].to_pylist()}
+            parts.append(pc.list_flatten(table["units"]).to_numpy())
+            lengths.append(pc.list_value_length(table["units"]).to_numpy().astype(np.int64))
+        self._units, self._ends = np.concatenate(parts), np.cumsum(np.concatenate(lengths))
+
+    def __getitem__(self, name: str) -> Tensor:
+        row = self._rows[name]
+        return torch.from_numpy(self._units[self._ends[row] : self._ends[row + 1]].astype(np.int64))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+def read_units(corpus: UnitCorpus, config: UnitDecoderConfig) -> Mapping[str, Tensor]:
     """Utterance id -> units (U,) int64.
 
     Raises:
@@ -279,14 +323,12 @@ def read_units(corpus: UnitCorpus, config: UnitDecoderConfig) -> dict[str, Tenso
                 f"{corpus.files[0]} has {name}={given}, but the decoder {wanted}: make them agree, or extract the "
                 "units again"
             )
-    table = corpus.read(corpus.groups, ["id", "units"])
-    units = (torch.from_numpy(row.astype(np.int64)) for row in table["units"].to_numpy(zero_copy_only=False))
-    return dict(zip(table["id"].to_pylist(), units, strict=True))
+    return UnitsById(corpus)
 
 
-def _some(utterances: list[Utterance], count: int) -> list[Utterance]:
+def _some(utterances: UtteranceIndex, count: int) -> UtteranceIndex:
     """At most `count` of them, evenly spread."""
-    return utterances[:: max(1, len(utterances) // count)][:count]
+    return utterances.take(slice(None, None, max(1, len(utterances) // count))).take(slice(count))
 
 
 def _decoder(config: UnitDecoderConfig, initial: str | Path | None) -> UnitDecoder:

@@ -21,7 +21,9 @@ from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from usdm.audio.variation import SoundVariation
-from usdm.data.speech_corpus import Utterance, read_speech_corpora
+from usdm.data.speech_corpus import Utterance
+from usdm.data.utterance_index import UtteranceIndex
+from usdm.training.loop import training_device
 from usdm.training.task import TrainingTask
 from usdm.types import AlignedWord, InputError
 from usdm.units.encoder import encoder_class, encoder_config, is_log_mel
@@ -39,6 +41,13 @@ class EncoderBatch:
     waveforms: list[Tensor]  # each (T,) float32
     frame_labels: Tensor  # (B, U, labels_per_unit) int64, NO_LABEL where not known
     phones: list[Tensor]  # each (N,) int64, CTC targets (0 is the blank); empty where not known
+
+    def to(self, device: str) -> EncoderBatch:
+        return EncoderBatch(
+            [waveform.to(device) for waveform in self.waveforms],
+            self.frame_labels.to(device),
+            [phones.to(device) for phones in self.phones],
+        )
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ class PhoneEncoder(nn.Module):
 
     def forward(self, batch: Tensor, lengths: Tensor) -> EncoderOutput:
         """Padded (B, T) and (B,) samples."""
-        mask = torch.arange(batch.shape[1])[None] < lengths[:, None]
+        mask = torch.arange(batch.shape[1], device=batch.device)[None] < lengths[:, None]
         output = self.encoder(batch, attention_mask=mask.long(), output_hidden_states=True)
         features = output.hidden_states[self.layer + 1]
         if is_log_mel(self.encoder.config):  # as the features that units are drawn from
@@ -107,6 +116,7 @@ class EncoderTask(TrainingTask):
         initial: folder of an earlier run on the same phones, from whose averaged weights this one starts.
         whisper: a log-mel encoder begins as Whisper's; with `initial`, that run did.
         without_speakers: leaves these speakers out, so that a voice can be kept unseen.
+        device: of the encoder; "cuda" is each process' own GPU.
 
     Raises:
         InputError: no utterance has labels, `repeats` is not a number for each corpus, or `initial` is of another
@@ -130,33 +140,36 @@ class EncoderTask(TrainingTask):
         whisper: WhisperStart | None = None,
         without_speakers: Sequence[str] = (),
         seed: int = 0,
+        device: str = "cpu",
     ) -> None:
         if repeats is not None and len(repeats) != len(corpora):
             raise InputError(f"repeats={list(repeats)} for {len(corpora)} corpora: give a number for each.")
         self.layer, self.padding, self.labels_per_unit = layer, padding, labels_per_unit
         self.batch_seconds, self.ctc_weight, self.seed = batch_seconds, ctc_weight, seed
-        self.variation = variation
-        self.train_set = [
-            utterance
-            for corpus, times in zip(corpora, repeats or [1] * len(corpora), strict=True)
-            for utterance in _labelled(read_speech_corpora([corpus], "train"), without_speakers) * times
-        ]
-        dev_set = _labelled(read_speech_corpora(corpora, "dev"), without_speakers)
-        self.dev_set = dev_set[:: max(1, len(dev_set) // validation_utterances)]
-        names = {phone for utterance in self.train_set for phone in utterance.pronunciation}
+        self.variation, self.device = variation, training_device(device)
+        names: set[str] = set()
+        self.train_set = UtteranceIndex.joined(
+            [
+                index
+                for corpus, times in zip(corpora, repeats or [1] * len(corpora), strict=True)
+                for index in [_labelled([corpus], "train", without_speakers, names)] * times
+            ]
+        )
+        dev_set = _labelled(corpora, "dev", without_speakers, set())
+        self.dev_set = dev_set.take(slice(None, None, max(1, len(dev_set) // validation_utterances)))
         self.phone_ids = {name: index for index, name in enumerate([SILENCE, *sorted(names - {SILENCE})])}
         torch.manual_seed(seed)
         settings = encoder_config({"model_type": "wav2vec2", **config}, "config")
         if settings.layerdrop:
             raise InputError(f"layerdrop={settings.layerdrop} leaves out layers, and units have theirs: set it to 0.")
-        self.model = PhoneEncoder(settings, layer, len(self.phone_ids), labels_per_unit)
+        self.model = PhoneEncoder(settings, layer, len(self.phone_ids), labels_per_unit).to(self.device)
         self.whisper = whisper
         self.teacher = None if whisper is None else self._begin_as(whisper)
         if initial is not None:
             self.model.load_state_dict(_averaged(Path(initial) / "checkpoint.pt", self.model))
         self.unit_samples = int(np.prod(self.model.encoder.config.conv_stride))
         self._epoch = -1
-        self._batches: list[list[Utterance]] = []
+        self._batches: list[list[int]] = []  # numbers in the training set
         self._first_step = 0
 
     def modules(self) -> dict[str, nn.Module]:
@@ -183,7 +196,7 @@ class EncoderTask(TrainingTask):
         if self._epoch < 0 or not self._first_step <= step < self._first_step + len(self._batches):
             self._open_epoch_of(step)
         random = np.random.default_rng((self.seed, step, 1)) if self.variation else None
-        return self._read(self._batches[step - self._first_step], random)
+        return self._read([self.train_set[number] for number in self._batches[step - self._first_step]], random)
 
     def losses(self, batch: EncoderBatch, generator: torch.Generator) -> dict[str, Tensor]:
         waveforms, lengths = pad_normalised(batch.waveforms, self.padding)
@@ -202,10 +215,10 @@ class EncoderTask(TrainingTask):
 
     def _unlike(self, teacher: PreTrainedModel, waveforms: Tensor, lengths: Tensor, output: EncoderOutput) -> Tensor:
         """One minus the cosine between layer-normalised frames of the lower layers and the teacher's, on average."""
-        mask = torch.arange(waveforms.shape[1])[None] < lengths[:, None]
+        mask = torch.arange(waveforms.shape[1], device=waveforms.device)[None] < lengths[:, None]
         with torch.no_grad():
             taught = teacher(waveforms, attention_mask=mask.long(), output_hidden_states=True).hidden_states
-        heard = torch.arange(output.frames.shape[1])[None] < output.units[:, None]
+        heard = torch.arange(output.frames.shape[1], device=waveforms.device)[None] < output.units[:, None]
         distances = []
         for ours, theirs in zip(output.lower, taught[1:], strict=False):
             one, other = (functional.layer_norm(hidden[heard], hidden.shape[-1:]) for hidden in (ours, theirs))
@@ -216,7 +229,7 @@ class EncoderTask(TrainingTask):
         """Share of frames whose phone is right, and phone error rate of the CTC head."""
         right = known = errors = phones = 0
         for start in range(0, len(self.dev_set), 8):
-            batch = self._read(self.dev_set[start : start + 8])
+            batch = self._read(list(self.dev_set.take(slice(start, start + 8))))
             output: EncoderOutput = self.model(*pad_normalised(batch.waveforms, self.padding))
             labels = _fit(batch.frame_labels, output.frames.shape[1])
             mask = labels != NO_LABEL
@@ -248,19 +261,18 @@ class EncoderTask(TrainingTask):
             epoch, first = epoch + 1, first + len(batches)
         self._epoch, self._first_step, self._batches = epoch, first, batches
 
-    def _epoch_batches(self, epoch: int) -> list[list[Utterance]]:
+    def _epoch_batches(self, epoch: int) -> list[list[int]]:
         random = np.random.default_rng((self.seed, epoch))
         jitter = random.uniform(0.9, 1.1, len(self.train_set))  # so that an epoch's neighbours differ from the last's
-        order = np.argsort([u.duration * j for u, j in zip(self.train_set, jitter, strict=True)], kind="stable")
-        batches: list[list[Utterance]] = [[]]
+        durations = self.train_set.durations
+        batches: list[list[int]] = [[]]
         longest = 0.0
-        for index in order:
-            utterance = self.train_set[index]
-            longest = max(longest, utterance.duration)
+        for number in np.argsort(durations * jitter, kind="stable").tolist():
+            longest = max(longest, durations[number])
             if batches[-1] and longest * (len(batches[-1]) + 1) > self.batch_seconds:
                 batches.append([])
-                longest = utterance.duration
-            batches[-1].append(utterance)
+                longest = durations[number]
+            batches[-1].append(number)
         random.shuffle(batches)
         return batches
 
@@ -278,7 +290,7 @@ class EncoderTask(TrainingTask):
         phones = [
             torch.tensor([1 + self.phone_ids[p] for p in u.pronunciation if p in self.phone_ids]) for u in utterances
         ]
-        return EncoderBatch(waveforms, labels, phones)
+        return EncoderBatch(waveforms, labels, phones).to(self.device)
 
     def _frame_labels(self, phones: Sequence[AlignedWord], units: int, speed: float) -> Tensor:
         """(units, labels_per_unit): the phone at the middle of each part of each unit of sound made faster."""
@@ -292,7 +304,7 @@ class EncoderTask(TrainingTask):
 
     def _ctc(self, logits: Tensor, units: Tensor, phones: list[Tensor]) -> Tensor:
         """Mean over utterances of the loss a phone; utterances that are too short for their phones count as zero."""
-        lengths = torch.tensor([len(target) for target in phones])
+        lengths = torch.tensor([len(target) for target in phones], device=logits.device)
         loss = functional.ctc_loss(
             logits.log_softmax(-1).transpose(0, 1), torch.cat(phones).long(), units, lengths,
             reduction="none", zero_infinity=True,
@@ -320,13 +332,24 @@ def _averaged(checkpoint: Path, model: PhoneEncoder) -> dict[str, Tensor]:
     return state
 
 
-def _labelled(utterances: Sequence[Utterance], without_speakers: Sequence[str]) -> list[Utterance]:
-    """One utterance for each recording that says what its phones are; several turns may share a recording."""
-    known = [each for each in utterances if each.pronunciation and each.speaker not in without_speakers]
-    once = list({utterance.sound: utterance for utterance in known}.values())
-    if not once:
+def _labelled(
+    corpora: Sequence[str | Path], split: str, without_speakers: Sequence[str], phones: set[str]
+) -> UtteranceIndex:
+    """One utterance for each recording that says what its phones are, whose names go into `phones`.
+
+    Several turns may share a recording.
+    """
+
+    def is_labelled(utterance: Utterance) -> bool:
+        if not utterance.pronunciation or utterance.speaker in without_speakers:
+            return False
+        phones.update(utterance.pronunciation)
+        return True
+
+    index = UtteranceIndex.read(corpora, split, is_labelled, once=True)
+    if not len(index):
         raise InputError("No utterance of the corpora has a pronunciation: the encoder has nothing to learn from.")
-    return once
+    return index
 
 
 def _fit(labels: Tensor, units: int) -> Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from usdm.data.speech_corpus import Utterance, read_speech_corpora
+from usdm.data.speech_corpus import Utterance
+from usdm.data.utterance_index import UtteranceIndex
 from usdm.runs import arguments_of, claim, write_text
 from usdm.training.encoder import PHONES_FILE
+from usdm.training.loop import training_device
 from usdm.training.run_folder import MODEL_FOLDER, finished
 from usdm.types import InputError
 from usdm.units.extractor import UnitExtractor, UnitSettings, load_encoder, nearest_centroid
@@ -30,6 +33,7 @@ def fit_kmeans(
     frames: int,
     predecessor: str | Path | None = None,
     seed: int,
+    device: str = "cpu",
     overwrite: bool = False,
 ) -> UnitQuality:
     """Cluster encoder features of random training utterances and write the unit extractor to `output_dir/model`.
@@ -40,6 +44,7 @@ def fit_kmeans(
         predecessor: folder of a unit extractor with as many units at the same rate; each unit then starts at the
             mean of the frames that have it there, so that it keeps its meaning, and models that know the old
             units can learn on from there.
+        device: of the encoders and of k-means; on "cpu" it is scikit-learn's.
         overwrite: delete the units of another encoder, other speech or other settings in `output_dir`.
 
     Returns:
@@ -53,7 +58,7 @@ def fit_kmeans(
     with claim(output_dir, given.settings, given.inputs, results=[MODEL_FOLDER], overwrite=overwrite) as run:
         if finished(run):
             return UnitQuality(**run.record.figures)
-        quality = _fit(encoder, corpora, Path(output_dir) / MODEL_FOLDER, settings, frames, predecessor, seed)
+        quality = _fit(encoder, corpora, Path(output_dir) / MODEL_FOLDER, settings, frames, predecessor, seed, device)
         run.finish(asdict(quality))
     return quality
 
@@ -66,21 +71,27 @@ def _fit(
     frames: int,
     predecessor: str | Path | None,
     seed: int,
+    device: str,
 ) -> UnitQuality:
     _check_padding(encoder, settings)
     model = load_encoder(encoder)
     placeholder = torch.zeros(settings.num_units, model.config.hidden_size)
-    extractor = UnitExtractor(model, placeholder, settings)
-    before = None if predecessor is None else _predecessor(predecessor, settings)
-    once = {utterance.sound: utterance for utterance in read_speech_corpora(corpora, "train")}
-    order = np.random.default_rng(seed).permutation(len(once))
-    utterances = [list(once.values())[index] for index in order]
+    device = training_device(device)
+    extractor = UnitExtractor(model, placeholder, settings).to(device)
+    before = None if predecessor is None else _predecessor(predecessor, settings).to(device)
+    once = UtteranceIndex.read(corpora, "train", once=True)
+    utterances = once.take(np.random.default_rng(seed).permutation(len(once)))
+    spoken = UtteranceIndex.read(corpora, "dev", lambda utterance: bool(utterance.phones))
+    if not (len(once) and len(spoken)):
+        raise InputError(
+            f"{', '.join(map(str, corpora))}: no utterance of split train, or none of dev that knows its phones"
+        )
 
     gathered: list[Tensor] = []
     known: list[Tensor] = []  # the predecessor's units of these frames
     with tqdm(total=frames, unit="frame", desc="fit_kmeans: features") as progress:
         for utterance, features in _features(extractor, utterances):
-            gathered.append(features)
+            gathered.append(features.cpu())
             if before is not None:
                 known.append(before([utterance.read(before.sample_rate).samples])[0])
             progress.update(len(features))
@@ -89,10 +100,10 @@ def _fit(
     features, initial = torch.cat(gathered)[:frames], None
     if before is not None:
         initial = class_means(features, torch.cat(known)[:frames], settings.num_units, seed=seed)
-    extractor.centroids = fit_centroids(features, settings.num_units, seed=seed, initial=initial)
+    centroids = fit_centroids(features, settings.num_units, seed=seed, initial=initial, device=device)
+    extractor.centroids = centroids.to(device)
     extractor.save_pretrained(folder)
 
-    spoken = [utterance for utterance in read_speech_corpora(corpora, "dev") if utterance.phones]
     quality = unit_quality(*_units_and_phones(extractor, spoken))
     write_text(folder / "quality.json", json.dumps(asdict(quality), indent=1) + "\n")
     return quality
@@ -122,18 +133,18 @@ def _predecessor(folder: str | Path, settings: UnitSettings) -> UnitExtractor:
 
 @torch.inference_mode()
 def _features(
-    extractor: UnitExtractor, utterances: Sequence[Utterance], batch: int = 8
+    extractor: UnitExtractor, utterances: Iterable[Utterance], batch: int = 8
 ) -> Iterator[tuple[Utterance, Tensor]]:
     """Each utterance with its (U, D) features."""
-    for start in range(0, len(utterances), batch):
-        rows = utterances[start : start + batch]
+    left = iter(utterances)
+    while rows := list(islice(left, batch)):
         waveforms = [row.read(extractor.sample_rate).samples for row in rows]
         features, lengths = extractor.features(waveforms)
         for row, feature, length in zip(rows, features, lengths, strict=True):
             yield row, feature[:length]
 
 
-def _units_and_phones(extractor: UnitExtractor, utterances: Sequence[Utterance]) -> tuple[Tensor, Tensor]:
+def _units_and_phones(extractor: UnitExtractor, utterances: UtteranceIndex) -> tuple[Tensor, Tensor]:
     """Units and, at the middle of each, the phone."""
     names = {name: index for index, name in enumerate(sorted({p.text for u in utterances for p in u.phones}))}
     units, phones = [], []

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from usdm.chain import GenerationSettings
 from usdm.chain.voices import VOICES_FOLDER
-from usdm.data.speech_corpus import read_speech_corpora
+from usdm.data.speech_corpus import Utterance, read_speech_corpora
 from usdm.runs import publishing
 from usdm.training.model_cards import bundle_card, part_card
 from usdm.types import InputError, Waveform
@@ -100,15 +100,15 @@ def _voices(voices: Mapping[str, str], corpus: str | None) -> dict[str, Waveform
         return {}
     if corpus is None:
         raise InputError(f"voices={dict(voices)}: give voices_corpus, the speech corpus with these speakers")
-    spoken = read_speech_corpora([corpus], "dev")
+    first: dict[str, Utterance] = {}  # by speaker
+    for spoken in read_speech_corpora([corpus], "dev"):
+        if VOICE_SECONDS[0] < spoken.duration < VOICE_SECONDS[1]:
+            first.setdefault(spoken.speaker, spoken)
     found = {}
     for name, speaker in voices.items():
-        fit = [
-            each for each in spoken if each.speaker == speaker and VOICE_SECONDS[0] < each.duration < VOICE_SECONDS[1]
-        ]
-        if not fit:
+        if speaker not in first:
             raise InputError(f"{corpus}: speaker {speaker} has no dev recording of {VOICE_SECONDS} seconds")
-        found[name] = fit[0].read()
+        found[name] = first[speaker].read()
     return found
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
 
 from usdm.audio import MelSpectrogram, write_audio
-from usdm.data.speech_corpus import Utterance, read_speech_corpora
+from usdm.data.utterance_index import UtteranceIndex
 from usdm.training.corpus_audio import CorpusAudio
 from usdm.training.loop import training_device
 from usdm.training.pictures import save_mel_picture
@@ -67,11 +67,9 @@ def _log_distance(given: Tensor, wanted: Tensor, floor: float) -> Tensor:
     return (given.clamp_min(floor).log() - wanted.clamp_min(floor).log()).abs().mean()
 
 
-def _utterances(corpora: Sequence[str | Path], split: str, roles: Sequence[str] | None) -> list[Utterance]:
-    utterances = [
-        utterance for utterance in read_speech_corpora(corpora, split) if roles is None or utterance.role in roles
-    ]
-    if not utterances:
+def _utterances(corpora: Sequence[str | Path], split: str, roles: Sequence[str] | None) -> UtteranceIndex:
+    utterances = UtteranceIndex.read(corpora, split, lambda utterance: roles is None or utterance.role in roles)
+    if not len(utterances):
         raise InputError(f"{', '.join(map(str, corpora))}: no utterance in split {split!r} has a role of {roles}")
     return utterances
 
@@ -117,7 +115,7 @@ class VocoderTask(TrainingTask):
         self.train_audio = CorpusAudio(_utterances(corpora, "train", roles), vocoder.sample_rate)
         self.dev_audio = CorpusAudio(_utterances(corpora, "dev", roles), vocoder.sample_rate)
         self.validation_utterances = min(validation_utterances, len(self.dev_audio))
-        durations = np.array([utterance.duration for utterance in self.train_audio.utterances])
+        durations = self.train_audio.utterances.durations
         self._share = durations / durations.sum()  # every second is drawn equally often
 
     def modules(self) -> dict[str, nn.Module]:

@@ -155,9 +155,7 @@ class UnitExtractor(nn.Module):
             InputError: a file is missing or damaged, or their contents do not fit together.
         """
         folder = Path(folder)
-        for name in (SETTINGS_FILE, CENTROIDS_FILE, CONFIG_FILE):
-            if not (folder / name).is_file():
-                raise InputError(f"{folder} is no unit extractor: {name} is missing. Give a folder that has it.")
+        require_extractor(folder)
         settings, stored_hash = _read_settings(folder / SETTINGS_FILE)
         centroids = read_centroids(folder / CENTROIDS_FILE)
         if stored_hash not in (None, centroid_hash(centroids)):
@@ -207,6 +205,13 @@ class UnitExtractor(nn.Module):
         (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + "\n")
 
 
+def require_extractor(folder: str | Path) -> None:
+    """Raises InputError if `folder` lacks a file that every unit extractor has."""
+    for name in (SETTINGS_FILE, CENTROIDS_FILE, CONFIG_FILE):
+        if not (Path(folder) / name).is_file():
+            raise InputError(f"{folder} is no unit extractor: {name} is missing. Give a folder that has it.")
+
+
 def normalised(waveform: Tensor, padding: int) -> Tensor:
     """Layer-normalise a whole waveform (T,) and add silence around it: (padding + T + padding,) float32."""
     return functional.pad(functional.layer_norm(waveform.float(), waveform.shape), (padding, padding))
@@ -215,7 +220,8 @@ def normalised(waveform: Tensor, padding: int) -> Tensor:
 def pad_normalised(waveforms: Sequence[Tensor], padding: int) -> tuple[Tensor, Tensor]:
     """`normalised` waveforms as a batch: (B, T) float32 and (B,) int64 lengths in samples."""
     rows = [normalised(waveform, padding) for waveform in waveforms]
-    return nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
+    lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths
 
 
 def _read_settings(path: Path) -> tuple[UnitSettings, str | None]:
