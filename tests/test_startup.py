@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -36,9 +37,9 @@ NOT_FOR_A_REPLY = {
 
 def run(folder: Path, *arguments: str) -> tuple[int, set[str]]:
     """Exit status and modules imported, in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, cwd=folder, check=True
-    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
+    program = [sys.executable, "-c", PROGRAM, *arguments]
+    done = subprocess.run(program, capture_output=True, text=True, cwd=folder, env=environment, check=True)
     status, *modules = done.stdout.splitlines()[-1].split()
     return int(status), set(modules)
 
