@@ -103,11 +103,11 @@ def run_with_hydra(verb: str, arguments: Sequence[str], debug: bool) -> None:
     from usdm.cli.files import hydras_own_errors, named_files
     from usdm.cli.sweep import Outcome, attempt, table_at_the_end
     from usdm.config import added_folders, check_config, config_folder, register_schemas, show_experiments
-    from usdm.runs import COMMAND
+    from usdm.runs import started_with
 
     def work(config: DictConfig) -> Figures | None:
         check_config(config)
-        COMMAND.set(shlex.join(["usdm", verb, *HydraConfig.get().overrides.task]))
+        started_with(command_line(verb, config))
         with named_files(config):
             if HydraConfig.get().output_subdir is not None:  # the verb has an output folder of its own
                 write_versions(Path(HydraConfig.get().runtime.output_dir), config.get("seed"))
@@ -134,6 +134,18 @@ def run_with_hydra(verb: str, arguments: Sequence[str], debug: bool) -> None:
     command_line = [f"usdm {verb}", *map(quote_free_text, arguments)]
     with hydra_command_line(command_line), hydras_own_errors(), table_at_the_end():
         entry()
+
+
+def command_line(verb: str, config: DictConfig) -> str:
+    """That does a job's work again, of a sweep's job too."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    overrides = list(HydraConfig.get().overrides.task)
+    if HydraConfig.get().mode == RunMode.MULTIRUN and config.get("output_dir") is not None:  # a place of its own
+        overrides = [each for each in overrides if not each.startswith("output_dir=")]
+        overrides.append(f"output_dir='{config.output_dir}'")
+    return shlex.join(["usdm", verb, *overrides])
 
 
 def quote_free_text(argument: str) -> str:

@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from usdm.cli import Figures
+from usdm.cli.job_folders import SWEEPS
 from usdm.config import verbs_of
 from usdm.runs import RunStatus, statuses, write_text
 
@@ -100,8 +101,9 @@ def stages(root: Path, experiment: str) -> list[RunStatus]:
             found[folder] = replace(status, command=saved_command(root / folder))
     for folder, step in steps.items():
         if folder not in found:
-            state: Any = "unknown" if (root / folder).is_dir() else "never made"
-            found[folder] = RunStatus(folder, state, command=first_command(step, root, experiment))
+            made = any(path.name != SWEEPS for path in (root / folder).glob("*"))
+            command = first_command(step, root, experiment)
+            found[folder] = RunStatus(folder, "unknown" if made else "never made", command=command)
     order = {folder: place for place, folder in enumerate(steps)}
     return sorted(found.values(), key=lambda each: (order.get(each.folder.split("/")[0], len(order)), each.folder))
 

@@ -3,7 +3,16 @@ kill, and shards that know the rows they hold. Every verb that resumes, skips or
 """
 
 from usdm.runs.arguments import Arguments, arguments_of
-from usdm.runs.folder import COMMAND, RUN_FILE, RunFolder, RunRecord, claim, differences, is_running, read_run
+from usdm.runs.folder import (
+    RUN_FILE,
+    RunFolder,
+    RunRecord,
+    claim,
+    differences,
+    is_running,
+    read_run,
+    started_with,
+)
 from usdm.runs.identity import Places, content_digest, digest, flat, hub_commit, input_digests
 from usdm.runs.lines import JsonLines, read_lines, whole_lines
 from usdm.runs.lookup import RowsById
@@ -13,7 +22,6 @@ from usdm.runs.shards import FailedRow, Outcome, Rows, Shard, Shards, Share, Tas
 from usdm.runs.status import RunStatus, statuses
 
 __all__ = [
-    "COMMAND",
     "RUN_FILE",
     "Arguments",
     "FailedRow",
@@ -42,6 +50,7 @@ __all__ = [
     "publishing",
     "read_lines",
     "read_run",
+    "started_with",
     "statuses",
     "whole_lines",
     "write_text",

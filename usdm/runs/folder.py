@@ -19,7 +19,7 @@ from usdm.types import InputError
 RUN_FILE, LOCK_FILE = "run.json", "run.lock"
 TOLD = 12  # differences in a message
 AT_WORK = "another run is at work there; wait for it, or give another output_dir"
-COMMAND: ContextVar[str | None] = ContextVar("command", default=None)  # that this process was started with
+_command: ContextVar[str | None] = ContextVar("command", default=None)
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class RunRecord:
     settings: Mapping[str, Any]  # under their full keys
     inputs: Mapping[str, str | None]  # digests of contents
     places: Mapping[str, Any]  # where the inputs lay; not part of the identity
-    command: str | None = None  # that it was last started with
+    command: str | None = None  # that it was last started with, before it was done
     done: bool = False
     figures: Mapping[str, Any] = field(default_factory=dict)  # of a run that is done
 
@@ -55,6 +55,11 @@ class RunFolder:
         inputs = {**self.record.inputs, **input_digests({name: self.record.places[name] for name in rewritten})}
         self.record = replace(self.record, inputs=inputs, done=True, figures=dict(figures or {}))
         _write(self.path, self.record)
+
+
+def started_with(command: str) -> None:
+    """What the records of this process' runs say from now on about how to start them again."""
+    _command.set(command)
 
 
 @contextmanager
@@ -92,7 +97,7 @@ def claim(
         settings=json.loads(json.dumps(decisive)),
         inputs=input_digests(inputs),
         places={name: _named(places) for name, places in inputs.items()},
-        command=COMMAND.get(),
+        command=_command.get(),
     )
     with (path / LOCK_FILE).open("ab") as lock:
         with one_at_a_time(path):
@@ -109,7 +114,8 @@ def claim(
             if alone:
                 _delete_parts(path, results)
             if then is not None and not other and then.inputs == now.inputs:
-                now = replace(now, done=then.done, figures=then.figures)
+                command = then.command if then.done else now.command  # the one that did the work
+                now = replace(now, done=then.done, figures=then.figures, command=command)
             _write(path, now)
             if shared:
                 fcntl.flock(lock, fcntl.LOCK_SH)  # the others may come now
