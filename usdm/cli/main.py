@@ -103,11 +103,12 @@ def run_with_hydra(verb: str, arguments: Sequence[str], debug: bool) -> None:
     from usdm.cli.files import hydras_own_errors, named_files
     from usdm.cli.sweep import Outcome, attempt, table_at_the_end
     from usdm.config import added_folders, check_config, config_folder, register_schemas, show_experiments
-    from usdm.runs import started_with
 
     def work(config: DictConfig) -> Figures | None:
         check_config(config)
-        started_with(command_line(verb, config))
+        from usdm.runs import started_with  # with numpy, which a refusal need not wait for
+
+        started_with(own_command(verb, config))
         with named_files(config):
             if HydraConfig.get().output_subdir is not None:  # the verb has an output folder of its own
                 write_versions(Path(HydraConfig.get().runtime.output_dir), config.get("seed"))
@@ -136,7 +137,7 @@ def run_with_hydra(verb: str, arguments: Sequence[str], debug: bool) -> None:
         entry()
 
 
-def command_line(verb: str, config: DictConfig) -> str:
+def own_command(verb: str, config: DictConfig) -> str:
     """That does a job's work again, of a sweep's job too."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
