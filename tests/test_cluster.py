@@ -39,7 +39,6 @@ def test_units_are_extracted_by_submitted_jobs(tmp_path: Path) -> None:
     command += [f"shared.num_units={units.num_units}", f"shared.unit_rate={units.unit_rate}"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    shards = sorted(path.name for path in (tmp_path / "units").glob("*.parquet"))
-    assert shards == ["00000.parquet", "00001.parquet", "00002.parquet", "00003.parquet"]
+    assert len(list((tmp_path / "units").glob("*.parquet"))) == 4
     found = {row.id: row.units.tolist() for row in UnitCorpus(tmp_path / "units").utterances()}
     assert sorted(found) == [f"u{number}" for number in range(7)]

@@ -61,7 +61,7 @@ def test_an_experiment_goes_on_from_one_of_the_user_s_own_and_chooses_its_parts(
     write("vocoder/wide.yaml", "defaults: [vocos_small]\ndim: 512\n")
     write("experiment/first.yaml", "defaults: [usdm]\nfinetune: {loop: {steps: 10}}\n")
     write(
-        "experiment/team/second.yaml",
+        "experiment/team/v1.5.yaml",
         "defaults: [/experiment/tiny]\n"
         "shared: {folder: elsewhere}\n"
         "train_vocoder:\n"
@@ -70,10 +70,10 @@ def test_an_experiment_goes_on_from_one_of_the_user_s_own_and_chooses_its_parts(
     )
     finetune = shown(capsys, "finetune", "experiment=first")
     assert (finetune.loop.steps, finetune.loop.sharding, finetune.history_turns) == (10, "fsdp2", 8)
-    vocoder = shown(capsys, "train_vocoder", "experiment=team/second")
+    vocoder = shown(capsys, "train_vocoder", "experiment=team/v1.5")
     assert (vocoder.vocoder.dim, vocoder.vocoder.num_layers, vocoder.vocoder.intermediate_dim) == (512, 2, 768)
-    assert (vocoder.shared.name, vocoder.output_dir) == ("team/second", "elsewhere/vocoder")
-    other = shown(capsys, "train_vocoder", "experiment=team/second", "vocoder=vocos_small")
+    assert (vocoder.shared.name, vocoder.output_dir) == ("team/v1.5", "elsewhere/vocoder")
+    other = shown(capsys, "train_vocoder", "experiment=team/v1.5", "vocoder=vocos_small")
     assert (other.vocoder.dim, other.vocoder.num_layers) == (256, 2)
 
 

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from accelerate import Accelerator
 from hums import write_hums
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from usdm.cli.job_folders import LONGEST, short
+from usdm.cli.job_folders import LONGEST, name_of
 from usdm.cli.main import main
 from usdm.cli.sweep import chosen
 from usdm.data.unit_corpus import UnitCorpusWriter, UnitSource, UnitUtterance
@@ -72,7 +73,7 @@ def test_the_readme_s_sweep_trains_two_decoders(capsys: pytest.CaptureFixture[st
     sweep = ["train_decoder", "-m", "loop.learning_rate=1e-4,3e-4", *small, *task, "corpora=[hums]"]
     assert main([*sweep, "unit_corpus=units"]) == 0
     printed = capsys.readouterr().out
-    slow, fast = (f"runs/tiny/decoder/sweep/loop.learning_rate={rate}" for rate in ("0.0001", "0.0003"))
+    slow, fast = (f"runs/tiny/decoder/sweep/loop.learning_rate-{rate}" for rate in ("0.0001", "0.0003"))
     assert weights(slow) != weights(fast)
     table = rows("runs/tiny/decoder/sweep/loop.learning_rate.json")
     assert [row["folder"] for row in table] == [slow, fast]
@@ -80,17 +81,21 @@ def test_the_readme_s_sweep_trains_two_decoders(capsys: pytest.CaptureFixture[st
     assert OmegaConf.create(capsys.readouterr().out).output_dir == fast
     figures = [row["figures"] for row in table]
     assert figures[0].keys() == figures[1].keys() and figures[0] != figures[1]
+    assert main(["finetune", f"pretrained={fast}/model", "--cfg", "job"]) == 0  # a later stage takes it as it is
+    assert OmegaConf.create(capsys.readouterr().out).pretrained == f"{fast}/model"
     assert Path("runs/tiny/decoder/sweep/loop.learning_rate.txt").read_text() in printed
     assert [line.split()[0] for line in printed.splitlines() if slow in line and "done" in line] == ["0"]
 
 
 def test_a_job_finds_its_folder_again_in_a_larger_sweep() -> None:
     assert main([*SWEEP, "seed=choice(1)"]) == 0
-    kept = Path("runs/tiny/vocoder/sweep/seed=1")
+    kept = Path("runs/tiny/vocoder/sweep/seed-1")
     before = weights(str(kept)), (kept / "log.jsonl").read_text()
     assert main(["train_vocoder", "-m", "seed=2,1", *TASK, *VOCODER, *LOOP]) == 0
     assert (weights(str(kept)), (kept / "log.jsonl").read_text()) == before  # nothing was done again
-    assert [row["folder"] for row in rows("runs/tiny/vocoder/sweep/seed.json")] == [str(kept)[:-1] + "2", str(kept)]
+    table = rows("runs/tiny/vocoder/sweep/seed.json")
+    assert [row["folder"] for row in table] == [str(kept)[:-1] + "2", str(kept)]
+    assert all(row["figures"]["mel_distance"] > 0 for row in table)  # of the earlier run too
 
 
 def test_one_failed_job_does_not_hide_the_others(capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,7 +127,7 @@ def test_precision_is_no_job_s_inheritance(monkeypatch: pytest.MonkeyPatch) -> N
         (
             ["shared.folder=a,b", "objective=spectral,adversarial"],
             [
-                f"{folder}/{vocoder}/sweep/objective={objective}"
+                f"{folder}/{vocoder}/sweep/objective-{objective}"
                 for folder in "ab"
                 for vocoder, objective in {"vocoder": "spectral", "vocoder_adversarial": "adversarial"}.items()
             ],
@@ -145,7 +150,7 @@ def test_jobs_with_shares_of_one_folder_go_on_sharing_it(monkeypatch: pytest.Mon
     monkeypatch.setattr("usdm.cli.extract_units.run", lambda config: places.append((config.output_dir, config.job)))
     sweep = ["extract_units", "-m", "job=range(0,2)", "num_jobs=2", "output_dir=units", "variation=none,other_voices"]
     assert main(sweep) == 0
-    plain, varied = (f"units/sweep/variation={name}" for name in ("none", "other_voices"))
+    plain, varied = (f"units/sweep/variation-{name}" for name in ("none", "other_voices"))
     assert sorted(places) == [(plain, 0), (plain, 1), (varied, 0), (varied, 1)]
     logs = {str(path.parents[1]) for path in Path("units").rglob(".hydra/config.yaml")}
     assert logs == {f"{folder}/jobs/{job}" for folder, job in places}
@@ -156,20 +161,20 @@ def test_replies_of_a_sweep_do_not_overwrite_each_other(monkeypatch: pytest.Monk
     question = ["respond", "-m", "text=hello", "trace=reply.json", *short_reply]
     assert main([*question, "seed=1,2"]) == 0
     for seed in (1, 2):
-        assert json.loads(Path(f"sweep/seed={seed}/reply.json").read_text())["seed"] == seed
-        assert Path(f"sweep/seed={seed}/reply.wav").is_file()
+        assert json.loads(Path(f"sweep/seed-{seed}/reply.json").read_text())["seed"] == seed
+        assert Path(f"sweep/seed-{seed}/reply.wav").is_file()
     assert not Path("reply.wav").exists()
     places = []
     monkeypatch.setattr("usdm.cli.respond.run", lambda config: places.append((config.output, config.trace)))
     assert main([*question, "output=a.wav,b.wav"]) == 0
-    assert places == [(f"{name}.wav", f"sweep/output={name}.wav/reply.json") for name in "ab"]
+    assert places == [(f"{name}.wav", f"sweep/output-{name}.wav/reply.json") for name in "ab"]
 
 
 def test_jobs_of_joblib_train_side_by_side() -> None:
     done = launched_apart(*SWEEP, "seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     assert done.returncode == 0, done.stderr[-3000:]
     table = rows("runs/tiny/vocoder/sweep/seed.json")
-    assert [row["folder"] for row in table] == [f"runs/tiny/vocoder/sweep/seed={seed}" for seed in (1, 2)]
+    assert [row["folder"] for row in table] == [f"runs/tiny/vocoder/sweep/seed-{seed}" for seed in (1, 2)]
     assert weights(table[0]["folder"]) != weights(table[1]["folder"])
     assert table[0]["figures"]["mel_distance"] != table[1]["figures"]["mel_distance"]
     assert Path("runs/tiny/vocoder/sweep/seed.txt").read_text() in done.stdout
@@ -212,11 +217,23 @@ def test_a_sweeper_is_told_the_figures_that_are_asked_for() -> None:
         chosen(figures, "los")
 
 
-def test_names_fit_into_a_file_system_and_differ() -> None:
-    assert short("loop.learning_rate=0.0001,seed=1") == "loop.learning_rate=0.0001,seed=1"
-    folders = [f"corpora=[{'/'.join(['a'] * 300)}{end}]" for end in "xy"]
-    names = {short(folder) for folder in folders}
-    assert len(names) == 2 and all(len(name) == LONGEST and "/" not in name for name in names)
-    assert short("input=a b") != short("input=a_b") == "input=a_b"
-    long = [short(f"text={word * 100}") for word in ("가", "나")]
-    assert long[0] != long[1] and all(name.isascii() and len(name) < 255 for name in long)
+def test_names_fit_into_file_systems_and_command_lines_and_differ() -> None:
+    settings = [
+        {"loop.learning_rate": "0.0001", "seed": "1"},
+        {"decoder": "voicebox", "llm@model.llm": "tiny"},
+        {"corpora": f"[{'/'.join(['a'] * 300)}]"},
+        {"corpora": f"[{'/'.join(['a'] * 300)}b]"},
+        {"input": "a b"},
+        {"input": "a_b"},
+        {"text": "'" + "가" * 100 + "'"},
+        {"text": "'" + "나" * 100 + "'"},
+        {"a": "1", "b": "2"},
+        {"a": "1+b-2"},
+    ]
+    names = [name_of(each) for each in settings]
+    assert names[0] == "loop.learning_rate-0.0001+seed-1"
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert name.isascii() and "/" not in name and len(name) <= LONGEST
+        parsed = OverridesParser.create().parse_override(f"models=[runs/sweep/{name}/model]")
+        assert parsed.value() == [f"runs/sweep/{name}/model"]

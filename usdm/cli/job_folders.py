@@ -1,7 +1,7 @@
 """Where each job of a sweep puts what it makes.
 
 `usdm VERB -m loop.learning_rate=1e-4,3e-4` is two jobs of one `output_dir`. Each gets a folder below it, named by the
-keys that the sweep varies: `<output_dir>/sweep/loop.learning_rate=0.0001`. The name depends on the job alone, not on
+keys that the sweep varies: `<output_dir>/sweep/loop.learning_rate-0.0001`. The name depends on the job alone, not on
 its number or on the other jobs, so that a job finds what it left in an earlier sweep. Not in the name are
 
 - keys that `output_dir` is itself put together from (`-m shared.folder=a,b` works in `a/decoder` and `b/decoder`),
@@ -13,6 +13,7 @@ its number or on the other jobs, so that a job finds what it left in an earlier 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def job_name(config: DictConfig, hydra: Any, key: str) -> str:
         named_already |= made_of(config, shared)
     overrides = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
     told = [each for each in overrides if each.key_or_group not in named_already]
-    return short(",".join(sorted(f"{each.get_key_element()}={each.get_value_element_as_str()}" for each in told)))
+    return name_of({each.get_key_element().lstrip("+"): each.get_value_element_as_str() for each in told})
 
 
 def made_of(config: DictConfig, key: str) -> set[str]:
@@ -94,12 +95,13 @@ def made_of(config: DictConfig, key: str) -> set[str]:
     return found | ({"experiment"} if "shared.name" in found else set())  # which is what the experiment is called
 
 
-def short(text: str) -> str:
-    """The text as a name for a file: itself where it can be, else its start and a hash of it all."""
-    safe = re.sub(r"[^\w.,=@+-]+", "_", text, flags=re.ASCII)
-    if safe == text and len(text) <= LONGEST:
-        return text
-    return f"{safe[: LONGEST - 9]}-{sha256(text.encode()).hexdigest()[:8]}"
+def name_of(settings: Mapping[str, str]) -> str:
+    """Settings as a name for a folder, which other commands take without quotes (Hydra's grammar has `=` and `,`)."""
+    name = "+".join(f"{key}-{value}" for key, value in sorted(settings.items()))
+    safe = re.sub(r"[^\w.@+-]+", "_", name, flags=re.ASCII)
+    if safe == name and len(name) <= LONGEST and not any("+" in value for value in settings.values()):
+        return name
+    return f"{safe[: LONGEST - 9]}-{sha256(repr(sorted(settings.items())).encode()).hexdigest()[:8]}"
 
 
 def _below(folder: Path, name: str) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -27,7 +28,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from usdm.cli import Figures, WorkFailed
-from usdm.cli.job_folders import as_override, give_own_places, own_places, short
+from usdm.cli.job_folders import LONGEST, as_override, give_own_places, own_places
 from usdm.runs import write_text
 from usdm.types import InputError
 
@@ -145,7 +146,7 @@ class Jobs(Callback):
             return rows
         text = table(rows)
         print(text)
-        name = short(",".join(self.varied)) or "jobs"
+        name = "+".join(re.sub(r"\W+", ".", key) for key in self.varied)[:LONGEST] or "jobs"
         write_text(self.folder / f"{name}.json", json.dumps(rows, indent=1) + "\n")
         write_text(self.folder / f"{name}.txt", text + "\n")
         print(f"the table is also in {self.folder / name}.txt and .json")

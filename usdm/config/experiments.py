@@ -72,7 +72,7 @@ class ExperimentSource(ConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         if self._is_section(config_path):
-            node = _sections(self._file(config_path).parent.with_suffix(".yaml"))[self.verb]
+            node = _sections(self._file(str(Path(config_path).parent)))[self.verb]
         else:
             node = self._without_sections(self._file(config_path))
         config = OmegaConf.create(node)
@@ -89,13 +89,14 @@ class ExperimentSource(ConfigSource):
         return self.folder / self._normalize_file_name(config_path)
 
     def _is_section(self, config_path: str) -> bool:
-        file = self._file(config_path).parent.with_suffix(".yaml")
-        return Path(config_path).stem == self.verb and file.is_file() and self.verb in _sections(file)
+        experiment, verb = Path(config_path).parent, Path(config_path).name.removesuffix(".yaml")
+        file = self._file(str(experiment))
+        return verb == self.verb and file.is_file() and verb in _sections(file)
 
     def _without_sections(self, file: Path) -> dict[str, Any]:
         """What the file says to every verb, and at the end of its defaults list the verb's own section."""
         written = {key: value for key, value in _read(file).items() if key not in STAGES}
-        name = file.relative_to(self.folder / GROUP).with_suffix("").as_posix()
+        name = file.relative_to(self.folder / GROUP).as_posix().removesuffix(".yaml")
         written["shared"] = {"name": name, **(written.get("shared") or {})}
         defaults = written.pop("defaults", [])
         overrides = [entry for entry in defaults if str(entry).startswith("{'override ")]
