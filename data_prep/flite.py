@@ -50,11 +50,6 @@ def _load(name: str) -> ctypes.CDLL:
         raise InputError(f"The synthesiser's library {name} cannot be loaded ({error}): {install('flite')}.") from error
 
 
-def seed_c() -> None:
-    """Synthesisers draw noise from C's `rand`; the same text shall always sound the same."""
-    ctypes.CDLL(None).srand(1)
-
-
 class Flite:
     """One flite voice.
 
@@ -109,7 +104,7 @@ class Flite:
             raise InputError(f"flite cannot say {text!r}: write it in English letters.")
         library = self._library
         library.feat_set_float(self._voice.contents.features, b"duration_stretch", stretch)
-        seed_c()
+        ctypes.CDLL(None).srand(1)  # it draws noise from C's rand: the same text shall always sound the same
         utterance = library.flite_synth_text(text.encode("ascii"), ctypes.cast(self._voice, ctypes.c_void_p))
         try:
             wave = library.utt_wave(utterance).contents

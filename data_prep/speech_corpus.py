@@ -56,9 +56,9 @@ def synthesize_corpus(
 ) -> CorpusReport:
     """Speak every dialog; write `audio/` (16 kHz FLAC) and `manifest.jsonl`, one line a turn.
 
-    What a dialog sounds like depends on the voices, the seed and its own line alone. Interrupted, it goes on where it
-    was, and a file that has grown costs its new dialogs alone: what is finished lies in `parts/`. The same agent text
-    is spoken once and shared.
+    What a dialog sounds like depends on the voices, the seed and its own line alone; only eSpeak never says a thing in
+    quite the same way twice. Interrupted, it goes on where it was, and a file that has grown costs its new dialogs
+    alone: what is finished lies in `parts/`. The same agent text is spoken once and shared.
 
     Args:
         processes: one is this one; each of several has one thread.

@@ -136,10 +136,8 @@ def _merge(manifest: Path, target: Path, heard: RowsById, lowest_confidence: flo
                 if text != row.get("text"):
                     # Words and phones that an aligner found without text, or with another, are not those of this one.
                     row |= {"words": None, "phones": None, "pronunciation": None}
-                row |= {
-                    "text": text,
-                    HEARD: {name: known[name] for name in ("text", "confidence")} if is_sure else None,
-                }
+                del known["id"]
+                row |= {"text": text, HEARD: known if is_sure else None}
             else:
                 counts["with text"] += row.get("text") is not None
             if not Path(row["audio"]).is_absolute():
