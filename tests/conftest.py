@@ -8,6 +8,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: their threa
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"  # a name that nobody has is refused at once, and no test depends on a hub
 
+import gc
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -31,6 +32,12 @@ def pytest_configure(config: pytest.Config) -> None:
     with suppress(ModuleNotFoundError), redirect_stderr(sys.__stderr__):
         import absl.logging  # noqa: F401
     config.addinivalue_line("markers", "system_packages(*names): the test wants these Debian packages")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported is no garbage: trainings look for some at every step, and would search all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-
 import pytest
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
@@ -38,13 +35,9 @@ WRITTEN_OUT = {"mistral", "window", "llama", "qwen2"}  # kinds that do single to
 
 
 @pytest.fixture(autouse=True)
-def quick_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Without what takes most of a tiny run's time: the picture of its curves, and a search of all that was imported
-    for garbage."""
+def quick_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without what takes much of a tiny run's time: the picture of its curves."""
     monkeypatch.setattr("usdm.training.language_model.draw_curves", lambda log, picture: None)
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def random_model(vocabulary: SpeechTextVocabulary, kind: str) -> PreTrainedModel:

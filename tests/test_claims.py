@@ -208,7 +208,7 @@ def test_status_lists_the_jobs_of_a_sweep() -> None:
     )
     jobs = [stage for stage in read_status() if stage["folder"].startswith("two/")]
     assert [(job["folder"], job["state"]) for job in jobs] == [
-        (f"two/sweep/task.batch_size={size}", "done") for size in (1, 2)
+        (f"two/sweep/task.batch_size-{size}", "done") for size in (1, 2)
     ]
     before = log("runs/tiny/" + jobs[0]["folder"])
     usdm(*shlex.split(jobs[0]["command"])[1:])  # the command is of this very job

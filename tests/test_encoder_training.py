@@ -326,7 +326,7 @@ def test_encoder_to_unit_corpus(corpus: Path, tmp_path: Path) -> None:
     report = extract_units([str(corpus)], str(made), str(tmp_path / "corpus"), shard_utterances=16)
     assert (report.utterances, report.failed) == (40, ())
     rows = {row.id: row for row in UnitCorpus(tmp_path / "corpus").utterances()}
-    extractor = UnitExtractor.from_pretrained(tmp_path / "units")
+    extractor = UnitExtractor.from_pretrained(made)
     samples, _ = soundfile.read(corpus / "7.wav", dtype="float32")
     assert rows["7"].units.tolist() == extractor([torch.from_numpy(samples)])[0].tolist()
     assert rows["7"].words == ("a", "b", "c")

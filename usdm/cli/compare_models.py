@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from usdm.chain.places import find_parts
 from usdm.cli import WorkFailed
@@ -56,7 +57,10 @@ def contender(config: DictConfig, name: str) -> Contender:
     given = config.models[name]
     if not isinstance(given, DictConfig):
         raise InputError(f"models.{name}={given}: say what is different, +models.{name}.llm=FOLDER for example")
-    entry = OmegaConf.merge(OmegaConf.structured(ComparedModel), given)
+    try:
+        entry = OmegaConf.merge(OmegaConf.structured(ComparedModel), given)
+    except OmegaConfBaseException as error:
+        raise InputError(f"models.{name}: {error}") from error
     if name == SELECTED or Path(name).name != name:
         raise InputError(f"models.{name}: the name becomes a folder, and {SELECTED!r} is taken; choose another")
     if entry.llm is None and entry.chain is None:

@@ -7,6 +7,7 @@ counts by its value. So nothing has to be listed a second time, and nothing can 
 from __future__ import annotations
 
 import inspect
+import sys
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -85,5 +86,15 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
     annotated = target.__init__ if inspect.isclass(target) and not is_dataclass(target) else target
     try:
         return typing.get_type_hints(annotated)
+    except NameError:
+        return {name: _hint(annotated, text) for name, text in inspect.get_annotations(annotated).items()}
+
+
+def _hint(annotated: Callable[..., Any], text: str) -> Any:
+    """An annotation as Python has it; what is imported for type checking alone may be anything but a path."""
+    try:
+        return eval(text, vars(sys.modules[annotated.__module__]))
     except NameError as error:
-        raise InputError(f"{target}: annotations that cannot be read ({error}): import what they name") from error
+        if "Path" in text:
+            raise InputError(f"{annotated}: {text!r} cannot be read ({error}): import what it names") from error
+        return Any
