@@ -1,4 +1,5 @@
 # `make respond`: hear a reply. `make test`: what CI runs. `make demo`: talk to it in the browser.
+# `make test-all`: also the tests that take minutes. `make torture`: every stage, killed twenty times.
 # `make update`: the newest versions of everything, tested, into constraints.txt. `make test-lowest`: the lower bounds
 # of pyproject.toml, tested.
 PYTHON ?= python3
@@ -7,7 +8,7 @@ BIN := .venv/bin
 EVERYTHING := dev,wandb,speaker,quality,quantized
 PYTEST := -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal -r s
 
-.PHONY: respond demo test update test-lowest clean
+.PHONY: respond demo test test-all torture update test-lowest clean
 
 respond: .venv/installed
 	$(BIN)/usdm respond input=usdm/assets/question.wav output=reply.wav trace=reply.json
@@ -19,7 +20,13 @@ test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python $(PYTEST) -m 'not slow'
+
+test-all: .venv/installed-dev
 	$(BIN)/python $(PYTEST)
+
+torture: .venv/installed-dev
+	$(BIN)/python tests/torture.py --kills 20 --seed 0
 
 update:
 	rm -rf .venv-update

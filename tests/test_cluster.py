@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 from tiny_models import build_random_bundle
 
@@ -29,6 +30,7 @@ def write_corpus(folder: Path, utterances: int) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_units_are_extracted_by_submitted_jobs(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "speech", 7)
     extractor = build_random_bundle(tmp_path / "bundle") / "units"

@@ -170,6 +170,7 @@ def test_replies_of_a_sweep_do_not_overwrite_each_other(monkeypatch: pytest.Monk
     assert places == [(f"{name}.wav", f"sweep/output-{name}.wav/reply.json") for name in "ab"]
 
 
+@pytest.mark.slow
 def test_jobs_of_joblib_train_side_by_side() -> None:
     done = launched_apart(*SWEEP, "seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -180,6 +181,7 @@ def test_jobs_of_joblib_train_side_by_side() -> None:
     assert Path("runs/tiny/vocoder/sweep/seed.txt").read_text() in done.stdout
 
 
+@pytest.mark.slow
 def test_a_submitted_job_that_is_killed_does_not_hide_the_other() -> None:
     Path("dying.py").write_text(
         "import os\n"
@@ -198,6 +200,7 @@ def test_a_submitted_job_that_is_killed_does_not_hide_the_other() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Deprecated API features detected:DeprecationWarning")  # by SQLAlchemy, of Optuna 2
+@pytest.mark.slow
 def test_optuna_is_told_the_figure_that_is_asked_for() -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install 'usdm[optuna]'")
     search = ["hydra/sweeper=learning_rate", "hydra.sweeper.n_trials=2", "figure=mel_distance"]

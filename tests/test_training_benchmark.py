@@ -39,6 +39,7 @@ def test_a_synthetic_corpus_is_a_unit_corpus_of_its_size(tmp_path: Path) -> None
         assert (np.diff(each.word_ends, prepend=0) >= 1).all()
 
 
+@pytest.mark.slow
 def test_rows_are_made_by_both_ways(tmp_path: Path, vocabulary: SpeechTextVocabulary) -> None:
     found = benchmark_data(vocabulary, tmp_path, corpus_units=[100_000, 300_000], row_length=2048, rows=40)
     assert [(each.way, each.corpus_units) for each in found] == [

@@ -279,6 +279,7 @@ def test_a_checkpoint_without_the_critic_does_not_resume(tmp_path: Path) -> None
         train(PointsTask(), SETTINGS, tmp_path / "duel")
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does_with_both_batches(tmp_path: Path) -> None:
     train(DuelTask(together=2), SETTINGS, tmp_path / "alone")
     program = tmp_path / "program.py"

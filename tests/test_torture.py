@@ -1,0 +1,16 @@
+"""Every stage that goes on where it was, killed twice (`make torture` kills each twenty times)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.slow
+def test_killed_stages_end_as_if_nobody_had_disturbed_them() -> None:
+    command = [sys.executable, Path(__file__).with_name("torture.py"), "--kills", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
