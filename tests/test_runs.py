@@ -118,6 +118,9 @@ def test_a_model_is_its_files_without_the_account_of_its_training(tmp_path: Path
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_bytes(b"weights")
         (tmp_path / name / "training.json").write_text(json.dumps({"hours": hours}))
+        job = tmp_path / name / "sweep" / f"seed-{hours}" / "model.safetensors"  # a run of its own
+        job.parent.mkdir(parents=True)
+        job.write_bytes(name.encode())
     assert content_digest(tmp_path / "a") == content_digest(tmp_path / "b")
     (tmp_path / "b" / "model.safetensors").write_bytes(b"Weights")
     assert content_digest(tmp_path / "a") != content_digest(tmp_path / "b")

@@ -20,6 +20,7 @@ LENGTH = 16  # hexadecimal digits of a digest
 WHOLE = ("manifest.jsonl", "checkpoint.pt")
 # What a folder says about how it came about, which differs between two runs that made the same.
 ACCOUNTS = ("training.json", "versions.json", "run.json", "run.lock")
+SWEEP = "sweep"  # the jobs of a sweep, which are runs of their own (see `usdm.cli.job_folders`)
 LARGE = 1 << 20  # bytes; the digest of a larger file is remembered
 REMEMBERED = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "usdm" / "digests.jsonl"
 
@@ -86,8 +87,9 @@ def _content(folder: Path) -> Iterable[Path]:
 
 def _files(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.is_file() and not hidden and path.suffix not in (".md", ".log") and path.name not in ACCOUNTS:
+        parts = path.relative_to(folder).parts
+        left_out = parts[0] == SWEEP or any(part.startswith(".") for part in parts)
+        if path.is_file() and not left_out and path.suffix not in (".md", ".log") and path.name not in ACCOUNTS:
             yield path
 
 
