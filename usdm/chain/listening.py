@@ -77,21 +77,23 @@ class Listener:
 
     def respond(self, **options: Unpack[ReplyOptions]) -> SpokenReply:
         """Answer what was said. Takes and raises what `SpokenDialogPipeline.respond` does."""
-        return whole_reply(self._parts, self._asked(time.perf_counter(), options))
+        return whole_reply(self._parts, self.request(**options))
 
     def stream(self, **options: Unpack[ReplyOptions]) -> Generator[StreamEvent, None, None]:
         """Answer what was said, as it happens. See `SpokenDialogPipeline.stream`."""
-        yield from streamed_reply(self._parts, self._asked(time.perf_counter(), options))
+        yield from streamed_reply(self._parts, self.request(**options))
 
-    def _asked(self, start: float, options: ReplyOptions) -> Request:
-        question = self._end()
+    def request(self, **options: Unpack[ReplyOptions]) -> Request:
+        """What `respond` and `stream` make the reply of, for whoever makes it otherwise. Raises what they do."""
+        start = time.perf_counter()
+        question = self.end()
         tail = time.perf_counter() - start
         request = self._request(question, self._chain, start, **options)
         request.timings["units"] = tail
         return request
 
-    def _end(self) -> Question:
-        """The whole turn. Raises InputError, and goes on listening, if nobody can have spoken."""
+    def end(self) -> Question:
+        """The whole turn, which ends. Raises InputError, and goes on listening, if nobody can have spoken."""
         if self._question is None:
             heard = speech(torch.cat([torch.zeros(0), *self._blocks]), self.sample_rate)
             tail = self._extractor.push(self._resampler.finish())

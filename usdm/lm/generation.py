@@ -23,7 +23,7 @@ from usdm.lm.model import max_positions
 from usdm.lm.packed import PackedForward
 from usdm.lm.sampling import Sampler
 from usdm.lm.single_token import SingleTokenForward
-from usdm.lm.slots import Read, SlotCache
+from usdm.lm.slots import CachedLayer, Read, SlotCache
 from usdm.lm.weights import LlamaWeights, is_llama_like, is_on_cpu_in_float32, is_on_one_gpu
 from usdm.types import InputError, Sampling
 
@@ -68,6 +68,17 @@ class TokenStream:
         """For what comes after the first, where there is a faster way for one id."""
         forward = self._forward
         return SingleTokenForward(forward.weights, forward.cache) if isinstance(forward, PackedForward) else None
+
+    @property
+    def num_read(self) -> int:
+        """Of its ids the first so many have keys and values in `layers`."""
+        return self._num_read
+
+    @property
+    def layers(self) -> Sequence[CachedLayer]:
+        """Its cache."""
+        layers: Sequence[CachedLayer] = self._forward.cache.layers
+        return layers
 
     @torch.inference_mode()
     def extend(self, ids: Sequence[int]) -> None:
@@ -135,9 +146,8 @@ class TokenStream:
         """Follow the hypotheses in slots of their own; the stream stays as it is."""
         parents = search.advance(self._forward.logits(self._read(), search.allowed))
         length = len(self.ids)
-        layers = self._forward.cache.layers
-        slots = SlotCache(len(layers), search.num_beams)
-        slots.fill(layers, length)
+        slots = SlotCache(len(self.layers), search.num_beams)
+        slots.fill(self.layers, length)
         forward = self._forward.in_slots(slots)
         end = length
         while parents:
