@@ -19,7 +19,7 @@ ROWS = [
     ["usdm.config", "usdm.checkpoint", "usdm.audio", "usdm.runs"],
     ["usdm.units", "usdm.tokens", "usdm.decoder", "usdm.vocoder"],
     ["usdm.interleave", "usdm.lm"],
-    ["usdm.data", "usdm.chain"],
+    ["usdm.data", "usdm.chain", "usdm.turns"],
     ["usdm.training", "usdm.evaluation", "usdm"],  # the package itself shows the chain to its users
     ["data_prep", "demo"],
     ["usdm.cli"],  # starts everything else
