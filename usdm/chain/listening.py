@@ -46,7 +46,7 @@ class Listener:
         self.sample_rate = check_sample_rate(sample_rate)
         self._parts = parts
         self._limit = limit
-        self._history = history
+        self.history = history  # may be set anew until the turn has ended
         self._chain = chain
         self._request = request
         self._resampler = StreamingResampler(self.sample_rate, parts.units.sample_rate)
@@ -99,7 +99,7 @@ class Listener:
             tail = self._extractor.push(self._resampler.finish())
             whole = self._extractor.whole()
             self._units = torch.cat([self._units, tail, self._extractor.finish()]) if whole is None else whole
-            self._question = Question(heard, self._units, history=self._history)
+            self._question = Question(heard, self._units, history=self.history)
         return self._question
 
     def _settle(self, units: Tensor) -> None:
@@ -107,5 +107,5 @@ class Listener:
         self._units = torch.cat([self._units, units])
         worth_reading = len(self._units) - self._num_read >= READ_AHEAD * self._parts.units.unit_rate
         if worth_reading and isinstance(self._chain, LanguageModelChain) and self._chain.stream is not None:
-            self._chain.read_ahead(Question(units=self._units, history=self._history))
+            self._chain.read_ahead(Question(units=self._units, history=self.history))
             self._num_read = len(self._units)

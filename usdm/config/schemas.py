@@ -22,6 +22,7 @@ from usdm.config.model_schemas import (
     Evaluate,
     Plan,
     Respond,
+    Serve,
     Synthesize,
 )
 from usdm.config.recipe_schemas import (
@@ -56,6 +57,7 @@ SCHEMAS: dict[str, type[Verb]] = {
     "respond": Respond,
     "synthesize": Synthesize,
     "demo": Demo,
+    "serve": Serve,
     "plan": Plan,
     "evaluate": Evaluate,
     "benchmark": Benchmark,

@@ -42,16 +42,17 @@ class Generated:
 class TokenStream:
     """A sequence that grows: `ids`, and a cache that holds what the model has read of them."""
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: LanguageModel, beside: TokenStream | None = None) -> None:
+        """`beside`: another stream of the same model, for the same thread, whose copies of weights it shares."""
         self.model = model
         self.ids: list[int] = []
         self.max_length = max_positions(model) or sys.maxsize
-        self._forward = self._fastest()
+        self._forward = self._fastest(beside)
         self._single = self._forward_of_one()
         self._num_read = 0  # ids in the cache
         self._state: Tensor | None = None  # (1, hidden) after the last one read; (1, V) logits of a stranger
 
-    def _fastest(self) -> PackedForward | GraphForward | GrowingForward:
+    def _fastest(self, beside: TokenStream | None) -> PackedForward | GraphForward | GrowingForward:
         """Of what computes what the model does, where it lies."""
         if is_llama_like(self.model) and is_on_one_gpu(self.model):
             graphs = borrowed(self.model)
@@ -59,7 +60,9 @@ class TokenStream:
             return graphs
         if is_llama_like(self.model) and is_on_cpu_in_float32(self.model):
             slots = SlotCache(self.model.config.num_hidden_layers, 1)
-            return PackedForward(self.model, slots, LlamaWeights(self.model))
+            shared = None if beside is None else beside._forward
+            weights = shared.weights if isinstance(shared, PackedForward) else LlamaWeights(self.model)
+            return PackedForward(self.model, slots, weights)
         from usdm.lm.cache import GrowingForward  # with the models of `transformers`, which take seconds to import
 
         return GrowingForward(self.model)

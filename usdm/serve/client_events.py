@@ -19,9 +19,7 @@ ID_LENGTH = 512
 class EventError(Exception):
     """What is refused, as the `error` event says it."""
 
-    def __init__(
-        self, message: str, code: str, param: str | None = None, kind: str = "invalid_request_error"
-    ) -> None:
+    def __init__(self, message: str, code: str, param: str | None = None, kind: str = "invalid_request_error") -> None:
         super().__init__(message)
         self.message, self.code, self.param, self.kind = message, code, param, kind
         self.event_id: str | None = None  # the client's own

@@ -34,14 +34,14 @@ class Item:
         """What the other side has taken in."""
         return (self.text if self.heard_text is None else self.heard_text) or ""
 
-    def content(self, with_sound: bytes | None = None) -> dict[str, Any]:
+    def content(self, with_sound: str | None = None) -> dict[str, Any]:
         """The protocol's content part. `with_sound`: base64 of it."""
         side = "input" if self.role == "user" else "output"
         if not self.spoken:
             return {"type": f"{side}_text", "text": self.known_text}
         part: dict[str, Any] = {"type": f"{side}_audio", "transcript": None if self.text is None else self.known_text}
         if with_sound is not None:
-            part["audio"] = with_sound.decode("ascii")
+            part["audio"] = with_sound
         if self.heard_ms is not None:
             part["usdm"] = {
                 "heard_ms": self.heard_ms,
@@ -50,7 +50,7 @@ class Item:
             }
         return part
 
-    def as_dict(self, with_sound: bytes | None = None) -> dict[str, Any]:
+    def as_dict(self, with_sound: str | None = None) -> dict[str, Any]:
         return {
             "id": self.id,
             "object": "realtime.item",
@@ -76,6 +76,12 @@ class Conversation:
     def get(self, id_: str, param: str = "item_id") -> Item:
         return self._items[self._place(id_, param)]
 
+    def has(self, id_: str) -> bool:
+        return any(item.id == id_ for item in self._items)
+
+    def all(self) -> list[Item]:
+        return list(self._items)
+
     def before(self, id_: str) -> str | None:
         """The id of the item before."""
         place = self._place(id_)
@@ -86,16 +92,20 @@ class Conversation:
 
         Raises EventError for an id that is taken, and when there are too many.
         """
-        if len(self._items) >= self._most:
-            raise EventError(f"a conversation has {self._most} items at most: delete some", "too_many_items")
-        if any(each.id == item.id for each in self._items):
-            raise EventError(f"there is an item {item.id!r} already: choose another id", "invalid_value", "item.id")
-        place = len(self._items) if after is None else 0
-        if after is not None and after != "root":
-            place = self._place(after, "previous_item_id") + 1
+        place = self.check_place(item.id, after)
         self._items.insert(place, item)
         self._forget_sound()
         return self._items[place - 1].id if place else None
+
+    def check_place(self, id_: str, after: str | None) -> int:
+        """Where `add` would put it. Raises what `add` does."""
+        if len(self._items) >= self._most:
+            raise EventError(f"a conversation has {self._most} items at most: delete some", "too_many_items")
+        if self.has(id_):
+            raise EventError(f"there is an item {id_!r} already: choose another id", "invalid_value", "item.id")
+        if after is None:
+            return len(self._items)
+        return 0 if after == "root" else self._place(after, "previous_item_id") + 1
 
     def change(self, id_: str, **new: Any) -> Item:
         place = self._place(id_)
@@ -140,5 +150,7 @@ class Conversation:
 
 def turns(items: list[Item]) -> tuple[Turn, ...]:
     """Finished items as the model reads them."""
-    said = [(item.role, item.known_text.replace("\ufffd", "").strip()) for item in items if item.status != "in_progress"]
+    said = [
+        (item.role, item.known_text.replace("\ufffd", "").strip()) for item in items if item.status != "in_progress"
+    ]
     return tuple(Turn(role, text) for role, text in said if text)

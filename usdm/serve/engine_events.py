@@ -106,6 +106,14 @@ class ReplyEnded:
     is_defect: bool = False  # the failure is the server's
 
 
+@dataclass(frozen=True)
+class Fault:
+    """Something that the session asked for could not be done."""
+
+    message: str
+    is_defect: bool
+
+
 EngineEvent = (
     TurnStarted
     | TurnStopped
@@ -117,4 +125,5 @@ EngineEvent = (
     | ReplyText
     | ReplySound
     | ReplyEnded
+    | Fault
 )
