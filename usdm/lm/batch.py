@@ -116,7 +116,8 @@ class ContinuousBatch:
         self._rows.append(row)
         self._enter(self._branches, row, num_read)
         if stream is not None and num_read:
-            self._cache.fill(stream.layers, num_read, slice(row.branches[0].slot, row.branches[0].slot + 1))
+            with torch.inference_mode():
+                self._cache.fill(stream.layers, num_read, slice(row.branches[0].slot, row.branches[0].slot + 1))
         return None
 
     def leave(self, key: Key) -> None:
@@ -159,6 +160,7 @@ class ContinuousBatch:
         self._follow(branches, searched)
         self._drop_branches()
 
+    @torch.inference_mode()
     def _drop_branches(self) -> None:
         """Take out those that are over."""
         for slot in reversed(range(len(self._branches))):
