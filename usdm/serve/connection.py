@@ -111,7 +111,8 @@ class Connection:
             await asyncio.gather(sending, receiving, return_exceptions=True)
         if self._broken.done():
             with suppress(Exception):  # it may be gone, or not read
-                await asyncio.wait_for(self._websocket.close(*self._broken.result()), CLOSING)
+                async with asyncio.timeout(CLOSING):
+                    await self._websocket.close(*self._broken.result())
 
     async def _send(self) -> None:
         with suppress(WebSocketDisconnect):
@@ -122,7 +123,8 @@ class Connection:
         limits = self._server.limits
         while True:
             try:
-                message = await asyncio.wait_for(self._websocket.receive(), limits.idle_seconds)
+                async with asyncio.timeout(limits.idle_seconds):
+                    message = await self._websocket.receive()
             except TimeoutError:
                 self._break(GOING_AWAY, f"nothing was sent for {limits.idle_seconds:g} s")
                 return
