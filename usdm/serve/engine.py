@@ -134,8 +134,7 @@ class Engine:
     def _work(self) -> None:
         with on_own_stream(self.pipeline):
             while self._wait():
-                for owner, job in self._next_jobs():
-                    self._guarded(job, owner.fault)
+                self._do_jobs()
                 while self._waiting and self._batch.has_room:
                     self._enter(self._waiting.popleft())
                 if self._batch.is_busy:
@@ -148,10 +147,12 @@ class Engine:
                 self._changed.wait()
             return not self._ends
 
-    def _next_jobs(self) -> list[tuple[Owner, Job]]:
-        """One of each owner."""
+    def _do_jobs(self) -> None:
+        """One of each owner. A function of its own, so that what it has done is let go of before the thread waits."""
         with self._changed:
-            return [(owner, jobs.popleft()) for owner, jobs in self._jobs.items() if jobs]
+            chosen = [(owner, jobs.popleft()) for owner, jobs in self._jobs.items() if jobs]
+        for owner, job in chosen:
+            self._guarded(job, owner.fault)
 
     def _enter(self, writing: Writing) -> None:
         def enter() -> None:
