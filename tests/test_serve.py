@@ -343,9 +343,9 @@ def test_a_token_is_asked_for(pipeline: SpokenDialogPipeline) -> None:
     with served(make_server(pipeline, PushToTalk(), token="right")) as port:
         address = f"http://127.0.0.1:{port}"
         for token in ("", "wrong", "righ", "rightt"):
-            with pytest.raises(InvalidStatus) as refused:
-                with talking(port, additional_headers={"Authorization": f"Bearer {token}"}):
-                    pass
+            headers = {"Authorization": f"Bearer {token}"}
+            with pytest.raises(InvalidStatus) as refused, talking(port, additional_headers=headers):
+                pass
             assert refused.value.response.status_code == 401
             assert httpx2.get(f"{address}/metrics", headers={"Authorization": token}).status_code == 401
         with talking(port, additional_headers={"Authorization": "Bearer right"}):
@@ -394,7 +394,9 @@ def test_files_that_are_no_recording(port: int) -> None:
     assert "longer" in httpx2.post(address, files={"file": long.getvalue()}).json()["error"]["message"]
 
 
-def test_the_verb_refuses_to_be_open_to_all(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_verb_refuses_to_be_open_to_all(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("USDM_TOKEN", raising=False)
     assert main(["serve", "host=0.0.0.0", "port=0"]) == 2
     assert "USDM_TOKEN" in capsys.readouterr().err

@@ -340,7 +340,11 @@ def test_a_reply_that_fails_says_why() -> None:
         ('{"type": "input_audio_buffer.append", "event_id": "e"}', "missing_required_parameter", "audio"),
         ('{"type": "input_audio_buffer.append", "audio": 3, "event_id": "e"}', "invalid_value", "audio"),
         ('{"type": "input_audio_buffer.append", "audio": "%%", "event_id": "e"}', "invalid_value", "audio"),
-        ('{"type": "input_audio_buffer.append", "audio": "AAAA", "event_id": "e"}', "invalid_value", "audio"),  # 3 bytes
+        (
+            '{"type": "input_audio_buffer.append", "audio": "AAAA", "event_id": "e"}',
+            "invalid_value",
+            "audio",
+        ),  # 3 bytes
         ('{"type": "input_audio_buffer.append", "audio": "", "loud": 1, "event_id": "e"}', "unknown_parameter", "loud"),
         ('{"type": "input_audio_buffer.commit", "event_id": "e"}', "input_audio_buffer_commit_empty", None),
         ('{"type": "response.create", "event_id": "e"}', "nothing_to_answer", None),
@@ -419,7 +423,9 @@ def test_settings_that_ask_for_nothing_are_accepted() -> None:
     detection = updated["session"]["audio"]["input"]["turn_detection"]
     assert (detection["silence_duration_ms"], detection["prefix_padding_ms"]) == (200, 100)
     assert updated["session"]["audio"]["output"]["voice"] == "slt"
-    (updated,) = client.say("session.update", session={"type": "realtime", "audio": {"input": {"turn_detection": None}}})
+    (updated,) = client.say(
+        "session.update", session={"type": "realtime", "audio": {"input": {"turn_detection": None}}}
+    )
     assert updated["session"]["audio"]["input"]["turn_detection"] is None
 
 
@@ -501,9 +507,7 @@ def test_sound_on_the_wire_is_what_the_standards_say() -> None:
     assert PCM16.encode(torch.tensor([-2.0, 2.0, 0.5])) == np.array([-32768, 32767, 16384], "<i2").tobytes()
     codes = bytes(range(256))
     assert FORMATS["audio/pcmu"].decode(codes).tolist() == [mu_law(code) for code in codes]
-    assert FORMATS["audio/pcma"].decode(bytes([0xD5, 0x55, 0x2A])).tolist() == [8 / 32768, -8 / 32768, -32256 / 32768][
-        :2
-    ] + [FORMATS["audio/pcma"].decode(bytes([0x2A])).item()]
+    assert FORMATS["audio/pcma"].decode(bytes([0xD5, 0x55])).tolist() == [8 / 32768, -8 / 32768]
     tone = 0.5 * torch.sin(torch.arange(800) * 2 * math.pi * 440 / 8000)
     for name in ("audio/pcmu", "audio/pcma"):
         again: Tensor = FORMATS[name].decode(FORMATS[name].encode(tone))

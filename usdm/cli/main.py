@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 COMPARISONS = ("compare_models", "compare_sampling", "compare_streaming", "compare_voices")
-FIRST_VERBS = ("respond", "synthesize", "demo", "serve", "plan", "evaluate", "benchmark", *COMPARISONS)
+FIRST_VERBS = ("respond", "synthesize", "demo", "serve", "check_echo", "plan", "evaluate", "benchmark", *COMPARISONS)
 JSON_ON_STDOUT = {"--json": "json=-"}  # of `usdm status`
 WORK_FAILED = 1
 BAD_INPUT = 2

@@ -142,6 +142,19 @@ class Serve(UseModel):
 
 
 @dataclass
+class CheckEcho(UseModel):
+    turn_detection: Any = MISSING
+    replies: list[str] = MISSING
+    levels: list[float] = MISSING
+    delays: list[float] = MISSING
+    rooms: list[float] = MISSING
+    speech: str | None = None
+    speech_levels: list[float] = MISSING
+    output_dir: str = MISSING
+    seed: int = MISSING
+
+
+@dataclass
 class Plan(UseModel):
     context: int = MISSING
     json: str | None = None

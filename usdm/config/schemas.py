@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from usdm.config.model_schemas import (
     Benchmark,
+    CheckEcho,
     CompareModels,
     CompareSampling,
     CompareStreaming,
@@ -58,6 +59,7 @@ SCHEMAS: dict[str, type[Verb]] = {
     "synthesize": Synthesize,
     "demo": Demo,
     "serve": Serve,
+    "check_echo": CheckEcho,
     "plan": Plan,
     "evaluate": Evaluate,
     "benchmark": Benchmark,
