@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from data_prep.flite import Flite
@@ -39,8 +39,7 @@ def run(config: DictConfig) -> None:
     # What is wrong with the input is told before a server is started.
     turns = user_turns(config.corpus or PACKAGED_SET, config.split)
     habits, lengths = instantiate(config.habits, _convert_="all"), instantiate(config.lengths)
-    session = OmegaConf.to_container(config.session)
-    assert isinstance(session, dict)
+    session = {str(key): value for key, value in instantiate(config.session, _convert_="all").items()}
     samples = find_samples(config.full_duplex_bench) if config.full_duplex_bench else []
     folder, token = Path(config.output_dir), os.environ.get(TOKEN) or None
     folder.mkdir(parents=True, exist_ok=True)

@@ -100,23 +100,24 @@ def read_output(path: Path) -> list[Segment]:
     """The segments of an `output.json`. Raises InputError if it is no such file."""
     try:
         chunks = json.loads(path.read_text(encoding="utf-8"))["chunks"]
-        words = [(str(each["text"]), *map(float, each["timestamp"])) for each in chunks]
+        words = [Stretch(float(start), float(end)) for start, end in (each["timestamp"] for each in chunks)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: an object with chunks of text and timestamp is needed ({error!r})") from error
     return list(_segments(words))
 
 
-def _segments(words: Sequence[tuple[str, float, float]]) -> Iterator[Segment]:
-    open_: tuple[float, float, int] | None = None
-    for _, start, end in words:
-        if open_ is not None and start - open_[1] < SEGMENT_GAP:
-            open_ = (open_[0], max(open_[1], end), open_[2] + 1)
+def _segments(words: Sequence[Stretch]) -> Iterator[Segment]:
+    segment: Segment | None = None
+    for word in words:
+        if segment is not None and word.start - segment.stretch.end < SEGMENT_GAP:
+            end = max(segment.stretch.end, word.end)
+            segment = Segment(Stretch(segment.stretch.start, end), segment.words + 1)
             continue
-        if open_ is not None:
-            yield Segment(Stretch(*open_[:2]), open_[2])
-        open_ = (start, end, 1)
-    if open_ is not None:
-        yield Segment(Stretch(*open_[:2]), open_[2])
+        if segment is not None:
+            yield segment
+        segment = Segment(word, 1)
+    if segment is not None:
+        yield segment
 
 
 def score(sample: Sample, output: Sequence[Segment]) -> Score:

@@ -15,7 +15,6 @@ from usdm.evaluation.conversation_script import WIRE_RATE, Act, Script
 from usdm.evaluation.conversation_timeline import Timeline
 from usdm.evaluation.full_duplex_bench import Sample, Score, Segment, Task, score, task_score, task_table
 from usdm.runs import write_text
-from usdm.types import Waveform
 
 TEXT_EVENT = "response.output_audio_transcript.delta"
 
@@ -36,7 +35,7 @@ def talk_through(
         seconds[sample.task] += act.seconds
         place = output_dir / script.id
         place.mkdir(parents=True, exist_ok=True)
-        write_audio(place / "output.wav", Waveform(timeline.sound, WIRE_RATE))
+        write_audio(place / "output.wav", timeline.sound, WIRE_RATE)
         told = {"task": sample.task, **vars(scores[sample.task][-1])}
         write_text(place / "score.json", json.dumps(told, indent=1) + "\n")
     totals = {task: task_score(each, seconds[task]) for task, each in scores.items()}

@@ -112,8 +112,8 @@ def spoken_turn(
     """
     level = quietest_level(sound)
     ends = list(word_ends) or places_of_pauses(sound)
-    inner = random.permutation(len(ends) - 1)[:count] if len(ends) > 1 else []
-    after = [(int(place), lengths.draw(random)) for place in sorted(inner)]
+    inner = sorted(map(int, random.permutation(len(ends) - 1)[:count]))
+    after = [(place, lengths.draw(random)) for place in inner]
     paused = with_pauses(sound, ends, [*after, (len(ends) - 1, 0)], random)
     before, afterwards = (noise(round(seconds * SAMPLE_RATE), level, random) for seconds in (BEFORE, AFTERWARDS))
     return SpokenTurn(id_, speaker, torch.cat([before, paused, afterwards]), len(before) + len(paused), len(after))
