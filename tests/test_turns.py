@@ -37,7 +37,7 @@ def pipeline() -> SpokenDialogPipeline:
 def events_of(
     settings: TurnDetection, pipeline: SpokenDialogPipeline, sound: Tensor, block: int = 320, playing: bool = False
 ) -> list[TurnEvent]:
-    detector = settings.detector(pipeline.parts, pipeline.folders["units"].parent)
+    detector = settings.detector(pipeline.parts.units, pipeline.folders["units"].parent)
     return [event for piece in sound.split(block) for event in detector.push(piece, NO_UNITS, playing)]
 
 

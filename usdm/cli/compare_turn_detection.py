@@ -30,8 +30,8 @@ def run(config: DictConfig) -> None:
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     pipeline = load_model(config)
-    detector = rule.detector(pipeline.parts, pipeline.folders["llm"].parent)
-    over = partial(probability_of_end, detector.head, pipeline.parts)
+    detector = rule.detector(pipeline.parts.units, pipeline.folders["llm"].parent)
+    over = partial(probability_of_end, detector.head, pipeline.parts.units)
     tables = []
     for name, turns in sets.items():
         with bar(name) as progress:

@@ -1,4 +1,4 @@
-"""A small head on a finished model's hearing that knows when a turn is over."""
+"""A small head on the encoder's states that knows when a turn is over."""
 
 from __future__ import annotations
 

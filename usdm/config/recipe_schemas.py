@@ -262,7 +262,6 @@ class TrainVocoder(TrainPart):
 @dataclass
 class TrainTurnHead(Stage):
     units: str = MISSING
-    llm: str = MISSING
     corpora: list[str] = MISSING
     utterances: int = MISSING
     dev_utterances: int = MISSING

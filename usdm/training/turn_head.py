@@ -1,4 +1,4 @@
-"""`train_turn_head`: a finished model and people's turns -> a head that knows when a turn is over."""
+"""`train_turn_head`: a unit extractor and people's turns -> a head that knows when a turn is over."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from tqdm import tqdm
 
 from usdm.data.speech_corpus import Utterance
 from usdm.data.utterance_index import UtteranceIndex
-from usdm.lm import LanguageModel, load_for_generation
 from usdm.runs import arguments_of, claim
-from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
 from usdm.training.run_folder import MODEL_FOLDER, finished
 from usdm.turns import SAMPLE_RATE, TurnHead, turn_states
 from usdm.turns.moments import Moment, PauseLengths, moments
@@ -30,15 +28,6 @@ logger = logging.getLogger(__name__)
 BATCH = 64
 WEIGHT_DECAY = 0.05
 SHORTEST, LONGEST = 0.5, 8.0  # seconds of a turn that is learnt from
-
-
-@dataclass(frozen=True)
-class HearingParts:
-    """See `usdm.turns.Hearing`."""
-
-    units: UnitExtractor
-    llm: LanguageModel
-    template: DialogTemplate
 
 
 @dataclass(frozen=True)
@@ -54,7 +43,6 @@ class TurnHeadQuality:
 
 def train_turn_head(
     units: str | Path,
-    llm: str | Path,
     corpora: Sequence[str | Path],
     output_dir: str | Path,
     *,
@@ -68,44 +56,34 @@ def train_turn_head(
     seed: int,
     overwrite: bool = False,
 ) -> TurnHeadQuality:
-    """Learn from whole turns, turns cut short, and pauses within; write `output_dir/model`. The model stays as it is.
+    """Learn from whole turns, turns cut short, and pauses within; write `output_dir/model`. The encoder stays as it is.
 
     Args:
-        units, llm: folders of the finished parts.
+        units: folder of a finished unit extractor.
         corpora: speech corpora. User turns with word times are cut after words, others where people stopped.
         utterances: drawn of the train split of each corpus; `dev_utterances` of its dev split.
         cuts: of each turn, at most.
         hidden: width of the head's inner layer.
-        overwrite: delete the head of another model, other speech or other settings in `output_dir`.
+        overwrite: delete the head of other units, other speech or other settings in `output_dir`.
 
     Raises:
-        InputError: parts or corpora are missing or do not fit together, or `output_dir` has another head.
+        InputError: the units or a corpus are missing, or `output_dir` has another head.
     """
     given = arguments_of(train_turn_head, locals(), but=("output_dir", "overwrite"))
     with claim(output_dir, given.settings, given.inputs, results=[MODEL_FOLDER], overwrite=overwrite) as run:
         if finished(run):
             return TurnHeadQuality(**run.record.figures)
-        parts = load_hearing(units, llm)
+        extractor = UnitExtractor.from_pretrained(units)
         random = np.random.default_rng(seed)
-        train = _states(parts, _turns(corpora, "train", utterances, random), cuts, lengths, random)
-        dev = _states(parts, _turns(corpora, "dev", dev_utterances, random), cuts, lengths, random)
+        train = _states(extractor, _turns(corpora, "train", utterances, random), cuts, lengths, random)
+        dev = _states(extractor, _turns(corpora, "dev", dev_utterances, random), cuts, lengths, random)
         torch.manual_seed(seed)
-        head = TurnHead.for_model(parts, hidden)
+        head = TurnHead.for_units(extractor, hidden)
         fit(head, *train, steps, learning_rate)
         quality = judge(head, *dev, len(train[0]))
         head.save_pretrained(Path(output_dir) / MODEL_FOLDER)
         run.finish(asdict(quality))
     return quality
-
-
-def load_hearing(units: str | Path, llm: str | Path) -> HearingParts:
-    """Raises InputError if a folder holds no such part, or they are not made for each other."""
-    extractor = UnitExtractor.from_pretrained(units)
-    vocabulary = SpeechTextVocabulary.from_pretrained(llm)
-    if vocabulary.num_units != extractor.num_units:
-        raise InputError(f"llm={llm} knows {vocabulary.num_units} units, units={units} has {extractor.num_units}")
-    template = DialogTemplate(vocabulary, TemplateSettings.load(llm))
-    return HearingParts(extractor, load_for_generation(llm), template)
 
 
 def _turns(corpora: Sequence[str | Path], split: str, number: int, random: np.random.Generator) -> Iterator[Utterance]:
@@ -123,14 +101,14 @@ def _can_be_learnt(utterance: Utterance) -> bool:
 
 
 def _states(
-    parts: HearingParts, turns: Iterable[Utterance], cuts: int, lengths: PauseLengths, random: np.random.Generator
+    extractor: UnitExtractor, turns: Iterable[Utterance], cuts: int, lengths: PauseLengths, random: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """(M, width) states and (M,) whether the turn was over, for all moments of the turns."""
     met = (moment for turn in turns for moment in _moments(turn, cuts, lengths, random))
     states, over = [], []
     with tqdm(unit="moment", desc="train_turn_head") as progress:
         while batch := list(islice(met, 8)):
-            states.append(turn_states(parts, [moment.sound for moment in batch]))
+            states.append(turn_states(extractor, [moment.sound for moment in batch]))
             over += [moment.over for moment in batch]
             progress.update(len(batch))
     return torch.cat(states), torch.tensor(over, dtype=torch.float32)

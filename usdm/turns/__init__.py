@@ -2,7 +2,6 @@
 
 from usdm.turns.detector import (
     SAMPLE_RATE,
-    Hearing,
     SpeechStarted,
     SpeechStopped,
     TurnDetection,
@@ -20,7 +19,6 @@ __all__ = [
     "FRAME",
     "HEAD_FOLDER",
     "SAMPLE_RATE",
-    "Hearing",
     "Pause",
     "PushToTalk",
     "Silence",

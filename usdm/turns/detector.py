@@ -8,8 +8,6 @@ from typing import Protocol
 
 from torch import Tensor
 
-from usdm.lm import LanguageModel
-from usdm.tokens import DialogTemplate
 from usdm.units import UnitExtractor
 
 SAMPLE_RATE = 16_000  # Hz
@@ -46,27 +44,14 @@ class TurnDetector(Protocol):
         ...
 
 
-class Hearing(Protocol):
-    """The parts of a system that hear; `usdm.chain.parts.Parts` is one."""
-
-    @property
-    def units(self) -> UnitExtractor: ...
-
-    @property
-    def llm(self) -> LanguageModel: ...
-
-    @property
-    def template(self) -> DialogTemplate: ...
-
-
 class TurnDetection(Protocol):
     """The settings of one way to find turns: a frozen dataclass, a choice of `conf/turn_detection`.
 
     `dataclasses.replace` makes those of a session that wants other values.
     """
 
-    def detector(self, parts: Hearing, bundle: Path) -> TurnDetector:
-        """For a new session with the model whose parts these are, in folders of `bundle`.
+    def detector(self, units: UnitExtractor, bundle: Path) -> TurnDetector:
+        """For a new session with the model in the folder `bundle`, which hears with `units`.
 
         Raises InputError if the model lacks what it takes.
         """

@@ -7,14 +7,15 @@ from pathlib import Path
 
 from torch import Tensor
 
-from usdm.turns.detector import Hearing, TurnEvent
+from usdm.turns.detector import TurnEvent
+from usdm.units import UnitExtractor
 
 
 @dataclass(frozen=True)
 class PushToTalk:
     """Its detector never finds anything."""
 
-    def detector(self, parts: Hearing, bundle: Path) -> PushToTalk:
+    def detector(self, units: UnitExtractor, bundle: Path) -> PushToTalk:
         return self
 
     def push(self, wav: Tensor, units: Tensor, playing: bool) -> list[TurnEvent]:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from usdm.turns.detector import Hearing, SpeechStarted, SpeechStopped, TurnEvent, samples_of
+from usdm.turns.detector import SpeechStarted, SpeechStopped, TurnEvent, samples_of
 from usdm.turns.voice_activity import FRAME, VoiceActivity
 from usdm.types import InputError
+from usdm.units import UnitExtractor
 
 HYSTERESIS = 0.15  # below the threshold, speech that has begun still goes on, as in Silero's own iterator
 GAP = 160  # ms without speech, after which a beginning that was too short to count is forgotten
@@ -42,7 +43,7 @@ class Silence(Speech):
         super().__post_init__()
         check_milliseconds("silence_ms", self.silence_ms)
 
-    def detector(self, parts: Hearing, bundle: Path) -> SpeechTracker:
+    def detector(self, units: UnitExtractor, bundle: Path) -> SpeechTracker:
         window = samples_of(self.silence_ms)
         return SpeechTracker(self, lambda pause: pause.samples >= window)
 

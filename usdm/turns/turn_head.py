@@ -1,4 +1,4 @@
-"""The turn is over when a head on the model's hearing says so after a short pause, or else after a long one."""
+"""The turn is over when a head on the encoder's states says so after a short pause, or else after a long one."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from usdm.turns.detector import Hearing, TurnEvent, samples_of
+from usdm.turns.detector import TurnEvent, samples_of
 from usdm.turns.head import HEAD_FOLDER, HEARD, TurnHead, turn_states
 from usdm.turns.silence import Pause, Speech, SpeechTracker, check_milliseconds
 from usdm.turns.voice_activity import FRAME
 from usdm.types import InputError
+from usdm.units import UnitExtractor
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,16 @@ class TurnHeadRule(Speech):
         if self.long_ms < self.short_ms:
             raise InputError(f"long_ms={self.long_ms} is shorter than short_ms={self.short_ms}: make it longer")
 
-    def detector(self, parts: Hearing, bundle: Path) -> TurnHeadDetector:
+    def detector(self, units: UnitExtractor, bundle: Path) -> TurnHeadDetector:
         folder = Path(self.head) if self.head is not None else bundle / HEAD_FOLDER
-        return TurnHeadDetector(self, TurnHead.from_pretrained(folder, parts), parts)
+        return TurnHeadDetector(self, TurnHead.from_pretrained(folder, units), units)
 
 
 class TurnHeadDetector:
     """See `TurnDetector`. The head is asked once in each pause, about the turn's sound up to then."""
 
-    def __init__(self, rule: TurnHeadRule, head: TurnHead, parts: Hearing) -> None:
-        self._rule, self.head, self._parts = rule, head, parts
+    def __init__(self, rule: TurnHeadRule, head: TurnHead, extractor: UnitExtractor) -> None:
+        self._rule, self.head, self._extractor = rule, head, extractor
         self._tracker = SpeechTracker(rule, self._is_over)
         self._recent = torch.zeros(0)  # the sound that the head may be asked about
         self._dropped = 0  # samples before it
@@ -66,11 +67,11 @@ class TurnHeadDetector:
         start = pause.now - pause.samples
         if start != self._asked:
             heard = self._recent[max(0, pause.turn - self._dropped) : pause.now - self._dropped]
-            self._asked, self._probability = start, probability_of_end(self.head, self._parts, heard)
+            self._asked, self._probability = start, probability_of_end(self.head, self._extractor, heard)
         return self._probability >= self._rule.over
 
 
 @torch.inference_mode()
-def probability_of_end(head: TurnHead, parts: Hearing, sound: Tensor) -> float:
+def probability_of_end(head: TurnHead, extractor: UnitExtractor, sound: Tensor) -> float:
     """Of a turn so far (T,) float32 at 16 kHz, with a short pause at its end."""
-    return float(torch.sigmoid(head(turn_states(parts, [sound])))[0])
+    return float(torch.sigmoid(head(turn_states(extractor, [sound])))[0])
