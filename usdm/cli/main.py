@@ -28,8 +28,9 @@ from usdm.cli import Figures, WorkFailed
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-COMPARISONS = ("compare_models", "compare_sampling", "compare_streaming", "compare_voices")
-FIRST_VERBS = ("respond", "synthesize", "demo", "serve", "check_echo", "plan", "evaluate", "benchmark", *COMPARISONS)
+COMPARISONS = ("compare_models", "compare_sampling", "compare_streaming", "compare_turn_detection", "compare_voices")
+MEASURES = ("plan", "evaluate", "benchmark", "measure_conversation", "check_echo")
+FIRST_VERBS = ("respond", "synthesize", "demo", "serve", *MEASURES, *COMPARISONS)
 JSON_ON_STDOUT = {"--json": "json=-"}  # of `usdm status`
 WORK_FAILED = 1
 BAD_INPUT = 2

@@ -245,6 +245,38 @@ class CompareSampling(UseModel):
 
 
 @dataclass
+class CompareTurnDetection(UseModel):
+    corpora: list[str] = MISSING
+    split: str | None = None
+    calls: list[str] = MISSING
+    turns: int | None = None  # of each corpus
+    pauses: int = MISSING  # in a turn, at most
+    lengths: Any = MISSING  # usdm.turns.moments.PauseLengths
+    turn_detection: Any = MISSING  # usdm.turns.TurnHeadRule
+    thresholds: list[float] = MISSING
+    long_ms: list[int] = MISSING
+    silence_ms: list[int] = MISSING
+    output_dir: str = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class MeasureConversation(Verb):
+    url: str | None = None
+    server: list[str] = MISSING  # arguments of `usdm serve`
+    corpus: str | None = None
+    split: str | None = None
+    conversations: int = MISSING
+    concurrency: list[int] = MISSING
+    habits: Any = MISSING  # usdm.evaluation.conversation_script.Habits
+    lengths: Any = MISSING  # usdm.turns.moments.PauseLengths
+    session: Any = MISSING  # of the protocol's session.update
+    full_duplex_bench: str | None = None
+    output_dir: str = MISSING
+    seed: int = MISSING
+
+
+@dataclass
 class ConvertUnits(Verb):
     checkpoint: str = MISSING
     centroids: str = MISSING

@@ -260,6 +260,21 @@ class TrainVocoder(TrainPart):
 
 
 @dataclass
+class TrainTurnHead(Stage):
+    units: str = MISSING
+    corpora: list[str] = MISSING
+    utterances: int = MISSING
+    dev_utterances: int = MISSING
+    cuts: int = MISSING
+    lengths: Any = MISSING  # usdm.turns.moments.PauseLengths
+    hidden: int = MISSING
+    steps: int = MISSING
+    learning_rate: float = MISSING
+    seed: int = MISSING
+    overwrite: bool = MISSING
+
+
+@dataclass
 class AverageModels(Stage):
     models: list[str] = MISSING
     shares: list[float] = MISSING

@@ -79,7 +79,7 @@ def check_echo(
     speech_levels: Sequence[float] = (0.0,),
     seed: int = 0,
 ) -> EchoReport:
-    """Play (t,) replies at 16 kHz back into the microphone over all `echoes`, alone and with (s,) `speech` over them."""
+    """Play (t,) replies at 16 kHz back into the microphone over all `echoes`: alone, and under (s,) `speech`."""
     return EchoReport(tuple(_trials(replies, speech, echoes, detector, speech_levels, seed)))
 
 

@@ -11,26 +11,32 @@ from usdm.serve.limits import Limits
 from usdm.serve.server import Server
 from usdm.serve.session import Model
 from usdm.serve.settings import SessionConfig, TurnDetection
-from usdm.turns import PushToTalk, Silence, TurnDetector
-from usdm.turns import TurnDetection as TurnSettings
+from usdm.turns import HEAD_FOLDER, Silence, TurnDetector, TurnHeadRule
+from usdm.turns import TurnDetection as TurnRule
+
+# What a client's eagerness means to the turn head: from which probability, and after which silence in any case. The
+# protocol has the latter.
+EAGERNESS = {"low": (0.8, 8000), "medium": (0.5, 4000), "auto": (0.5, 4000), "high": (0.3, 2000)}
 
 
 def make_server(
     pipeline: SpokenDialogPipeline,
-    detection: TurnSettings,
+    rule: TurnRule,
     capacity: int = 8,
     limits: Limits = Limits(),  # noqa: B008 (frozen)
     token: str | None = None,
     chain: str | None = None,
 ) -> Server:
-    """`detection`: of a session that asks for none itself. `capacity`: replies written at once. `chain`: as for
-    `pipeline.respond`.
+    """`rule`: how turns are found in a session that asks for nothing else. `capacity`: replies written at once.
+    `chain`: as for `pipeline.respond`.
 
-    Raises InputError for a capacity below 1, an unknown chain, and a detection that the model cannot do.
+    Raises InputError for a capacity below 1, an unknown chain, and a rule that the model lacks something for.
     """
+    pipeline.chain(chain)
     engine = Engine(pipeline, capacity)
-    bundle = pipeline.folders["llm"].parent
-    silence = detection if isinstance(detection, Silence) else Silence()
+    units, bundle = pipeline.parts.units, pipeline.folders["llm"].parent
+    rule.detector(units, bundle)
+    silence = rule if isinstance(rule, Silence) else Silence()
 
     def by_silence(wanted: TurnDetection, interrupt_ms: int) -> Callable[[], TurnDetector]:
         own = replace(
@@ -40,20 +46,34 @@ def make_server(
             silence_ms=wanted.silence_duration_ms,
             interrupt_ms=interrupt_ms,
         )
-        return lambda: own.detector(pipeline.parts.units, bundle)
+        return lambda: own.detector(units, bundle)
 
-    first = None
-    if not isinstance(detection, PushToTalk):
-        first = TurnDetection(
-            threshold=silence.threshold,
-            prefix_padding_ms=silence.prefix_padding_ms,
-            silence_duration_ms=silence.silence_ms,
-        )
-    config = SessionConfig(turn_detection=first, interrupt_after_ms=silence.interrupt_ms)
-    model = Model(
-        name=bundle.name,
-        voices=pipeline.voices,
-        detectors={"server_vad": by_silence},
-        check_text=pipeline.parts.template.check_text,
-    )
+    detectors = {"server_vad": by_silence}
+    head = rule if isinstance(rule, TurnHeadRule) else TurnHeadRule()
+    if isinstance(rule, TurnHeadRule) or (bundle / HEAD_FOLDER).is_dir():
+
+        def by_head(wanted: TurnDetection, interrupt_ms: int) -> Callable[[], TurnDetector]:
+            own = replace(head, interrupt_ms=interrupt_ms)
+            if wanted.eagerness is not None:
+                over, longest = EAGERNESS[wanted.eagerness]
+                own = replace(own, over=over, long_ms=longest)
+            return lambda: own.detector(units, bundle)
+
+        detectors["semantic_vad"] = by_head
+    config = _first_config(rule)
+    model = Model(bundle.name, pipeline.voices, detectors, pipeline.parts.template.check_text)
     return Server(engine, model, config, limits, token, chain)
+
+
+def _first_config(rule: TurnRule) -> SessionConfig:
+    """Of a session that has asked for nothing."""
+    if isinstance(rule, Silence):
+        detection = TurnDetection(
+            threshold=rule.threshold,
+            prefix_padding_ms=rule.prefix_padding_ms,
+            silence_duration_ms=rule.silence_ms,
+        )
+        return SessionConfig(turn_detection=detection, interrupt_after_ms=rule.interrupt_ms)
+    if isinstance(rule, TurnHeadRule):
+        return SessionConfig(turn_detection=TurnDetection("semantic_vad"), interrupt_after_ms=rule.interrupt_ms)
+    return SessionConfig()

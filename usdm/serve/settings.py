@@ -15,8 +15,6 @@ from usdm.serve.client_events import (
     TurnDetectionSettings,
 )
 
-EAGERNESS_MS = {"low": 8000, "medium": 4000, "high": 2000, "auto": 4000}
-
 
 @dataclass(frozen=True)
 class TurnDetection:
@@ -26,7 +24,7 @@ class TurnDetection:
     threshold: float = 0.5
     prefix_padding_ms: int = 300
     silence_duration_ms: int = 500
-    eagerness: Literal["low", "medium", "high", "auto"] = "auto"
+    eagerness: Literal["low", "medium", "high", "auto"] | None = None  # None: as the server is set
     create_response: bool = True
     interrupt_response: bool = True
 
@@ -34,7 +32,7 @@ class TurnDetection:
         mine = {"type": self.type}
         shared = {"create_response": self.create_response, "interrupt_response": self.interrupt_response}
         if self.type == "semantic_vad":
-            return {**mine, "eagerness": self.eagerness, **shared}
+            return {**mine, "eagerness": self.eagerness or "auto", **shared}
         return {
             **mine,
             "threshold": self.threshold,
@@ -64,7 +62,7 @@ class SessionConfig:
     input_format: AudioFormat = PCM16
     turn_detection: TurnDetection | None = None
     transcription: dict[str, Any] | None = None
-    interrupt_after_ms: int = 250  # of speech, below which it does not stop a reply
+    interrupt_after_ms: int = 400  # of speech, below which it does not stop a reply
 
     def updated(self, new: SessionSettings, voices: list[str], kinds: list[str]) -> SessionConfig:
         """Raises EventError for a voice or a kind of turn detection that this server lacks."""

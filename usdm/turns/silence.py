@@ -45,7 +45,7 @@ class Silence(Speech):
 
     def detector(self, units: UnitExtractor, bundle: Path) -> SpeechTracker:
         window = samples_of(self.silence_ms)
-        return SpeechTracker(self, lambda pause: pause >= window)
+        return SpeechTracker(self, lambda pause: pause.samples >= window)
 
 
 def check_milliseconds(name: str, value: int) -> None:
@@ -53,19 +53,28 @@ def check_milliseconds(name: str, value: int) -> None:
         raise InputError(f"{name}={value}: give milliseconds from 0 to 60000")
 
 
+@dataclass(frozen=True)
+class Pause:
+    """Nobody speaks within a turn."""
+
+    turn: int  # the turn's first sample
+    now: int  # samples heard
+    samples: int  # without speech, the last of them
+
+
 class SpeechTracker:
-    """Follows speech frame by frame; `is_over` says whether a pause of so many samples ends the turn.
+    """Follows speech frame by frame; `is_over` is asked at each frame of a pause whether it ends the turn.
 
     While nobody speaks, `interrupt_ms` of speech within a reply's sound or `speech_ms` outside it begin a turn.
     """
 
-    def __init__(self, speech: Speech, is_over: Callable[[int], bool]) -> None:
+    def __init__(self, speech: Speech, is_over: Callable[[Pause], bool]) -> None:
         self._speech = speech
         self._is_over = is_over
         self._activity = VoiceActivity()
         self._heard = 0  # samples, in whole frames
         self._stopped = 0  # where the last turn ended
-        self._in_turn = False
+        self._turn: int | None = None  # where the turn began that goes on
         self._begun: int | None = None  # where speech began that is not yet long enough for a turn
         self._spoken = 0  # samples of speech since
         self._pause = 0  # samples without speech
@@ -77,11 +86,12 @@ class SpeechTracker:
 
     def _frame(self, probability: float, playing: bool) -> TurnEvent | None:
         start, self._heard = self._heard, self._heard + FRAME
-        goes_on = self._in_turn or self._begun is not None
+        goes_on = self._turn is not None or self._begun is not None
         speaks = probability >= self._speech.threshold - (HYSTERESIS if goes_on else 0)
         self._pause = 0 if speaks else self._pause + FRAME
-        if self._in_turn:
-            return None if speaks or not self._is_over(self._pause) else self._stop()
+        if self._turn is not None:
+            over = not speaks and self._is_over(Pause(self._turn, self._heard, self._pause))
+            return self._stop() if over else None
         if speaks:
             self._begun = start if self._begun is None else self._begun
             self._spoken += FRAME
@@ -92,9 +102,10 @@ class SpeechTracker:
         return None
 
     def _start(self, begun: int) -> SpeechStarted:
-        self._in_turn, self._begun, self._spoken = True, None, 0
-        return SpeechStarted(max(self._stopped, begun - samples_of(self._speech.prefix_padding_ms)))
+        self._turn = max(self._stopped, begun - samples_of(self._speech.prefix_padding_ms))
+        self._begun, self._spoken = None, 0
+        return SpeechStarted(self._turn)
 
     def _stop(self) -> SpeechStopped:
-        self._in_turn, self._stopped = False, self._heard
+        self._turn, self._stopped = None, self._heard
         return SpeechStopped(self._heard)
