@@ -141,6 +141,11 @@ class TokenStream:
                 return end.value
 
     @torch.inference_mode()
+    def log_probabilities(self, allowed: AllowedIds) -> Tensor:
+        """(A,) float32, of each of the allowed ids to come next. There must be an id before."""
+        return self._forward.logits(self._read(), allowed)[0].float().log_softmax(dim=0)
+
+    @torch.inference_mode()
     def _draw(self, sampler: Sampler, allowed: AllowedIds) -> int:
         return sampler.draw(self._forward.logits(self._read(), allowed)[0])
 

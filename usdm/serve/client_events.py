@@ -71,7 +71,7 @@ class TurnDetectionSettings(_Strict):
     """`server_vad` listens for silence, `semantic_vad` asks the model too; null leaves the turn's end to the client."""
 
     type: Literal["server_vad", "semantic_vad"]
-    threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
     prefix_padding_ms: Annotated[int, Field(ge=0, le=2000)] | None = None
     silence_duration_ms: Annotated[int, Field(ge=40, le=10_000)] | None = None
     eagerness: Literal["low", "medium", "high", "auto"] | None = None

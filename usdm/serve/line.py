@@ -119,9 +119,9 @@ class Line:
         """Told as `HeardText`."""
 
         def find() -> None:
-            pipeline = self._engine.pipeline
-            num_heard = round(heard_ms * pipeline.parts.units.unit_rate / 1000)
-            self._tell(HeardText(item_id, heard_ms, heard_text(pipeline, self._chain.name, text, units, num_heard)))
+            num_heard = round(heard_ms * self._engine.pipeline.parts.units.unit_rate / 1000)
+            words = heard_text(self._chain, self._engine.stream(), text, units, num_heard)
+            self._tell(HeardText(item_id, heard_ms, words))
 
         self._post(find)
 

@@ -171,7 +171,7 @@ class Session:
             ReplyEnded: self._reply_ended,
             Fault: self._fault,
         }
-        self._listen()
+        self._listen(config)
         self._send("session.created", session=self._config.as_dict(self.id, model.name))
 
     def receive(self, message: str | bytes) -> None:
@@ -205,9 +205,9 @@ class Session:
                 "invalid_value",
                 "session.audio.input.format",
             )
-        self._config = new
         if changes:
-            self._listen()
+            self._listen(new)
+        self._config = new
         self._send("session.updated", session=self._config.as_dict(self.id, self._model.name))
 
     def _append(self, event: AppendAudio) -> None:
@@ -520,12 +520,12 @@ class Session:
             self._asked.add(item.id)
             self._line.transcribe(item.id, item.units, turns(self._conversation.before_question(item)))
 
-    def _listen(self) -> None:
-        detection = self._config.turn_detection
-        rate = self._config.input_format.sample_rate
+    def _listen(self, config: SessionConfig) -> None:
+        detection = config.turn_detection
+        rate = config.input_format.sample_rate
         detector = None
         if detection is not None:
-            detector = self._model.detectors[detection.type](detection, self._config.interrupt_after_ms)
+            detector = self._model.detectors[detection.type](detection, config.interrupt_after_ms)
         self._line.listen_to(rate, detector)
         self._buffered, self._speaking = 0, None
 
