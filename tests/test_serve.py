@@ -23,8 +23,10 @@ from served import Talker, said, seconds, served, talking, until
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from usdm.audio import read_audio
-from usdm.chain import SpokenDialogPipeline
+from usdm.chain import LanguageModelChain, SpokenDialogPipeline
 from usdm.cli.main import main
+from usdm.lm import TokenStream
+from usdm.serve.heard import by_model, heard_text
 from usdm.serve.limits import Limits
 from usdm.serve.model import make_server
 from usdm.serve.replies import LiveReply
@@ -183,6 +185,22 @@ def test_history_is_cut_to_what_was_heard(port: int, pipeline: SpokenDialogPipel
     assert part["usdm"]["unheard_transcript"].split() == words[len(heard) :]
     history = [Turn("user", "i need a table for two"), Turn("agent", part["transcript"])]
     assert said(again) == pipeline.respond(text="yes please", history=history, speak=False).agent_text
+
+
+def test_the_words_that_were_heard_are_a_beginning(pipeline: SpokenDialogPipeline, expected: SpokenReply) -> None:
+    chain = pipeline.chain()
+    assert isinstance(chain, LanguageModelChain) and expected.agent_text and expected.agent_units is not None
+    text, units = expected.agent_text, expected.agent_units
+    words = text.split()
+    counts = []
+    for num_heard in (0, len(units) // 4, len(units) // 2, len(units) - 8, len(units)):
+        heard = heard_text(chain, TokenStream(pipeline.parts.llm), text, units, num_heard).split()
+        assert words[: len(heard)] == heard
+        counts.append(len(heard))
+    assert counts == sorted(counts) and counts[0] == 0 and counts[-1] == len(words)
+    # The model's share in it: of the whole reply's units the whole text is the likeliest transcript.
+    by_itself = by_model(chain, TokenStream(pipeline.parts.llm), words, units)
+    assert int(by_itself.argmax()) == len(words)
 
 
 def test_a_cough_does_not_stop_a_reply(port: int, question: Waveform) -> None:

