@@ -215,3 +215,64 @@ def test_wrong_settings(vocabulary: SpeechTextVocabulary) -> None:
     model.config._attn_implementation = "flex_attention"
     with pytest.raises(InputError, match="attention='flex_attention': a batch of sequences works with sdpa or eager"):
         ContinuousBatch(model, 2)
+
+
+def test_rows_go_on_from_streams_that_have_read_ahead(model: PreTrainedModel, vocabulary: SpeechTextVocabulary) -> None:
+    """Each in its own step of the others, and the streams stay as they are."""
+    batch = ContinuousBatch(model, 4)
+    expected, found = {}, {}
+    for seed, ahead in ((1, 1), (2, 9), (3, 5)):
+        ids = random_ids(seed, 40, vocabulary)
+        settings = Sampling(max_new_tokens=8)
+
+        def script(rest: Sequence[int], settings: Sampling = settings) -> Script[list[int]]:
+            generated = yield Write("say", rest, vocabulary.text_mask, set(), settings)
+            return generated.ids
+
+        expected[seed] = finish(play(script(ids), TokenStream(model)))
+        stream = TokenStream(model)
+        stream.extend(ids[:-ahead] + [3, 4, 5])
+        stream.rollback(40 - ahead)
+        assert batch.enter(seed, script(ids[40 - ahead :]), stream) is None
+        batch.step()
+        assert stream.ids == ids[: 40 - ahead]
+    while batch.is_busy:
+        for progress in batch.step():
+            if progress.ended:
+                found[progress.key] = progress.outcome
+    assert found == expected
+
+
+def test_steps_tell_what_was_written_and_rows_can_leave(
+    model: PreTrainedModel, vocabulary: SpeechTextVocabulary
+) -> None:
+    closed: list[int] = []
+
+    def script(seed: int) -> Script[Stages]:
+        try:
+            return (yield from dialog(seed, vocabulary, greedy(seed)))
+        finally:
+            closed.append(seed)
+
+    batch = ContinuousBatch(model, 3)
+    for seed in range(3):
+        batch.enter(seed, script(seed))
+    assert not batch.has_room
+    told: dict[int, list[int]] = {seed: [] for seed in range(4)}
+    outcomes = {}
+    steps = 0
+    while batch.is_busy:
+        for progress in batch.step():
+            told[progress.key] += [written.id for written in progress.written]
+            if progress.ended:
+                outcomes[progress.key] = progress.outcome
+        steps += 1
+        if steps == 4:
+            batch.leave(0)
+            batch.leave(0)
+            assert closed == [0] and batch.has_room
+            batch.enter(3, script(3))
+    assert sorted(outcomes) == [1, 2, 3] and sorted(closed) == [0, 1, 2, 3] and len(told[0]) <= 4
+    for seed, stages in outcomes.items():
+        assert stages == alone(model, dialog(seed, vocabulary, greedy(seed)))
+        assert told[seed] == [id_ for stage in stages for id_ in stage]
