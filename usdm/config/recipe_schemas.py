@@ -261,7 +261,7 @@ class TrainVocoder(TrainPart):
 
 @dataclass
 class TrainTurnHead(Stage):
-    units: str = MISSING
+    unit_extractor: str = MISSING
     corpora: list[str] = MISSING
     utterances: int = MISSING
     dev_utterances: int = MISSING
