@@ -20,7 +20,6 @@ from usdm.turns.moments import PauseLengths
 from usdm.types import InputError
 
 PACKAGED = Path(usdm.__file__).parent / "assets" / "held_out"
-SHARED = Path("/work/shared/data/benchmarks/full_duplex_bench")
 STARTED = "input_audio_buffer.speech_started"
 
 
@@ -157,9 +156,9 @@ def test_the_benchmark_s_rules(tmp_path: Path) -> None:
         find_samples(tmp_path / "v1" / "0" / "audio")
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the benchmark's examples are not here")
-def test_the_benchmark_s_own_examples_are_read() -> None:
-    scores = {found.task: score(found, read_output(found.folder / "output.json")) for found in find_samples(SHARED)}
+def test_the_benchmark_s_own_examples_are_read(data_dir: Path) -> None:
+    samples = find_samples(data_dir / "benchmarks" / "full_duplex_bench")
+    scores = {sample.task: score(sample, read_output(sample.folder / "output.json")) for sample in samples}
     assert scores["pause"].takeover and not scores["pause"].success
     assert scores["turn_taking"].latency == pytest.approx(3.36 - 2.01, abs=1e-6)
     assert scores["interrupt"].latency == pytest.approx(17.224 - 13.144, abs=1e-6)
