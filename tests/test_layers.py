@@ -20,7 +20,7 @@ ROWS = [
     ["usdm.units", "usdm.tokens", "usdm.decoder", "usdm.vocoder"],
     ["usdm.interleave", "usdm.lm"],
     ["usdm.data", "usdm.chain", "usdm.turns"],
-    ["usdm.training", "usdm.evaluation", "usdm"],  # the package itself shows the chain to its users
+    ["usdm.training", "usdm.evaluation", "usdm.serve", "usdm"],  # the package itself shows the chain to its users
     ["data_prep", "demo"],
     ["usdm.cli"],  # starts everything else
 ]

@@ -46,7 +46,7 @@ class Listener:
         self.sample_rate = check_sample_rate(sample_rate)
         self._parts = parts
         self._limit = limit
-        self._history = history
+        self.history = history  # may be set anew until the turn has ended
         self._chain = chain
         self._request = request
         self._resampler = StreamingResampler(self.sample_rate, parts.units.sample_rate)
@@ -77,27 +77,29 @@ class Listener:
 
     def respond(self, **options: Unpack[ReplyOptions]) -> SpokenReply:
         """Answer what was said. Takes and raises what `SpokenDialogPipeline.respond` does."""
-        return whole_reply(self._parts, self._asked(time.perf_counter(), options))
+        return whole_reply(self._parts, self.request(**options))
 
     def stream(self, **options: Unpack[ReplyOptions]) -> Generator[StreamEvent, None, None]:
         """Answer what was said, as it happens. See `SpokenDialogPipeline.stream`."""
-        yield from streamed_reply(self._parts, self._asked(time.perf_counter(), options))
+        yield from streamed_reply(self._parts, self.request(**options))
 
-    def _asked(self, start: float, options: ReplyOptions) -> Request:
-        question = self._end()
+    def request(self, **options: Unpack[ReplyOptions]) -> Request:
+        """What `respond` and `stream` make the reply of, for whoever makes it otherwise. Raises what they do."""
+        start = time.perf_counter()
+        question = self.end()
         tail = time.perf_counter() - start
         request = self._request(question, self._chain, start, **options)
         request.timings["units"] = tail
         return request
 
-    def _end(self) -> Question:
-        """The whole turn. Raises InputError, and goes on listening, if nobody can have spoken."""
+    def end(self) -> Question:
+        """The whole turn, which ends. Raises InputError, and goes on listening, if nobody can have spoken."""
         if self._question is None:
             heard = speech(torch.cat([torch.zeros(0), *self._blocks]), self.sample_rate)
             tail = self._extractor.push(self._resampler.finish())
             whole = self._extractor.whole()
             self._units = torch.cat([self._units, tail, self._extractor.finish()]) if whole is None else whole
-            self._question = Question(heard, self._units, history=self._history)
+            self._question = Question(heard, self._units, history=self.history)
         return self._question
 
     def _settle(self, units: Tensor) -> None:
@@ -105,5 +107,5 @@ class Listener:
         self._units = torch.cat([self._units, units])
         worth_reading = len(self._units) - self._num_read >= READ_AHEAD * self._parts.units.unit_rate
         if worth_reading and isinstance(self._chain, LanguageModelChain) and self._chain.stream is not None:
-            self._chain.read_ahead(Question(units=self._units, history=self._history))
+            self._chain.read_ahead(Question(units=self._units, history=self.history))
             self._num_read = len(self._units)

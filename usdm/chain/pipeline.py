@@ -145,7 +145,7 @@ class SpokenDialogPipeline:
         """
         start = time.perf_counter()
         question = self._question(waveform, sample_rate, text, history)
-        return whole_reply(self.parts, self._request(question, self._chain(chain), start, **options))
+        return whole_reply(self.parts, self.request(question, self.chain(chain), start, **options))
 
     def stream(
         self,
@@ -165,15 +165,15 @@ class SpokenDialogPipeline:
         """
         start = time.perf_counter()
         question = self._question(waveform, sample_rate, text, history)
-        yield from streamed_reply(self.parts, self._request(question, self._chain(chain), start, **options))
+        yield from streamed_reply(self.parts, self.request(question, self.chain(chain), start, **options))
 
     def listen(self, sample_rate: int, *, history: Sequence[Turn] = (), chain: str | Chain | None = None) -> Listener:
         """Hear a turn while it is spoken: `push` blocks of it, then `respond` or `stream`.
 
         `history` and `chain` as for `respond`. Raises InputError for an impossible `sample_rate` (Hz).
         """
-        own = self._chain(chain, TokenStream(self.parts.llm))
-        return Listener(self.parts, sample_rate, self._limit, tuple(history), own, self._request)
+        own = self.chain(chain, TokenStream(self.parts.llm))
+        return Listener(self.parts, sample_rate, self._limit, tuple(history), own, self.request)
 
     def resynthesize(
         self,
@@ -225,17 +225,16 @@ class SpokenDialogPipeline:
                 self._known_voices[name] = self.voice(read_audio(path))
         return self._known_voices[name]
 
-    def _question(
-        self, waveform: Samples | None, sample_rate: int | None, text: str | None, history: Sequence[Turn]
-    ) -> Question:
-        if (waveform is None) == (text is None):
-            raise InputError("give either a recording or a text")
-        if waveform is not None:
-            heard = speech(waveform, sample_rate, self._limit)
-            return Question(waveform=heard, history=tuple(history))
-        return Question(text=text, history=tuple(history))
+    def chain(self, chain: str | Chain | None = None, stream: TokenStream | None = None) -> Chain:
+        """The chain of that name; one that is given stays itself. `stream` is for a chain of the model's own.
 
-    def _request(
+        Raises InputError for a name that is unknown.
+        """
+        if chain is None or isinstance(chain, str):
+            return LanguageModelChain(self.parts.llm, self.parts.template, chain, stream)
+        return chain
+
+    def request(
         self,
         question: Question,
         chain: Chain,
@@ -250,7 +249,10 @@ class SpokenDialogPipeline:
         speak: bool = True,
         seed: int = 0,
     ) -> Request:
-        """Everything that the reply needs, checked; of a recording its units too."""
+        """Everything that a reply needs, checked; of a recording its units too.
+
+        `start`: when it was asked for, on `time.perf_counter`; for the rest and what is raised see `respond`.
+        """
         timings: dict[str, float] = {}
         drawn = {**self._sampling(seed), **(sampling or {})}
         check_stages(drawn)
@@ -261,6 +263,16 @@ class SpokenDialogPipeline:
                 question = replace(question, units=self._units(question.waveform))
         return Request(question, chain, drawn, speaker, decoder or self.settings.decoder, speak, seed, start, timings)
 
+    def _question(
+        self, waveform: Samples | None, sample_rate: int | None, text: str | None, history: Sequence[Turn]
+    ) -> Question:
+        if (waveform is None) == (text is None):
+            raise InputError("give either a recording or a text")
+        if waveform is not None:
+            heard = speech(waveform, sample_rate, self._limit)
+            return Question(waveform=heard, history=tuple(history))
+        return Question(text=text, history=tuple(history))
+
     def _sampling(self, seed: int) -> dict[str, Sampling]:
         """The bundle's settings of every stage, under another seed."""
         bundle = self.settings.sampling
@@ -270,12 +282,6 @@ class SpokenDialogPipeline:
         extractor = self.parts.units
         (units,) = extractor([resample(heard.samples, heard.sample_rate, extractor.sample_rate)])
         return units
-
-    def _chain(self, chain: str | Chain | None, stream: TokenStream | None = None) -> Chain:
-        """`stream` is for a chain of the model's own."""
-        if chain is None or isinstance(chain, str):
-            return LanguageModelChain(self.parts.llm, self.parts.template, chain, stream)
-        return chain
 
 
 def _with_texts(question: Question, transcript: str | None, reply: str | None) -> Question:

@@ -97,7 +97,7 @@ class LanguageModelChain:
         Timings leave out what the caller does between two steps.
         """
         stream = self.stream or TokenStream(self.model)
-        read = self._go_back(stream, self._prompt(question, speak)) if stream.ids else 0
+        read = self._go_back(stream, self.prompt(question, speak)) if stream.ids else 0
         said: list[SpokenText] = []
         away: dict[str, float] = defaultdict(float)
         with closing(play(self.script(question, sampling, speak, read, said.append), stream)) as steps:
@@ -111,10 +111,24 @@ class LanguageModelChain:
         The chain must have a stream of its own. Raises InputError as `answer` does.
         """
         assert self.stream is not None
-        ids, is_unit = self._prompt(question), self.template.vocabulary.unit_mask
+        ids, is_unit = self.prompt(question), self.template.vocabulary.unit_mask
         while not is_unit[ids[-1]]:
             ids.pop()
         self.stream.extend(ids[self._go_back(self.stream, ids) :])
+
+    def continued(
+        self,
+        question: Question,
+        sampling: Mapping[str, Sampling],
+        speak: bool = True,
+        tell: Callable[[SpokenText], None] = lambda text: None,
+    ) -> Script[Answer]:
+        """`script` for a player that copies the chain's own stream, which goes back to where the question departs.
+
+        The stream must stay as it is until then. Raises InputError as `answer` does.
+        """
+        assert self.stream is not None
+        return self.script(question, sampling, speak, self._go_back(self.stream, self.prompt(question, speak)), tell)
 
     def script(
         self,
@@ -158,6 +172,19 @@ class LanguageModelChain:
                 truncated.append(stage)
         return Answer(content.user_text, content.agent_text, content.agent_units, timings, tuple(truncated))
 
+    def transcription(self, question: Question, sampling: Mapping[str, Sampling]) -> Script[str]:
+        """Of a heard question its words alone, answered or not. Raises as `answer` does, at its first step, and for a
+        chain that does not transcribe."""
+        content = TurnContent(user_units=question.units)
+        generated = yield Write(
+            "transcribe",
+            self.template.prompt("transcribe", content, question.history, self.name),
+            self.template.allowed("transcribe", self.name),
+            {self.template.stop_id("transcribe", self.name)},
+            sampling.get("transcribe", Sampling()),
+        )
+        return self.template.vocabulary.decode_text(generated.ids)
+
     def _live(
         self, steps: Generator[Written, None, Answer], said: list[SpokenText], away: dict[str, float]
     ) -> Generator[SpokenText | int, None, Answer]:
@@ -192,7 +219,7 @@ class LanguageModelChain:
             raise InputError(f"chain={layout.name} writes no text: it cannot reply in text alone")
         return layout, content, [stage for stage in left if speak or stage != "speak"]
 
-    def _prompt(self, question: Question, speak: bool = True) -> list[int]:
+    def prompt(self, question: Question, speak: bool = True) -> list[int]:
         """All ids before the first that is written; none if nothing is."""
         layout, content, stages = self._plan(question, speak)
         return self.template.prompt(stages[0], content, question.history, layout.name) if stages else []

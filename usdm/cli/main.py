@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 COMPARISONS = ("compare_models", "compare_sampling", "compare_streaming", "compare_turn_detection", "compare_voices")
-FIRST_VERBS = ("respond", "synthesize", "demo", "plan", "evaluate", "benchmark", "measure_conversation", *COMPARISONS)
+MEASURES = ("plan", "evaluate", "benchmark", "measure_conversation", "check_echo")
+FIRST_VERBS = ("respond", "synthesize", "demo", "serve", *MEASURES, *COMPARISONS)
 JSON_ON_STDOUT = {"--json": "json=-"}  # of `usdm status`
 WORK_FAILED = 1
 BAD_INPUT = 2
@@ -235,7 +236,7 @@ def expected_error(error: BaseException) -> BaseException | None:
 def message(error: BaseException) -> str:
     """The error's text; Hydra's composition errors name the key in their cause, so that is shown too."""
     if isinstance(error, ModuleNotFoundError):
-        return f"{error}; install it with what all verbs use: pip install 'usdm[train,evaluate,bigvgan]'"
+        return f"{error}; install it with what all verbs use: pip install 'usdm[train,evaluate,bigvgan,serve]'"
     parts = [str(error)]
     if type(error).__module__.startswith("hydra.") and error.__cause__ is not None:
         parts.append(str(error.__cause__))

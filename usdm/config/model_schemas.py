@@ -118,6 +118,43 @@ class Demo(UseModel):
 
 
 @dataclass
+class ServeLimits:
+    """See `usdm.serve.limits.Limits`."""
+
+    sessions: int = MISSING
+    message_bytes: int = MISSING
+    upload_bytes: int = MISSING
+    turn_seconds: float = MISSING
+    idle_seconds: float = MISSING
+    items: int = MISSING
+    unread_bytes: int = MISSING
+    waiting_seconds: float = MISSING
+
+
+@dataclass
+class Serve(UseModel):
+    host: str = MISSING
+    port: int = MISSING
+    chain: str | None = None
+    capacity: int = MISSING
+    turn_detection: Any = MISSING
+    limits: ServeLimits = field(default_factory=ServeLimits)
+
+
+@dataclass
+class CheckEcho(UseModel):
+    turn_detection: Any = MISSING
+    replies: list[str] = MISSING
+    levels: list[float] = MISSING
+    delays: list[float] = MISSING
+    rooms: list[float] = MISSING
+    speech: str | None = None
+    speech_levels: list[float] = MISSING
+    output_dir: str = MISSING
+    seed: int = MISSING
+
+
+@dataclass
 class Plan(UseModel):
     context: int = MISSING
     json: str | None = None

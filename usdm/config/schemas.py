@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from usdm.config.model_schemas import (
     Benchmark,
+    CheckEcho,
     CompareModels,
     CompareSampling,
     CompareStreaming,
@@ -24,6 +25,7 @@ from usdm.config.model_schemas import (
     MeasureConversation,
     Plan,
     Respond,
+    Serve,
     Synthesize,
 )
 from usdm.config.recipe_schemas import (
@@ -59,6 +61,8 @@ SCHEMAS: dict[str, type[Verb]] = {
     "respond": Respond,
     "synthesize": Synthesize,
     "demo": Demo,
+    "serve": Serve,
+    "check_echo": CheckEcho,
     "plan": Plan,
     "evaluate": Evaluate,
     "benchmark": Benchmark,

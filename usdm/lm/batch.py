@@ -18,13 +18,13 @@ from torch import Tensor
 
 from usdm.lm.beams import BeamSearch, Hypothesis
 from usdm.lm.cuda_graph import GraphForward
-from usdm.lm.generation import Generated, check_room
+from usdm.lm.generation import Generated, TokenStream, check_room
 from usdm.lm.head import AllowedIds
 from usdm.lm.mistral import LanguageModel
 from usdm.lm.model import max_positions
 from usdm.lm.packed import PackedForward
 from usdm.lm.sampling import Sampler, draw_all
-from usdm.lm.script import Script, Write
+from usdm.lm.script import Script, Write, Written
 from usdm.lm.slots import Read, SlotCache
 from usdm.lm.weights import is_llama_like, is_on_cpu_in_float32, is_on_one_gpu
 from usdm.types import InputError
@@ -38,8 +38,18 @@ Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True)
+class Progress:
+    """What a step did for one script."""
+
+    key: Any
+    written: tuple[Written, ...]
+    ended: bool
+    outcome: Any = None  # of a script that has ended: its result, or the InputError that ended it
+
+
 class ContinuousBatch:
-    """Plays scripts on one model, up to `capacity` of them at once.
+    """Plays scripts on one model, up to `capacity` of them at once: all of an iterable with `run`, or step by step.
 
     The cache holds `capacity` sequences, as long as the longest so far, and more while beams are searched. Raises
     InputError for a capacity below 1, or a model whose attention cannot work on a batch.
@@ -53,6 +63,18 @@ class ContinuousBatch:
         self.max_length = max_positions(model) or sys.maxsize
         self._cache = SlotCache(model.config.get_text_config().num_hidden_layers, capacity)
         self._forward = forward_for(model)(model, self._cache)
+        self._rows: list[_Row] = []
+        self._branches: list[_Branch] = []  # of all rows, each in the slot of its place here
+
+    @property
+    def has_room(self) -> bool:
+        """For one more script."""
+        return len(self._rows) < self.capacity
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a step would do anything."""
+        return bool(self._rows)
 
     def run(self, scripts: Iterable[tuple[Key, Script[Result]]]) -> Iterator[tuple[Key, Result | Exception]]:
         """Play scripts to their ends, and yield each one's result as soon as it has one.
@@ -62,33 +84,63 @@ class ContinuousBatch:
         place; any other error ends the run. Closing the iterator early closes all scripts.
         """
         waiting = iter(scripts)
-        rows: list[_Row] = []
-        branches: list[_Branch] = []  # of all rows, each in the slot of its place here
         exhausted = False
         try:
             while True:
-                while not exhausted and len(rows) < self.capacity:
+                while not exhausted and self.has_room:
                     for key, script in waiting:
-                        row = _Row(key, script, self.max_length, self.model.device)
+                        if (ended := self.enter(key, script)) is not None:
+                            yield ended.key, ended.outcome
                         break
                     else:
                         exhausted = True
-                        break
-                    row.start()
-                    if row.ended:
-                        yield row.key, row.outcome
-                    else:
-                        rows.append(row)
-                        self._enter(branches, row, num_read=0)
-                if not rows:
+                if not self.is_busy:
                     return
-                self._step(branches)
-                for row in [row for row in rows if row.ended]:
-                    rows.remove(row)
-                    yield row.key, row.outcome
+                for progress in self.step():
+                    if progress.ended:
+                        yield progress.key, progress.outcome
         finally:
-            for row in rows:
-                row.script.close()
+            self.clear()
+
+    def enter(self, key: Key, script: Script[Result], stream: TokenStream | None = None) -> Progress | None:
+        """Let a script take part in the steps to come; a script that ends before it writes is reported at once.
+
+        Its sequence goes on from all that `stream` holds, of the same model, which is copied: nothing is read again.
+        There must be room.
+        """
+        row = _Row(key, script, self.max_length, self.model.device, [] if stream is None else list(stream.ids))
+        num_read = 0 if stream is None else max(0, min(stream.num_read, len(row.ids) - 1))
+        row.start()
+        if row.ended:
+            return row.progress()
+        self._rows.append(row)
+        self._enter(self._branches, row, num_read)
+        if stream is not None and num_read:
+            with torch.inference_mode():
+                self._cache.fill(stream.layers, num_read, slice(row.branches[0].slot, row.branches[0].slot + 1))
+        return None
+
+    def leave(self, key: Key) -> None:
+        """Close a script before its end, and take it out. Nothing happens if it is not there."""
+        for row in [row for row in self._rows if row.key == key]:
+            self._rows.remove(row)
+            row.script.close()
+            row.ended = True
+        self._drop_branches()
+
+    def clear(self) -> None:
+        """Close all scripts, and take them out."""
+        for row in self._rows:
+            row.script.close()
+        self._rows.clear()
+        self._branches.clear()
+
+    def step(self) -> list[Progress]:
+        """Let every script write one id, or a part of its prompt be read: what those that wrote or ended have done."""
+        self._step(self._branches)
+        done = [row.progress() for row in self._rows if row.ended or row.news]
+        self._rows = [row for row in self._rows if not row.ended]
+        return done
 
     @torch.inference_mode()
     def _step(self, branches: list[_Branch]) -> None:
@@ -106,9 +158,14 @@ class ContinuousBatch:
             chosen = states if len(places) == len(states) else states[torch.tensor(places, device=states.device)]
             searched += _write(writing, self._forward.logits(chosen, writing[0].row.allowed))
         self._follow(branches, searched)
-        for slot in reversed(range(len(branches))):
-            if branches[slot].is_over:
-                self._leave(branches, slot)
+        self._drop_branches()
+
+    @torch.inference_mode()
+    def _drop_branches(self) -> None:
+        """Take out those that are over."""
+        for slot in reversed(range(len(self._branches))):
+            if self._branches[slot].is_over:
+                self._leave(self._branches, slot)
 
     def _follow(self, branches: list[_Branch], searched: Sequence[tuple[_Row, list[int]]]) -> None:
         """Let rows' branches be the hypotheses that their searches follow now; `searched` has what each continues."""
@@ -166,7 +223,8 @@ class _Row(Generic[Key, Result]):
     script: Script[Result]
     max_length: int
     device: torch.device
-    ids: list[int] = field(default_factory=list)
+    ids: list[int]
+    news: list[Written] = field(default_factory=list)  # written since its last progress
     branches: list[_Branch] = field(default_factory=list)  # one, or those that its search follows, in its order
     ended: bool = False
     outcome: Any = None  # the script's result, or its error
@@ -182,6 +240,11 @@ class _Row(Generic[Key, Result]):
         """Go to the script's first stage."""
         self._advance(None)
 
+    def progress(self) -> Progress:
+        """Since it was asked last."""
+        written, self.news = tuple(self.news), []
+        return Progress(self.key, written, self.ended, self.outcome)
+
     def take(self, index: int) -> None:
         """Go on by one drawn id, given as its index among the allowed ones."""
         id_ = self.allowed.ids[index]
@@ -189,6 +252,7 @@ class _Row(Generic[Key, Result]):
             self._advance(Generated(self.written, stopped=True))
             return
         self.written.append(id_)
+        self.news.append(Written(self.request.stage, id_))
         self.ids.append(id_)
         if len(self.written) == self.limit:
             self._advance(Generated(self.written, stopped=False))
@@ -204,6 +268,7 @@ class _Row(Generic[Key, Result]):
         self.branches[0].tail = ()
         self.branches[0].num_read = len(self.ids)
         self.ids.extend(best.ids)
+        self.news.extend(Written(self.request.stage, id_) for id_ in best.ids)
         self._advance(Generated([*best.ids], best.stopped))
 
     def _advance(self, generated: Generated | None) -> None:

@@ -23,7 +23,7 @@ from usdm.lm.model import max_positions
 from usdm.lm.packed import PackedForward
 from usdm.lm.sampling import Sampler
 from usdm.lm.single_token import SingleTokenForward
-from usdm.lm.slots import Read, SlotCache
+from usdm.lm.slots import CachedLayer, Read, SlotCache
 from usdm.lm.weights import LlamaWeights, is_llama_like, is_on_cpu_in_float32, is_on_one_gpu
 from usdm.types import InputError, Sampling
 
@@ -42,16 +42,17 @@ class Generated:
 class TokenStream:
     """A sequence that grows: `ids`, and a cache that holds what the model has read of them."""
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: LanguageModel, beside: TokenStream | None = None) -> None:
+        """`beside`: another stream of the same model, for the same thread, whose copies of weights it shares."""
         self.model = model
         self.ids: list[int] = []
         self.max_length = max_positions(model) or sys.maxsize
-        self._forward = self._fastest()
+        self._forward = self._fastest(beside)
         self._single = self._forward_of_one()
         self._num_read = 0  # ids in the cache
         self._state: Tensor | None = None  # (1, hidden) after the last one read; (1, V) logits of a stranger
 
-    def _fastest(self) -> PackedForward | GraphForward | GrowingForward:
+    def _fastest(self, beside: TokenStream | None) -> PackedForward | GraphForward | GrowingForward:
         """Of what computes what the model does, where it lies."""
         if is_llama_like(self.model) and is_on_one_gpu(self.model):
             graphs = borrowed(self.model)
@@ -59,7 +60,9 @@ class TokenStream:
             return graphs
         if is_llama_like(self.model) and is_on_cpu_in_float32(self.model):
             slots = SlotCache(self.model.config.num_hidden_layers, 1)
-            return PackedForward(self.model, slots, LlamaWeights(self.model))
+            shared = None if beside is None else beside._forward
+            weights = shared.weights if isinstance(shared, PackedForward) else LlamaWeights(self.model)
+            return PackedForward(self.model, slots, weights)
         from usdm.lm.cache import GrowingForward  # with the models of `transformers`, which take seconds to import
 
         return GrowingForward(self.model)
@@ -68,6 +71,17 @@ class TokenStream:
         """For what comes after the first, where there is a faster way for one id."""
         forward = self._forward
         return SingleTokenForward(forward.weights, forward.cache) if isinstance(forward, PackedForward) else None
+
+    @property
+    def num_read(self) -> int:
+        """Of its ids the first so many have keys and values in `layers`."""
+        return self._num_read
+
+    @property
+    def layers(self) -> Sequence[CachedLayer]:
+        """Its cache."""
+        layers: Sequence[CachedLayer] = self._forward.cache.layers
+        return layers
 
     @torch.inference_mode()
     def extend(self, ids: Sequence[int]) -> None:
@@ -135,9 +149,8 @@ class TokenStream:
         """Follow the hypotheses in slots of their own; the stream stays as it is."""
         parents = search.advance(self._forward.logits(self._read(), search.allowed))
         length = len(self.ids)
-        layers = self._forward.cache.layers
-        slots = SlotCache(len(layers), search.num_beams)
-        slots.fill(layers, length)
+        slots = SlotCache(len(self.layers), search.num_beams)
+        slots.fill(self.layers, length)
         forward = self._forward.in_slots(slots)
         end = length
         while parents:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 FIRST_LENGTH = 256  # positions
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,12 @@ class SlotLayer:
         if self.is_initialized:
             self._buffer(self.keys)
 
-    def fill(self, keys: Tensor, values: Tensor) -> None:
-        """Let every slot begin with (heads, k, head_dim)."""
+    def fill(self, keys: Tensor, values: Tensor, slots: slice) -> None:
+        """Let slots begin with (heads, k, head_dim)."""
         if not self.is_initialized:
             self._buffer(keys.transpose(0, 1))
-        self.keys[:, :, : keys.shape[1]] = keys
-        self.values[:, :, : keys.shape[1]] = values
+        self.keys[slots, :, : keys.shape[1]] = keys
+        self.values[slots, :, : keys.shape[1]] = values
 
     def _buffer(self, like: Tensor) -> None:
         heads, head_dim = (like.shape[1] if self.is_initialized else like.shape[-2]), like.shape[-1]
@@ -129,11 +130,11 @@ class SlotCache:
         for layer in self.layers:
             layer.widen(num_slots)
 
-    def fill(self, layers: Sequence[CachedLayer], length: int) -> None:
-        """Let every slot begin with the first `length` positions of another cache's first sequence."""
+    def fill(self, layers: Sequence[CachedLayer], length: int, slots: slice = ALL) -> None:
+        """Let `slots` begin with the first `length` positions of another cache's first sequence."""
         self.reserve(length)
         for mine, theirs in zip(self.layers, layers, strict=True):
-            mine.fill(theirs.keys[0, :, :length], theirs.values[0, :, :length])
+            mine.fill(theirs.keys[0, :, :length], theirs.values[0, :, :length], slots)
 
     def copy(self, sources: Sequence[int], targets: Sequence[int], positions: slice) -> None:
         """Copy positions of slots into others, as if all at once."""

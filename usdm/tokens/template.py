@@ -119,6 +119,10 @@ class DialogTemplate:
             ids += self._ids(piece, content)
         return ids
 
+    def check_text(self, text: str) -> None:
+        """Raises InputError for words that this model cannot read."""
+        self._text_ids(text, AFTER_TEXT)
+
     def following(self, stage: str, layout: str | None = None) -> list[int]:
         """The wording after what `stage` emits, its stop id first: the way on to the next stage."""
         return list(self._pieces(layout)[self._place(stage, layout) + 1].wording)

@@ -1,0 +1,1 @@
+"""A server to talk to: the OpenAI Realtime protocol over a WebSocket, many sessions on one model."""
