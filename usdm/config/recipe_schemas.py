@@ -289,6 +289,7 @@ class PackageModel(Stage):
     generation: Any = MISSING  # usdm.chain.GenerationSettings
     voices: dict[str, str] | None = None  # names, and the speakers that they are
     voices_corpus: str | None = None
+    turn_head: str | None = None
     scorecard: str | None = None
     tables: list[str] = MISSING
 
