@@ -14,6 +14,7 @@ from tiny_models import build_random_bundle
 
 from usdm.chain import DecoderSampling, GenerationSettings, SpokenDialogPipeline
 from usdm.training.package import PARTS, package_model
+from usdm.turns import TurnHead, TurnHeadRule
 from usdm.types import InputError, Sampling
 
 GENERATION = GenerationSettings(
@@ -39,6 +40,8 @@ def test_the_packaged_model_answers_as_its_parts_do(bundle: Path, tmp_path: Path
     table = tmp_path / "table.md"
     table.write_text("| voice | WER |\n")
     (bundle / "curves.png").write_bytes(b"a picture")
+    original = SpokenDialogPipeline.from_pretrained(bundle)
+    TurnHead.for_units(original.parts.units, hidden=2).save_pretrained(tmp_path / "head")
     packaged = package_model(
         str(tmp_path / "model"),
         parts={name: str(bundle / name) for name in PARTS},
@@ -47,6 +50,7 @@ def test_the_packaged_model_answers_as_its_parts_do(bundle: Path, tmp_path: Path
         generation=GENERATION,
         voices={"hers": "flite-slt"},
         voices_corpus=str(_spoken(tmp_path / "speech")),
+        turn_head=str(tmp_path / "head"),
         scorecard=str(scorecard),
         tables=[str(table)],
     )
@@ -65,7 +69,7 @@ def test_the_packaged_model_answers_as_its_parts_do(bundle: Path, tmp_path: Path
 
     pipeline = SpokenDialogPipeline.from_pretrained(tmp_path / "model")
     assert pipeline.settings == GENERATION
-    original = SpokenDialogPipeline.from_pretrained(bundle)
+    TurnHeadRule().detector(pipeline.parts.units, tmp_path / "model")
     assert pipeline.parts.units.centroid_hash == original.parts.units.centroid_hash
     reply = pipeline.respond(text="hello", seed=0)
     assert reply.waveform is not None and torch.isfinite(reply.waveform).all()

@@ -71,6 +71,7 @@ RECIPE = (
     Step("decoder", "train_decoder"),
     Step("vocoder", "train_vocoder"),
     Step("vocoder_adversarial", "train_vocoder", "objective=adversarial"),
+    Step("turn_head", "train_turn_head"),
     Step("model", "package_model"),
 )
 

@@ -261,7 +261,7 @@ class TrainVocoder(TrainPart):
 
 @dataclass
 class TrainTurnHead(Stage):
-    units: str = MISSING
+    unit_extractor: str = MISSING
     corpora: list[str] = MISSING
     utterances: int = MISSING
     dev_utterances: int = MISSING
@@ -289,6 +289,7 @@ class PackageModel(Stage):
     generation: Any = MISSING  # usdm.chain.GenerationSettings
     voices: dict[str, str] | None = None  # names, and the speakers that they are
     voices_corpus: str | None = None
+    turn_head: str | None = None
     scorecard: str | None = None
     tables: list[str] = MISSING
 

@@ -26,7 +26,7 @@ TASKS: tuple[Task, ...] = ("pause", "turn_taking", "interrupt", "backchannel")
 
 BACKCHANNEL_SECONDS = 1.0  # shorter than this,
 BACKCHANNEL_WORDS = 2  # and with fewer words than these
-SEGMENT_GAP = 0.5  # seconds without a word, after which a new segment begins
+SEGMENT_GAP = 1.0  # seconds without a word, after which a new segment begins
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from usdm.chain.voices import VOICES_FOLDER
 from usdm.data.speech_corpus import Utterance, read_speech_corpora
 from usdm.runs import publishing
 from usdm.training.model_cards import bundle_card, part_card
+from usdm.turns import HEAD_FOLDER
 from usdm.types import InputError, Waveform
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ def package_model(
     generation: GenerationSettings,
     voices: Mapping[str, str] | None = None,
     voices_corpus: str | None = None,
+    turn_head: str | None = None,
     scorecard: str | None = None,
     tables: Sequence[str] = (),
 ) -> PackagedModel:
@@ -58,6 +60,7 @@ def package_model(
         generation: how the model wants to be used; `generation.json` beside the parts.
         voices: names of voices to choose from, and the speakers of `voices_corpus` that they are; a dev recording of
             each goes into `voices/NAME.flac`.
+        turn_head: folder of a head that knows when a turn is over; it goes into `turn_head/` as it is.
         scorecard: `scorecard.json` of `usdm evaluate`; its figures go into the bundle's card.
         tables: Markdown files that go into the bundle's card as they are.
 
@@ -66,7 +69,7 @@ def package_model(
             which is replaced; nothing is written then.
     """
     folder = Path(output_dir)
-    _check(parts, runs, scorecard, tables)
+    _check(parts, runs, turn_head, scorecard, tables)
     _check_place(folder)
     recordings = _voices(voices or {}, voices_corpus)
     records = {name: json.loads((Path(run) / "training.json").read_text()) for name, run in runs.items()}
@@ -74,6 +77,8 @@ def package_model(
         parameters = {name: _copy_half(Path(parts[name]), part / name) for name in PARTS}
         for name in PARTS:
             (part / name / "README.md").write_text(part_card(name, parameters[name], records, facts))
+        if turn_head is not None:
+            shutil.copytree(turn_head, part / HEAD_FOLDER)
         generation.save(part)
         for name, recording in recordings.items():
             path = part / VOICES_FOLDER / f"{name}.flac"
@@ -125,10 +130,18 @@ def _curves(runs: Mapping[str, str], folder: Path) -> dict[str, str]:
     return found
 
 
-def _check(parts: Mapping[str, str], runs: Mapping[str, str], scorecard: str | None, tables: Sequence[str]) -> None:
+def _check(
+    parts: Mapping[str, str],
+    runs: Mapping[str, str],
+    turn_head: str | None,
+    scorecard: str | None,
+    tables: Sequence[str],
+) -> None:
     missing = [f"parts.{name}" for name in PARTS if name not in parts]
     missing += [f"parts.{name}={path}" for name, path in parts.items() if not (Path(path) / "config.json").is_file()]
     missing += [f"runs.{name}={run}" for name, run in runs.items() if not (Path(run) / "training.json").is_file()]
+    if turn_head and not (Path(turn_head) / "config.json").is_file():
+        missing.append(f"turn_head={turn_head}")
     if scorecard and not Path(scorecard).is_file():
         missing.append(f"scorecard={scorecard}")
     missing += [f"tables: {table}" for table in tables if not Path(table).is_file()]

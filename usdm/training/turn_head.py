@@ -42,7 +42,7 @@ class TurnHeadQuality:
 
 
 def train_turn_head(
-    units: str | Path,
+    unit_extractor: str | Path,
     corpora: Sequence[str | Path],
     output_dir: str | Path,
     *,
@@ -59,7 +59,7 @@ def train_turn_head(
     """Learn from whole turns, turns cut short, and pauses within; write `output_dir/model`. The encoder stays as it is.
 
     Args:
-        units: folder of a finished unit extractor.
+        unit_extractor: folder of a finished unit extractor.
         corpora: speech corpora. User turns with word times are cut after words, others where people stopped.
         utterances: drawn of the train split of each corpus; `dev_utterances` of its dev split.
         cuts: of each turn, at most.
@@ -73,7 +73,7 @@ def train_turn_head(
     with claim(output_dir, given.settings, given.inputs, results=[MODEL_FOLDER], overwrite=overwrite) as run:
         if finished(run):
             return TurnHeadQuality(**run.record.figures)
-        extractor = UnitExtractor.from_pretrained(units)
+        extractor = UnitExtractor.from_pretrained(unit_extractor)
         random = np.random.default_rng(seed)
         train = _states(extractor, _turns(corpora, "train", utterances, random), cuts, lengths, random)
         dev = _states(extractor, _turns(corpora, "dev", dev_utterances, random), cuts, lengths, random)
