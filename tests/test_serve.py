@@ -109,6 +109,23 @@ def test_the_servers_own_ear_finds_the_turn(
     assert stopped["audio_end_ms"] == pytest.approx(1000 * question.seconds + 450, abs=250)
     assert done["response"]["status"] == "completed" and said(done)
     assert talker.of_type("input_audio_buffer.committed")[0]["item_id"] == started["item_id"]
+    usage = done["response"]["usage"]["input_token_details"]  # all was read in the pause, before it was over
+    assert usage["cached_tokens"] >= usage["audio_tokens"] > 80
+
+
+def test_a_pause_within_a_turn_loses_nothing(port: int, question: Waveform, expected: SpokenReply) -> None:
+    """What was made ready in the pause is thrown away when the person goes on."""
+    half = len(question.samples) // 2
+    pause = torch.zeros(round(0.3 * question.sample_rate))
+    broken = Waveform(torch.cat([question.samples[:half], pause, question.samples[half:]]), question.sample_rate)
+    with talking(port) as talker:
+        detection = {"type": "server_vad", "silence_duration_ms": 500}
+        talker.set(audio={"input": {"turn_detection": detection, "transcription": {}}})
+        talker.speak(broken, silence=1.0)
+        heard = talker.hear("conversation.item.input_audio_transcription.completed")
+        talker.hear("response.done")
+    assert heard["usage"]["seconds"] > broken.seconds - 0.5
+    assert heard["transcript"].split()[-2:] == (expected.user_text or "").split()[-2:]
 
 
 def test_the_official_client(port: int, expected: SpokenReply) -> None:

@@ -102,6 +102,23 @@ class Listener:
             self._question = Question(heard, self._units, history=self.history)
         return self._question
 
+    def so_far(self) -> Question | None:
+        """The turn as if it ended here, with the units of a recording, read by the language model; it goes on.
+
+        None if it is too long to be encoded at once, or nobody can have spoken yet.
+        """
+        try:
+            heard = speech(torch.cat([torch.zeros(0), *self._blocks]), self.sample_rate)
+            units = self._extractor.whole()
+        except InputError:
+            return None
+        if units is None:
+            return None
+        question = Question(heard, units, history=self.history)
+        if isinstance(self._chain, LanguageModelChain) and self._chain.stream is not None:
+            self._chain.read_ahead(question)
+        return question
+
     def _settle(self, units: Tensor) -> None:
         """More units that are final; the language model reads them as soon as they are worth a step of it."""
         self._units = torch.cat([self._units, units])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -16,6 +19,18 @@ from usdm.types import InputError, Turn
 
 HEARING_RATE = 16_000  # Hz, of detectors and of the guard
 KEPT = 5.0  # seconds of sound that are kept in case that a turn has begun in them
+PIECE = 640  # samples that are looked at together: less than any pause that ends a turn
+EAGER = 0.1  # seconds of a pause after which the turn is made ready, in case that it ends: whoever decides waits longer
+
+
+@dataclass(eq=False)
+class _Turn:
+    """One that is spoken."""
+
+    listener: Listener
+    num_samples: int = 0
+    num_told: int = 0  # units that the detector knows
+    ready: Question | None = None  # the turn up to the pause that it is in
 
 
 class Ear:
@@ -37,9 +52,8 @@ class Ear:
         self.turn_seconds = turn_seconds
         self._heard = 0  # samples
         self._kept = torch.zeros(0)  # the latest of them
-        self._listener: Listener | None = None
-        self._num_listened = 0  # samples of the turn
-        self._num_told = 0  # units of the turn that the detector knows
+        self._turn: _Turn | None = None  # that goes on
+        self._stopped: deque[_Turn] = deque()  # that wait for their commit
         self.listen_to(sample_rate, detector)
 
     def listen_to(self, sample_rate: int, detector: TurnDetector | None) -> None:
@@ -52,66 +66,84 @@ class Ear:
     def remember(self, history: tuple[Turn, ...]) -> None:
         """What the model reads before the turn, also before one that has begun."""
         self._history = history
-        if self._listener is not None:
-            self._listener.history = history
+        if self._turn is not None:
+            self._turn.listener.history = history
 
     def hear(self, samples: Tensor) -> list[EngineEvent]:
         """(t,) float32."""
         new = self._resampler.push(samples)
-        if len(new) == 0:
-            return []
-        self._heard += len(new)
         if self._detector is None:
-            self._listen(new)
+            self._heard += len(new)
+            if len(new):
+                self._listen(new)
             return []
-        self._kept = torch.cat([self._kept, new])[-round(KEPT * HEARING_RATE) :]
-        if self._listener is not None:
-            self._listen(new)
-        events: list[EngineEvent] = []
-        for event in self._detector.push(self.guard.push(new), self._new_units(), self.guard.is_playing):
-            at = self._detected_from + event.sample
-            if isinstance(event, SpeechStarted):
-                self._begin(at)
-                events.append(TurnStarted(_milliseconds(at)))
-            elif self._listener is not None:
-                events.append(TurnStopped(_milliseconds(at)))
-        if self._num_listened >= self.turn_seconds * HEARING_RATE and not events and self._listener is not None:
-            events.append(TurnStopped(_milliseconds(self._heard)))
-        return events
+        return [event for piece in new.split(PIECE) for event in self._follow(piece, self._detector)]
 
     def commit(self, item_id: str) -> TurnHeard | TurnRefused:
-        """End the turn."""
-        listener = self._listener
-        self.clear()
-        if listener is None:
+        """What was made of the turn that stopped, or of the one that goes on, which ends."""
+        if self._stopped:
+            turn = self._stopped.popleft()
+        else:
+            turn = self._turn
+            self.clear()
+        if turn is None:
             return TurnRefused(item_id, "nobody speaks in what was appended: append audio first")
         try:
-            question = listener.end()
+            return _heard(item_id, turn.ready or turn.listener.end())
         except InputError as error:
             return TurnRefused(item_id, str(error))
-        return _heard(item_id, question)
 
     def clear(self) -> None:
-        """Forget what was heard of the turn."""
-        self._listener = None
+        """Forget what was heard of the turn that goes on."""
+        self._turn = None
         self._kept = self._kept[:0]
-        self._num_listened = self._num_told = 0
 
-    def _begin(self, sample: int) -> None:
-        """A turn has begun some time ago: listen from there on."""
-        since = min(len(self._kept), max(0, self._heard - sample))
-        self._listener, self._num_listened, self._num_told = None, 0, 0
-        self._listen(self._kept[len(self._kept) - since :])
+    def _follow(self, new: Tensor, detector: TurnDetector) -> list[EngineEvent]:
+        self._heard += len(new)
+        self._kept = torch.cat([self._kept, new])[-round(KEPT * HEARING_RATE) :]
+        if self._turn is not None:
+            self._listen(new)
+        events: list[EngineEvent] = []
+        for event in detector.push(self.guard.push(new), self._new_units(), self.guard.is_playing):
+            at = self._detected_from + event.sample
+            if isinstance(event, SpeechStarted):
+                since = min(len(self._kept), max(0, self._heard - at))
+                self._turn = None
+                self._listen(self._kept[len(self._kept) - since :])
+                events.append(TurnStarted(_milliseconds(at)))
+            elif self._turn is not None:
+                events.append(self._stop(at))
+        if self._turn is not None and self._turn.num_samples >= self.turn_seconds * HEARING_RATE:
+            events.append(self._stop(self._heard))
+        self._get_ready(detector.pause)
+        return events
+
+    def _stop(self, sample: int) -> TurnStopped:
+        assert self._turn is not None
+        self._stopped.append(self._turn)
+        self._turn = None
+        return TurnStopped(_milliseconds(sample))
+
+    def _get_ready(self, pause: int) -> None:
+        """While a pause lasts, encode and read what was said before it: if the turn ends, nothing of that is left."""
+        if self._turn is None:
+            return
+        if pause < EAGER * HEARING_RATE:
+            self._turn.ready = None
+        elif self._turn.ready is None:
+            self._turn.ready = self._turn.listener.so_far()
 
     def _listen(self, samples: Tensor) -> None:
-        if self._listener is None:
-            self._listener = self._pipeline.listen(HEARING_RATE, history=self._history, chain=self._chain)
-        self._num_listened += len(samples)
-        self._listener.push(samples)
+        if self._turn is None:
+            self._turn = _Turn(self._pipeline.listen(HEARING_RATE, history=self._history, chain=self._chain))
+        self._turn.num_samples += len(samples)
+        self._turn.listener.push(samples)
 
     def _new_units(self) -> Tensor:
-        units = self._listener.units if self._listener is not None else torch.zeros(0, dtype=torch.int64)
-        new, self._num_told = units[self._num_told :], len(units)
+        if self._turn is None:
+            return torch.zeros(0, dtype=torch.int64)
+        units = self._turn.listener.units
+        new, self._turn.num_told = units[self._turn.num_told :], len(units)
         return new
 
 

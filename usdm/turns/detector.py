@@ -33,6 +33,11 @@ TurnEvent = SpeechStarted | SpeechStopped
 class TurnDetector(Protocol):
     """Of one session. Events come in pairs: started, stopped, started, ..."""
 
+    @property
+    def pause(self) -> int:
+        """Samples without speech that a turn ends with so far; 0 outside of turns."""
+        ...
+
     def push(self, wav: Tensor, units: Tensor, playing: bool) -> list[TurnEvent]:
         """What new sound brings.
 

@@ -15,6 +15,10 @@ from usdm.units import UnitExtractor
 class PushToTalk:
     """Its detector never finds anything."""
 
+    @property
+    def pause(self) -> int:
+        return 0
+
     def detector(self, units: UnitExtractor, bundle: Path) -> PushToTalk:
         return self
 

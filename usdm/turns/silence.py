@@ -79,6 +79,11 @@ class SpeechTracker:
         self._spoken = 0  # samples of speech since
         self._pause = 0  # samples without speech
 
+    @property
+    def pause(self) -> int:
+        """See `TurnDetector`."""
+        return 0 if self._turn is None else self._pause
+
     def push(self, wav: Tensor, units: Tensor, playing: bool) -> list[TurnEvent]:
         """See `TurnDetector`."""
         events = (self._frame(probability, playing) for probability in self._activity.push(wav))

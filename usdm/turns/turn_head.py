@@ -50,6 +50,11 @@ class TurnHeadDetector:
         self._asked: int | None = None  # where the pause began about which it was asked last
         self._probability = 0.0  # what it said
 
+    @property
+    def pause(self) -> int:
+        """See `TurnDetector`."""
+        return self._tracker.pause
+
     def push(self, wav: Tensor, units: Tensor, playing: bool) -> list[TurnEvent]:
         events = []
         for piece in wav.float().cpu().split(FRAME):
