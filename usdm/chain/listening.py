@@ -117,6 +117,7 @@ class Listener:
         question = Question(heard, units, history=self.history)
         if isinstance(self._chain, LanguageModelChain) and self._chain.stream is not None:
             self._chain.read_ahead(question)
+            self._num_read = len(units)  # those that settle meanwhile may differ, and wait until there are more
         return question
 
     def _settle(self, units: Tensor) -> None:
