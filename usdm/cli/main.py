@@ -235,7 +235,7 @@ def expected_error(error: BaseException) -> BaseException | None:
 def message(error: BaseException) -> str:
     """The error's text; Hydra's composition errors name the key in their cause, so that is shown too."""
     if isinstance(error, ModuleNotFoundError):
-        return f"{error}; install it with what all verbs use: pip install 'usdm[train,evaluate,bigvgan]'"
+        return f"{error}; install it with what all verbs use: pip install 'usdm[train,evaluate]'"
     parts = [str(error)]
     if type(error).__module__.startswith("hydra.") and error.__cause__ is not None:
         parts.append(str(error.__cause__))
