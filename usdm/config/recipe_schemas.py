@@ -233,6 +233,7 @@ class BenchmarkTraining(Stage):
     corpus_units: list[int] = MISSING
     data_row_length: int = MISSING
     data_rows: int = MISSING
+    memory_utterances: list[int] = MISSING
     seed: int = MISSING
 
 

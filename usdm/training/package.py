@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import soundfile
@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from usdm.chain import GenerationSettings
 from usdm.chain.voices import VOICES_FOLDER
 from usdm.data.speech_corpus import Utterance, read_speech_corpora
-from usdm.runs import publishing
+from usdm.runs import Places, publishing, record
 from usdm.training.model_cards import bundle_card, part_card
 from usdm.types import InputError, Waveform
 
@@ -49,6 +49,8 @@ def package_model(
     tables: Sequence[str] = (),
 ) -> PackagedModel:
     """Copy four model folders into `output_dir/{units,llm,decoder,vocoder}` with float weights in half precision.
+
+    `run.json` says for `usdm status` from which folders of this machine; it is no part of what is handed on.
 
     Args:
         parts: folder of each of `PARTS`.
@@ -84,6 +86,11 @@ def package_model(
         pictures = _curves(runs, part / CURVES_FOLDER)
         written = [Path(table).read_text() for table in tables]
         (part / "README.md").write_text(bundle_card(parameters, size, records, facts, scores, written, pictures))
+        settings = {"facts": dict(facts), "generation": asdict(generation), "voices": dict(voices or {})}
+        inputs: dict[str, Places] = {f"parts.{name}": parts[name] for name in PARTS}
+        inputs |= {f"runs.{name}": Path(run) / "training.json" for name, run in runs.items()}
+        inputs |= {"scorecard": scorecard, "tables": list(tables), "voices_corpus": voices_corpus if voices else None}
+        record(part, settings, inputs, {"bytes": size})
     logger.info("%s: %.1f MB of weights", folder, size / 1e6)
     return PackagedModel(folder, parameters, size)
 
