@@ -148,7 +148,7 @@ def test_a_killed_training_goes_on_and_no_part_of_a_file_stays() -> None:
 
 
 def read_status(*arguments: str) -> list[dict[str, Any]]:
-    usdm("status", "json=status.json", *arguments)
+    usdm("status", *arguments, "json=status.json")
     return json.loads(Path("status.json").read_text())
 
 
