@@ -149,7 +149,7 @@ class TrainEncoder(TrainPart):
 
 @dataclass
 class FitKmeans(Stage):
-    encoder: str = MISSING
+    encoder_folder: str = MISSING
     corpora: list[str] = MISSING
     settings: Any = MISSING
     frames: int = MISSING

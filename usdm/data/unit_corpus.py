@@ -194,11 +194,17 @@ class UnitCorpus:
     def read(self, groups: Sequence[RowGroup], columns: Sequence[str], split: str | None = None) -> pa.Table:
         """The rows of some groups, in order; `split` None takes all splits."""
         needed = list(dict.fromkeys([*columns, "split"]))
-        tables = [self._opened_file(group.file).read_row_group(group.index, columns=needed) for group in groups]
+        tables = [self._read_group(group, needed) for group in groups]
         table = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
         if split is not None:
             table = table.filter(pc.equal(table["split"], split))
         return table.select(list(columns)).combine_chunks()
+
+    def _read_group(self, group: RowGroup, columns: list[str]) -> pa.Table:
+        try:
+            return self._opened_file(group.file).read_row_group(group.index, columns=columns)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InputError(f"{self.files[group.file]}: damaged ({error}); extract the units again") from error
 
     def _opened_file(self, number: int) -> pq.ParquetFile:
         if number not in self._opened:

@@ -197,7 +197,9 @@ class Shards:
                     try:
                         key = None if line.isspace() else self._digest(line)
                     except (ValueError, KeyError, AttributeError) as error:
-                        raise InputError(f"{path}: a line cannot be read ({error!r}): {line[:60]!r}") from error
+                        raise InputError(
+                            f"{path}: mend or take out a line that is none ({error!r}): {line[:60]!r}"
+                        ) from error
                     if key is not None:
                         keys += key
                         places += struct.pack("<q", number << OFFSET_BITS | offset)
