@@ -198,7 +198,7 @@ class Shards:
                         key = None if line.isspace() else self._digest(line)
                     except (ValueError, KeyError, AttributeError) as error:
                         raise InputError(
-                            f"{path}: mend or take out a line that is none ({error!r}): {line[:60]!r}"
+                            f"{path}: a line cannot be read ({error!r}); mend it, or take it out: {line[:60]!r}"
                         ) from error
                     if key is not None:
                         keys += key

@@ -352,7 +352,8 @@ def _labelled(
 
     index = UtteranceIndex.read(corpora, split, is_labelled, once=True)
     if not len(index):
-        raise InputError("No utterance of the corpora has a pronunciation: the encoder has nothing to learn from.")
+        folders = ", ".join(map(str, corpora))
+        raise InputError(f"{folders}: no utterance of split {split} has a pronunciation for the encoder to learn from.")
     return index
 
 

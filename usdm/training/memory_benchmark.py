@@ -118,7 +118,8 @@ def _pretraining(data: Path, folder: Path, row_length: int, rows: int) -> int:
 def _write_manifest(path: Path, utterances: int) -> None:
     """Lines with words and their times, like those of a corpus that was aligned."""
     words = [[f"word{place}", round(place / 4, 3), round((place + 1) / 4, 3)] for place in range(WORDS_PER_UTTERANCE)]
-    row = {"speaker": "s", "role": "user", "turn": 0, "split": "train", "text": " ".join(word for word, _, _ in words)}
+    text = " ".join(str(word) for word, _, _ in words)
+    row = {"speaker": "s", "role": "user", "turn": 0, "split": "train", "text": text}
     rest = json.dumps(row | {"duration": WORDS_PER_UTTERANCE / 4, "sample_rate": 16000, "words": words})[1:]
     with path.open("w", encoding="utf-8") as file:
         for number in range(utterances):
