@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from safetensors.torch import save_file
 from tiny_models import QWEN_WORDS, SENTENCES, llama_tokenizer
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor
 from transformers import AutoModelForCausalLM, MistralConfig, PreTrainedTokenizerFast, Wav2Vec2Config, Wav2Vec2Model
 
 from usdm.decoder import UnitDecoder, UnitDecoderConfig
+from usdm.vocoder.bigvgan_generator import BigVGANGenerator, BigVGANSettings
 
 K = 24  # units
 WIDTH = 32  # of the speech encoder
@@ -154,17 +155,23 @@ BIGVGAN = {
 
 def save_bigvgan(folder: Path, **settings: Any) -> None:
     """`config.json` and `bigvgan_generator.pt` with its weight norms."""
-    bigvgan = pytest.importorskip("bigvgan.bigvgan")
-    from bigvgan.env import AttrDict
-
     config = BIGVGAN | settings
     folder.mkdir(parents=True)
     with torch.random.fork_rng():
         torch.manual_seed(9)
-        state = bigvgan.BigVGAN(AttrDict(config)).state_dict()
-    assert "conv_pre.weight_g" in state and "conv_pre.weight_v" in state
+        state = with_weight_norm(BigVGANGenerator(BigVGANSettings.from_config(config)))
     torch.save({"generator": state}, folder / "bigvgan_generator.pt")
     (folder / "config.json").write_text(json.dumps(config))
+
+
+def with_weight_norm(generator: BigVGANGenerator) -> dict[str, Tensor]:
+    """Weights as the published checkpoints have them, each convolution's as its direction and its length."""
+    state = generator.state_dict()
+    for name in [name for name in state if name.endswith(".weight")]:
+        weight = state.pop(name)
+        state[f"{name}_v"] = weight * 3
+        state[f"{name}_g"] = weight.norm(dim=(1, 2), keepdim=True)
+    return state
 
 
 def mistral_tokenizer() -> PreTrainedTokenizerFast:

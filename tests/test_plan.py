@@ -9,14 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from published_layout import BIGVGAN
 from tiny_models import build_random_bundle
 from torch import nn
 
 from usdm.chain import LoadOptions, SpokenDialogPipeline, bundle_places
 from usdm.chain.machine import Memory, main_memory
 from usdm.chain.plan import ModelPlan, plan_model
-from usdm.chain.skeletons import bigvgan_parameters
 from usdm.cli.main import main
 from usdm.lm import in_transformers
 from usdm.types import InputError
@@ -139,19 +137,6 @@ def test_a_gpu_is_planned_in_bfloat16_where_there_is_none() -> None:
         "vocoder": "float32",
     }
     assert plan.memory is None and plan.fits is None
-
-
-@pytest.mark.parametrize(
-    "settings", [{}, {"resblock": "2", "resblock_dilation_sizes": [[1, 3]] * 3, "activation": "snake"}]
-)
-def test_bigvgan_is_counted_as_its_package_builds_it(settings: dict) -> None:
-    bigvgan = pytest.importorskip("bigvgan.bigvgan")
-    from bigvgan.env import AttrDict
-
-    config = BIGVGAN | settings
-    generator = bigvgan.BigVGAN(AttrDict(config))
-    generator.remove_weight_norm()
-    assert bigvgan_parameters(config) == sum(weight.numel() for weight in generator.parameters())
 
 
 # What cannot be planned

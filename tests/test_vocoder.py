@@ -92,7 +92,6 @@ def test_damaged_folders_say_what_is_wrong(tmp_path: Path) -> None:
         load_vocoder(tmp_path)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # the package uses the older weight norm
 class TestBigVGAN:
     def test_it_reproduces_the_published_generator(self, compat_dir: Path) -> None:
         golden = load_file(compat_dir / "bigvgan" / "golden.safetensors")

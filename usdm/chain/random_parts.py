@@ -24,7 +24,8 @@ from usdm.tokens import LAYOUTS, DialogTemplate, SpeechTextVocabulary, TemplateS
 from usdm.types import InputError, Sampling
 from usdm.units import UnitExtractor, UnitSettings
 from usdm.vocoder import BigVGANVocoder, Vocoder, VocosSettings, VocosVocoder
-from usdm.vocoder.bigvgan import context_frames
+from usdm.vocoder.bigvgan import use_fused_activation
+from usdm.vocoder.bigvgan_generator import BigVGANGenerator, BigVGANSettings
 
 SPACE = "\u2581"
 SPECIAL_PIECES = ("<unk>", "<s>", "</s>")
@@ -56,7 +57,7 @@ def random_pipeline(
         text_size: text ids, of which those of bytes, characters and the template's words mean something.
         encoder: settings of `transformers.Wav2Vec2Config`.
         llm: settings of `usdm.lm.build_model`.
-        vocoder: a published BigVGAN configuration (package `bigvgan`), or settings of a Vocos.
+        vocoder: a published BigVGAN configuration, or settings of a Vocos.
 
     Raises:
         InputError: an unknown setting, parts that do not fit each other, options that random weights do not have.
@@ -142,18 +143,15 @@ def random_decoder(config: UnitDecoderConfig, options: LoadOptions) -> UnitDecod
 
 
 def random_vocoder(config: Mapping[str, Any], options: LoadOptions) -> Vocoder:
-    """Raises InputError for settings that no vocoder has, ImportError if `bigvgan` is wanted and missing."""
+    """Raises InputError for settings that no vocoder has."""
     if "upsample_initial_channel" not in config:
         try:
             settings = VocosSettings(**config)
         except TypeError as error:
             raise InputError(f"vocoder: neither a BigVGAN configuration nor settings of a Vocos ({error})") from error
         return VocosVocoder(settings).to(options.place).eval()
-    # Imported here: the package brings librosa and matplotlib, seconds that others need not pay.
-    from bigvgan.bigvgan import BigVGAN
-    from bigvgan.env import AttrDict
-
-    generator = BigVGAN(AttrDict(config), use_cuda_kernel=bool(options.vocoder_cuda_kernel))
-    generator.remove_weight_norm()
-    mel = MelSettings(num_mels=config["num_mels"])
-    return BigVGANVocoder(generator, mel, context_frames(config)).to(options.place).eval()
+    with torch.device(options.place):
+        generator = BigVGANGenerator(BigVGANSettings.from_config(config))
+    if options.vocoder_cuda_kernel:
+        use_fused_activation(generator)
+    return BigVGANVocoder(generator, MelSettings(num_mels=config["num_mels"])).eval()

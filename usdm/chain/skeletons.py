@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -19,6 +18,7 @@ from usdm.units import UnitExtractor, UnitSettings
 from usdm.units.encoder import encoder_class, encoder_config, keep_layers
 from usdm.units.extractor import SETTINGS_FILE
 from usdm.vocoder import VocosSettings, VocosVocoder
+from usdm.vocoder.bigvgan_generator import BigVGANGenerator, BigVGANSettings
 
 # Bytes for one weight of a linear layer, with its share of the scales as far as they count.
 # int4: scales of 8 bits for 64 weights each, and one float32 for 256 of those (arXiv 2305.14314).
@@ -62,31 +62,9 @@ def _decoder(folder: Path) -> UnitDecoder:
 def _vocoder(folder: Path) -> nn.Module:
     config = read_config(folder)
     if "upsample_initial_channel" in config:
-        # Not built: the package takes seconds to import, and a plan may come before it is installed.
-        weights = nn.Module()
-        weights.register_parameter("weights", nn.Parameter(torch.empty(bigvgan_parameters(config))))
-        return weights
+        return BigVGANGenerator(BigVGANSettings.from_config(config))
     config.pop("model_type", None)
     return VocosVocoder(VocosSettings(**{**config, "mel": MelSettings(**config["mel"])}))
-
-
-def bigvgan_parameters(config: dict[str, Any]) -> int:
-    """Parameters of BigVGAN's generator (arXiv 2206.04658) once its weight norms are folded in."""
-    width = config["upsample_initial_channel"]
-    curves = 2 if config["activation"] == "snakebeta" else 1  # learnt figures per channel of an activation
-    rows = 2 if config["resblock"] == "1" else 1  # convolutions for each dilation of a residual block
-    count = _convolution(config["num_mels"], width, 7)
-    for kernel in config["upsample_kernel_sizes"]:
-        count += _convolution(width, width // 2, kernel)
-        width //= 2
-        for size, dilations in zip(config["resblock_kernel_sizes"], config["resblock_dilation_sizes"], strict=True):
-            count += len(dilations) * rows * (_convolution(width, width, size) + curves * width)
-    last = _convolution(width, 1, 7) - (0 if config.get("use_bias_at_final", True) else 1)
-    return count + curves * width + last
-
-
-def _convolution(inputs: int, outputs: int, kernel: int) -> int:
-    return inputs * outputs * kernel + outputs
 
 
 def weight_bytes(module: nn.Module, dtype: torch.dtype | None = None, quantization: str | None = None) -> int:

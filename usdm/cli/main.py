@@ -143,11 +143,13 @@ def own_command(verb: str, config: DictConfig) -> str:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from usdm.cli.job_folders import added_folder
+
     overrides = list(HydraConfig.get().overrides.task)
     if HydraConfig.get().mode == RunMode.MULTIRUN and config.get("output_dir") is not None:  # a place of its own
         overrides = [each for each in overrides if not each.startswith("output_dir=")]
         overrides.append(f"output_dir='{config.output_dir}'")
-    return shlex.join(["usdm", verb, *overrides])
+    return shlex.join(["usdm", verb, *added_folder(HydraConfig.get()), *overrides])
 
 
 def quote_free_text(argument: str) -> str:
@@ -236,7 +238,7 @@ def expected_error(error: BaseException) -> BaseException | None:
 def message(error: BaseException) -> str:
     """The error's text; Hydra's composition errors name the key in their cause, so that is shown too."""
     if isinstance(error, ModuleNotFoundError):
-        return f"{error}; install it with what all verbs use: pip install 'usdm[train,evaluate,bigvgan,serve]'"
+        return f"{error}; install it with what all verbs use: pip install 'usdm[train,evaluate,serve]'"
     parts = [str(error)]
     if type(error).__module__.startswith("hydra.") and error.__cause__ is not None:
         parts.append(str(error.__cause__))

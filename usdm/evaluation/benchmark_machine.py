@@ -15,7 +15,7 @@ import torch
 
 from usdm.evaluation.facts import installed_version
 
-PACKAGES = ("usdm", "torch", "transformers", "tokenizers", "numpy", "vocos", "bigvgan")
+PACKAGES = ("usdm", "torch", "transformers", "tokenizers", "numpy", "vocos")
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RESET_PEAK = "5"  # what Linux wants written to `clear_refs` to begin a new peak of resident memory
 MEASURED_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}  # beyond every cache
