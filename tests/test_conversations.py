@@ -7,19 +7,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+from served import served
 
 import usdm
+from usdm.audio import read_audio
+from usdm.chain import SpokenDialogPipeline
+from usdm.cli.main import main
 from usdm.data.speech_corpus import read_speech_corpora
 from usdm.evaluation.conversation_client import BLOCK, Person, Speaker
 from usdm.evaluation.conversation_report import Measurement, draw_timeline, measurement_table, timeline_json
 from usdm.evaluation.conversation_script import WIRE_RATE, Act, Habits, Room, Script, draw_scripts
 from usdm.evaluation.conversation_timeline import Event, PlayedReply, SaidAct, Stretch, Timeline, added, figures
 from usdm.evaluation.full_duplex_bench import Segment, find_samples, read_output, score, task_score
+from usdm.serve.model import make_server
+from usdm.turns import Silence
 from usdm.turns.moments import PauseLengths
 from usdm.types import InputError
 
-PACKAGED = Path(usdm.__file__).parent / "assets" / "held_out"
+ASSETS = Path(usdm.__file__).parent / "assets"
+PACKAGED = ASSETS / "held_out"
 STARTED = "input_audio_buffer.speech_started"
 
 
@@ -162,3 +170,20 @@ def test_the_benchmark_s_own_examples_are_read(data_dir: Path) -> None:
     assert scores["pause"].takeover and not scores["pause"].success
     assert scores["turn_taking"].latency == pytest.approx(3.36 - 2.01, abs=1e-6)
     assert scores["interrupt"].latency == pytest.approx(17.224 - 13.144, abs=1e-6)
+
+
+def test_conversations_are_held_with_a_real_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    question = read_audio(ASSETS / "question.wav").samples
+    sample(tmp_path / "bench" / "0", "turn_taking", 3.5, 3.5)
+    soundfile.write(tmp_path / "bench" / "0" / "input.wav", np.pad(question.numpy(), (0, 40_000)), 16_000)
+    few = ["conversations=1", "concurrency=[1]", "habits.turns=1", "habits.backchannel_share=0", "habits.pause_share=0"]
+    with served(make_server(SpokenDialogPipeline.from_pretrained("tiny"), Silence())) as port:
+        url = f"url=ws://127.0.0.1:{port}/v1/realtime"
+        assert main(["measure_conversation", url, *few, "full_duplex_bench=bench", "output_dir=measured"]) == 0
+    (measured,) = json.loads((tmp_path / "measured" / "conversations.json").read_text())
+    assert (measured["turns"], measured["errors"], measured["cut_off"], measured["history_errors"]) == (1, 0, 0, 0)
+    assert (tmp_path / "measured" / "1_at_a_time" / "conversation-000.png").is_file()
+    answered = tmp_path / "measured" / "full_duplex_bench" / "0000-0"
+    assert json.loads((answered / "score.json").read_text())["task"] == "turn_taking"
+    assert soundfile.info(answered / "output.wav").samplerate == WIRE_RATE

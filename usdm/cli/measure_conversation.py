@@ -41,12 +41,13 @@ def run(config: DictConfig) -> None:
     habits, lengths = instantiate(config.habits, _convert_="all"), instantiate(config.lengths)
     session = {str(key): value for key, value in instantiate(config.session, _convert_="all").items()}
     samples = find_samples(config.full_duplex_bench) if config.full_duplex_bench else []
+    hums = backchannels() if habits.backchannel_share else []
     folder, token = Path(config.output_dir), os.environ.get(TOKEN) or None
     folder.mkdir(parents=True, exist_ok=True)
     measurements = []
     with server(config.url, list(config.server)) as url:
         for concurrency in config.concurrency:
-            scripts = draw_scripts(turns, backchannels(), config.conversations, habits, lengths, config.seed)
+            scripts = draw_scripts(turns, hums, config.conversations, habits, lengths, config.seed)
             timelines = asyncio.run(converse_together(url, scripts, session, concurrency, token, config.seed))
             place = folder / f"{concurrency}_at_a_time"
             place.mkdir(exist_ok=True)
