@@ -49,7 +49,7 @@ class Line:
         return next(values for own, *values in reversed(self.asked) if own == name)
 
     def names(self) -> list[str]:
-        return [name for name, *_ in self.asked if name != "remember"]
+        return [name for name, *_ in self.asked]
 
 
 class Client:

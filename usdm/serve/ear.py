@@ -63,6 +63,12 @@ class Ear:
         self._detected_from = self._heard  # where the detector begins to count
         self.clear()
 
+    @property
+    def ready(self) -> Question | None:
+        """The latest turn up to the pause that it is in, or that it ended with; None while somebody speaks."""
+        turn = self._stopped[-1] if self._stopped else self._turn
+        return None if turn is None else turn.ready
+
     def remember(self, history: tuple[Turn, ...]) -> None:
         """What the model reads before the turn, also before one that has begun."""
         self._history = history

@@ -118,6 +118,11 @@ class Engine:
 
     # For jobs, in the engine's thread
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody is being answered."""
+        return not self._written and not self._waiting
+
     def begin(self, writing: Writing) -> None:
         """Write it as soon as there is room."""
         self._waiting.append(writing)

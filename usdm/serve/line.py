@@ -12,10 +12,12 @@ from torch import Tensor
 from usdm.audio import resample
 from usdm.chain import LanguageModelChain, Question
 from usdm.serve.ear import HEARING_RATE, Ear
+from usdm.serve.early import EarlyReply
 from usdm.serve.engine import Engine
 from usdm.serve.engine_events import Fault, HeardText
 from usdm.serve.heard import heard_text
 from usdm.serve.replies import LiveReply, LiveTranscription, ReplyOrder, Tell
+from usdm.serve.settings import ReplySettings
 from usdm.turns import TurnDetector
 from usdm.types import Turn
 
@@ -38,6 +40,9 @@ class Line:
         self._ear = Ear(pipeline, own, sample_rate, None, turn_seconds)
         self._sample_rate = sample_rate
         self._replies: dict[str, LiveReply] = {}  # not ended
+        self._expected: ReplySettings | None = None
+        self._early: EarlyReply | None = None
+        self._early_is_due = False  # its turn was committed
         self._lock = Lock()
         self._blocks: list[Tensor] | None = None  # sound that a posted job will hear, under the lock
         self._waiting_samples = 0
@@ -65,9 +70,18 @@ class Line:
         """What the next turn comes after."""
         self._post(partial(self._ear.remember, tuple(history)))
 
+    def expect(self, settings: ReplySettings | None) -> None:
+        """How turns that stop will be answered; None: they will not be. Replies may be begun early then."""
+        self._post(partial(setattr, self, "_expected", settings))
+
     def commit(self, item_id: str) -> None:
         """End the turn: told as `TurnHeard` or `TurnRefused`."""
-        self._post(lambda: self._tell(self._ear.commit(item_id)))
+
+        def commit() -> None:
+            self._early_is_due = self._early is not None and self._early.question is self._ear.ready
+            self._tell(self._ear.commit(item_id))
+
+        self._post(commit)
 
     def clear(self) -> None:
         """Forget the turn."""
@@ -98,6 +112,13 @@ class Line:
         """Told by `ReplyText` and `ReplySound`, and at its end `ReplyEnded`."""
 
         def begin() -> None:
+            early, self._early = self._early, None
+            if early is not None and early.is_for(order):
+                self._replies[order.reply_id] = early.reply
+                early.release(order.reply_id)
+                return
+            if early is not None:
+                self._engine.drop(early.reply)
             reply = LiveReply(self._engine.pipeline, self._chain, self, order, self._tell, self._play, self._end)
             self._replies[order.reply_id] = reply
             self._engine.begin(reply)
@@ -145,6 +166,20 @@ class Line:
             self._waiting_samples -= sum(map(len, blocks))
         for event in self._ear.hear(torch.cat(blocks)):
             self._tell(event)
+        self._begin_early()
+
+    def _begin_early(self) -> None:
+        """In a pause, begin the reply that will be asked for if the turn is over; stop it when the person goes on."""
+        ready = self._ear.ready
+        if self._early is not None and not self._early_is_due and self._early.question is not ready:
+            self._engine.drop(self._early.reply)
+            self._early = None
+        if ready is None or self._early is not None or self._expected is None or not self._engine.is_idle:
+            return
+        pipeline = self._engine.pipeline
+        self._early = EarlyReply(pipeline, self._chain, self, ready, self._expected, self._tell, self._play, self._end)
+        self._early_is_due = False
+        self._engine.begin(self._early.reply)
 
     def _play(self, samples: Tensor, sample_rate: int) -> None:
         self._ear.guard.play(resample(samples, sample_rate, HEARING_RATE))

@@ -64,6 +64,8 @@ class ModelLine(Protocol):
 
     def remember(self, history: tuple[Turn, ...]) -> None: ...
 
+    def expect(self, settings: ReplySettings | None) -> None: ...
+
     def commit(self, item_id: str) -> None: ...
 
     def clear(self) -> None: ...
@@ -172,6 +174,7 @@ class Session:
             Fault: self._fault,
         }
         self._listen(config)
+        self._expect(config)
         self._send("session.created", session=self._config.as_dict(self.id, model.name))
 
     def receive(self, message: str | bytes) -> None:
@@ -207,6 +210,7 @@ class Session:
             )
         if changes:
             self._listen(new)
+        self._expect(new)
         self._config = new
         self._send("session.updated", session=self._config.as_dict(self.id, self._model.name))
 
@@ -528,6 +532,10 @@ class Session:
             detector = self._model.detectors[detection.type](detection, config.interrupt_after_ms)
         self._line.listen_to(rate, detector)
         self._buffered, self._speaking = 0, None
+
+    def _expect(self, config: SessionConfig) -> None:
+        detection = config.turn_detection
+        self._line.expect(config.reply if detection is not None and detection.create_response else None)
 
     def _remember(self) -> None:
         self._line.remember(turns(self._conversation.all()))
