@@ -23,14 +23,18 @@ from served import Talker, said, seconds, served, talking, until
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from usdm.audio import read_audio
-from usdm.chain import LanguageModelChain, SpokenDialogPipeline
+from usdm.chain import LanguageModelChain, Question, SpokenDialogPipeline
 from usdm.cli.main import main
 from usdm.lm import TokenStream
+from usdm.serve.engine import Engine
+from usdm.serve.engine_events import ReplyEnded, ReplySound, ReplyText, TurnHeard, TurnStarted, TurnStopped
 from usdm.serve.heard import by_model, heard_text
 from usdm.serve.limits import Limits
+from usdm.serve.line import Line
 from usdm.serve.model import make_server
-from usdm.serve.replies import LiveReply
+from usdm.serve.replies import LiveReply, ReplyOrder
 from usdm.serve.server import Server
+from usdm.serve.settings import ReplySettings
 from usdm.turns import PushToTalk, Silence
 from usdm.types import SpokenReply, Turn, Waveform
 
@@ -202,6 +206,42 @@ def test_history_is_cut_to_what_was_heard(port: int, pipeline: SpokenDialogPipel
     assert part["usdm"]["unheard_transcript"].split() == words[len(heard) :]
     history = [Turn("user", "i need a table for two"), Turn("agent", part["transcript"])]
     assert said(again) == pipeline.respond(text="yes please", history=history, speak=False).agent_text
+
+
+def test_a_reply_is_begun_in_a_pause_and_told_when_it_is_asked_for(
+    pipeline: SpokenDialogPipeline, question: Waveform
+) -> None:
+    told: list[Any] = []
+    rate, settings = question.sample_rate, ReplySettings()
+
+    def of(reply_id: str) -> list[tuple[Any, ...]]:
+        events = [event for event in told if getattr(event, "reply_id", None) == reply_id]
+        kinds = {ReplyText: "text", ReplySound: "wire"}
+        return [(type(event), getattr(event, kinds.get(type(event), "truncated"))) for event in events]
+
+    with Engine(pipeline, 2) as engine:
+        line = Line(engine, told.append, None, rate, 60.0)
+        line.listen_to(rate, lambda: Silence(silence_ms=600).detector(pipeline.parts.units, Path()))
+        line.expect(settings)
+        line.hear(question.samples)
+        line.hear(torch.zeros(rate // 4))
+        until(lambda: line._early is not None and not engine.num_written)
+        early = line._early
+        assert early is not None and early._events and [type(event) for event in told] == [TurnStarted]
+        line.hear(question.samples[: rate // 2])  # the person goes on
+        until(lambda: line._early is None)
+        line.hear(torch.zeros(rate))
+        until(lambda: isinstance(told[-1], TurnStopped))
+        line.commit("item")
+        until(lambda: isinstance(told[-1], TurnHeard))
+        asked = Question(units=told[-1].units)
+        assert line._early is not None and line._early.is_for(ReplyOrder("early", asked, settings))
+        line.reply(ReplyOrder("early", asked, settings))
+        until(lambda: isinstance(told[-1], ReplyEnded))
+        line.reply(ReplyOrder("again", asked, settings))
+        until(lambda: getattr(told[-1], "reply_id", None) == "again" and isinstance(told[-1], ReplyEnded))
+        line.close()
+    assert of("early") == of("again") and len(of("early")) > 3 and of("") == []
 
 
 def test_the_words_that_were_heard_are_a_beginning(pipeline: SpokenDialogPipeline, expected: SpokenReply) -> None:

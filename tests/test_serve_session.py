@@ -92,7 +92,7 @@ class Client:
         self.session.follow(TurnStarted(200))
         self.session.follow(TurnStopped(900))
         (id_,) = self.line.last("commit")
-        self.session.follow(TurnHeard(id_, UNITS, b"\0\0" * 24_000, 1000))
+        self.session.follow(TurnHeard(id_, UNITS, b"\0\0" * 16_000, 16_000, 1000))
         return id_
 
     def order(self) -> ReplyOrder:
@@ -134,7 +134,7 @@ def test_a_turn_is_answered_in_the_protocols_order() -> None:
     assert (started["type"], started["audio_start_ms"]) == ("input_audio_buffer.speech_started", 212)
     (stopped,) = client.hear(TurnStopped(900))
     assert stopped["item_id"] == started["item_id"] == client.line.last("commit")[0]
-    begun = client.hear(TurnHeard(started["item_id"], UNITS, b"\0\0" * 24_000, 1000))
+    begun = client.hear(TurnHeard(started["item_id"], UNITS, b"\0\0" * 16_000, 16_000, 1000))
     assert types(begun) == [
         "input_audio_buffer.committed",
         "conversation.item.added",
@@ -181,7 +181,7 @@ def test_what_the_client_commits_is_answered_when_it_asks() -> None:
     client.say("input_audio_buffer.append", audio=pcm(0.5))
     assert client.say("input_audio_buffer.commit") == client.say("response.create") == []  # until it is heard
     (id_,) = client.line.last("commit")
-    begun = client.hear(TurnHeard(id_, UNITS, b"", 500))
+    begun = client.hear(TurnHeard(id_, UNITS, b"", 16_000, 500))
     assert types(begun)[:4] == [
         "input_audio_buffer.committed",
         "conversation.item.added",
@@ -293,7 +293,7 @@ def test_an_interruption_ends_what_is_being_made() -> None:
     assert done["output"][0]["status"] == "incomplete"
     assert client.line.last("find_heard")[1] == 250
     client.hear(TurnStopped(3000))
-    client.hear(TurnHeard(client.line.last("commit")[0], UNITS, b"", 500))
+    client.hear(TurnHeard(client.line.last("commit")[0], UNITS, b"", 16_000, 500))
     assert len([name for name in client.line.names() if name == "reply"]) == 1  # waits for the cut
     client.hear(HeardText(done["output"][0]["id"], 250, "i am"))
     assert client.order().question.history == (Turn("user", "hello"), Turn("agent", "i am"))

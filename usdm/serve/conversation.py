@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from usdm.audio import resample
+from usdm.serve.audio_formats import PCM16
 from usdm.serve.client_events import EventError
 from usdm.types import Role, Turn
 
@@ -24,7 +26,8 @@ class Item:
     status: Status = "completed"
     text: str | None = None  # None: not known yet
     units: Tensor | None = None  # (U,) int64
-    sound: bytes = b""  # 16-bit PCM at 24 kHz
+    sound: bytes = b""  # 16-bit PCM
+    sound_rate: int = PCM16.sample_rate  # Hz
     sound_ms: int = 0
     heard_ms: int | None = None  # of an agent's sound, if it was cut off
     heard_text: str | None = None  # what of the text was heard by then
@@ -33,6 +36,12 @@ class Item:
     def known_text(self) -> str:
         """What the other side has taken in."""
         return (self.text if self.heard_text is None else self.heard_text) or ""
+
+    def wire_sound(self) -> bytes:
+        """16-bit PCM at 24 kHz."""
+        if self.sound_rate == PCM16.sample_rate:
+            return self.sound
+        return PCM16.encode(resample(PCM16.decode(self.sound), self.sound_rate, PCM16.sample_rate))
 
     def content(self, with_sound: str | None = None) -> dict[str, Any]:
         """The protocol's content part. `with_sound`: base64 of it."""

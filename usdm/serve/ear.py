@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from usdm.audio import resample
 from usdm.audio.streaming import StreamingResampler
 from usdm.chain import LanguageModelChain, Listener, Question, SpokenDialogPipeline
 from usdm.serve.audio_formats import PCM16
@@ -87,10 +86,8 @@ class Ear:
 
     def commit(self, item_id: str) -> TurnHeard | TurnRefused:
         """What was made of the turn that stopped, or of the one that goes on, which ends."""
-        if self._stopped:
-            turn = self._stopped.popleft()
-        else:
-            turn = self._turn
+        turn = self._stopped.popleft() if self._stopped else self._turn
+        if turn is self._turn:
             self.clear()
         if turn is None:
             return TurnRefused(item_id, "nobody speaks in what was appended: append audio first")
@@ -155,8 +152,8 @@ class Ear:
 
 def _heard(item_id: str, question: Question) -> TurnHeard:
     assert question.waveform is not None and question.units is not None
-    sound = resample(question.waveform.samples, question.waveform.sample_rate, PCM16.sample_rate)
-    return TurnHeard(item_id, question.units, PCM16.encode(sound), PCM16.milliseconds(len(sound)))
+    samples, rate = question.waveform.samples, question.waveform.sample_rate
+    return TurnHeard(item_id, question.units, PCM16.encode(samples), rate, round(1000 * len(samples) / rate))
 
 
 def _milliseconds(sample: int) -> int:

@@ -43,16 +43,10 @@ class EarlyReply:
 
     def is_for(self, order: ReplyOrder) -> bool:
         """Whether it is the reply that is asked for."""
-        asked = order.question
-        same_units = asked.units is not None and self.question.units is not None
-        return (
-            same_units
-            and asked.text is None
-            and torch.equal(asked.units, self.question.units)
-            and [(turn.role, turn.text) for turn in asked.history]
-            == [(turn.role, turn.text) for turn in self.question.history]
-            and order.settings == self.settings
-        )
+        asked, own = order.question, self.question
+        if asked.units is None or own.units is None or not torch.equal(asked.units, own.units):
+            return False
+        return asked.text is None and asked.history == own.history and order.settings == self.settings
 
     def release(self, reply_id: str) -> None:
         """Tell what was held back, and all that comes."""

@@ -29,7 +29,8 @@ class TurnHeard:
 
     item_id: str
     units: Tensor  # (U,) int64
-    sound: bytes  # 16-bit PCM at 24 kHz
+    sound: bytes  # 16-bit PCM
+    sound_rate: int  # Hz
     sound_ms: int
 
 

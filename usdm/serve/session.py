@@ -270,7 +270,7 @@ class Session:
 
     def _retrieve_item(self, event: RetrieveItem) -> None:
         item = self._conversation.get(event.item_id)
-        self._send("conversation.item.retrieved", item=item.as_dict(to_base64(item.sound)))
+        self._send("conversation.item.retrieved", item=item.as_dict(to_base64(item.wire_sound())))
 
     def _delete_item(self, event: DeleteItem) -> None:
         self._check_at_rest(self._conversation.get(event.item_id))
@@ -336,7 +336,15 @@ class Session:
 
     def _turn_heard(self, event: TurnHeard) -> None:
         answer, place = self._commits.pop(event.item_id), self._places.pop(event.item_id, None)
-        item = Item(event.item_id, "user", True, units=event.units, sound=event.sound, sound_ms=event.sound_ms)
+        item = Item(
+            event.item_id,
+            "user",
+            True,
+            units=event.units,
+            sound=event.sound,
+            sound_rate=event.sound_rate,
+            sound_ms=event.sound_ms,
+        )
         self._metrics.turns.inc()
         try:
             self._add(item, place, committed=True)
