@@ -81,7 +81,7 @@ def test_a_turn_begins_with_its_padding_and_ends_after_the_silence(
     assert stopped.sample - shorter.sample == pytest.approx(0.3 * RATE, abs=512)
 
 
-@pytest.mark.parametrize("block", [1, 511, 512, 24_000])
+@pytest.mark.parametrize("block", [37, 512, 24_000])
 def test_events_do_not_depend_on_the_blocks(question: Tensor, pipeline: SpokenDialogPipeline, block: int) -> None:
     sound = torch.cat([silence(0.3), question[: 2 * RATE], silence(0.8)])
     assert events_of(Silence(), pipeline, sound, block) == events_of(Silence(), pipeline, sound)
@@ -177,7 +177,7 @@ def test_rules_are_judged_on_the_pauses_that_were_heard(question: Tensor) -> Non
     # A head that knows: the turn is over once more than the first word was heard.
     heard = [hear(turn, Silence(), lambda sound: float(len(sound) > 2.6 * RATE), 200) for turn in turns]
     (pause,) = [pause for pause in heard[1].inner if pause.samples > 0.8 * RATE]
-    assert pause.samples == pytest.approx(RATE, abs=0.2 * RATE) and pause.over == 0.0  # speech fades, and is heard on
+    assert pause.samples == pytest.approx(RATE, abs=0.2 * RATE) and pause.over == 0.0
     short, long, head = Rule(400, 400, 0.0), Rule(1200, 1200, 0.0), Rule(200, 1200, 0.5)
     assert [rule.cuts(heard[1]) for rule in (short, long, head)] == [True, False, False]
     assert head.delay(heard[1]) == pytest.approx(0.25, abs=0.12)

@@ -20,7 +20,7 @@ from usdm.units import UnitExtractor
 class TurnHeadRule(Speech):
     """See `Speech`. Raises InputError for values that cannot be."""
 
-    over: float = 0.5  # the head's probability from which the turn ends after the short pause
+    over: float = 0.8  # the head's probability from which the turn ends after the short pause
     short_ms: int = 200  # without speech, then the head is asked
     long_ms: int = 1500  # without speech, that end the turn whatever the head says
     head: str | None = None  # its folder; None: the one in the model's bundle
@@ -28,7 +28,7 @@ class TurnHeadRule(Speech):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.over < 1:
-            raise InputError(f"over={self.over}: a probability between 0 and 1 is needed; 0.5 is usual")
+            raise InputError(f"over={self.over}: a probability between 0 and 1 is needed; 0.8 is usual")
         for name in ("short_ms", "long_ms"):
             check_milliseconds(name, getattr(self, name))
         if self.long_ms < self.short_ms:
