@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import torch
+
 from usdm.chain import SpokenDialogPipeline
 from usdm.serve.engine import Engine
 from usdm.serve.limits import Limits
@@ -63,6 +65,16 @@ def make_server(
     config = _first_config(rule)
     model = Model(bundle.name, pipeline.voices, detectors, pipeline.parts.template.check_text)
     return Server(engine, model, config, limits, token, chain)
+
+
+def warm_up(pipeline: SpokenDialogPipeline) -> None:
+    """Answer a second of noise, for nobody: libraries choose their kernels, and the first who speaks waits no longer."""
+    rate = pipeline.parts.units.sample_rate
+    noise = 0.1 * torch.randn(rate, generator=torch.Generator().manual_seed(0))
+    listener = pipeline.listen(rate)
+    listener.push(noise)
+    for _ in listener.stream():
+        pass
 
 
 def _first_config(rule: TurnRule) -> SessionConfig:
