@@ -33,6 +33,10 @@ class Owner(Protocol):
         """A job went wrong."""
         ...
 
+    def let_go(self) -> None:
+        """It was closed: nothing more will be done for it. In the engine's thread."""
+        ...
+
 
 class Writing(Protocol):
     """Something that is written on the batch."""
@@ -208,6 +212,7 @@ class Engine:
                 self.drop(writing)
         with self._changed:
             self._jobs.pop(owner, None)
+        owner.let_go()
 
 
 def defect(error: Exception) -> str:

@@ -43,6 +43,7 @@ class Line:
         self._expected: ReplySettings | None = None
         self._early: EarlyReply | None = None
         self._early_is_due = False  # its turn was committed
+        self._is_closed = False
         self._lock = Lock()
         self._blocks: list[Tensor] | None = None  # sound that a posted job will hear, under the lock
         self._waiting_samples = 0
@@ -58,6 +59,8 @@ class Line:
 
     def hear(self, samples: Tensor) -> None:
         """(t,) float32. What comes before the engine's thread is free is heard together."""
+        if self._is_closed:
+            return
         with self._lock:
             self._waiting_samples += len(samples)
             if self._blocks is not None:
@@ -147,7 +150,14 @@ class Line:
         self._post(find)
 
     def close(self) -> None:
+        """Whatever is asked for later is not done."""
+        self._is_closed = True
         self._engine.close(self)
+
+    def let_go(self) -> None:
+        """See `Owner`. Memory is given back at once: the line itself is in circles that Python finds only later."""
+        self._replies.clear()
+        del self._ear, self._chain, self._early
 
     def fault(self, message: str, is_defect: bool) -> None:
         """See `Owner`: a job of this line went wrong."""
@@ -157,7 +167,8 @@ class Line:
         """After all sound so far, and before all that comes."""
         with self._lock:
             self._blocks = None
-        self._engine.post(self, job)
+        if not self._is_closed:
+            self._engine.post(self, job)
 
     def _hear(self, blocks: list[Tensor]) -> None:
         with self._lock:

@@ -68,7 +68,7 @@ def make_server(
 
 
 def warm_up(pipeline: SpokenDialogPipeline) -> None:
-    """Answer a second of noise, for nobody: libraries choose their kernels, and the first who speaks waits no longer."""
+    """Answer a second of noise, for nobody: libraries choose their kernels before anybody waits for it."""
     rate = pipeline.parts.units.sample_rate
     noise = 0.1 * torch.randn(rate, generator=torch.Generator().manual_seed(0))
     listener = pipeline.listen(rate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 
 import uvicorn
@@ -31,6 +32,7 @@ def listen_on(host: str, port: int, token: str | None) -> socket.socket:
 
 def http_server(app: Starlette, limits: Limits) -> uvicorn.Server:
     """Run it with the socket of `listen_on`; `should_exit` ends it."""
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     config = uvicorn.Config(
         app,
         ws="websockets-sansio",
@@ -44,3 +46,8 @@ def http_server(app: Starlette, limits: Limits) -> uvicorn.Server:
         timeout_graceful_shutdown=5,
     )
     return uvicorn.Server(config)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """uvicorn takes a WebSocket that was refused with an answer for one that was forgotten, and logs it as an error."""
+    return "without completing handshake" not in record.getMessage()
