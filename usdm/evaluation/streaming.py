@@ -109,7 +109,7 @@ def _speak(
     pipeline: SpokenDialogPipeline, units: Tensor, settings: StreamingSettings | None, seed: int
 ) -> tuple[Tensor, list[int]]:
     """(T,) sound, and the samples at which chunks end."""
-    parts, sampling = pipeline.parts, asdict(pipeline.settings.decoder)
+    parts, sampling = pipeline.parts.flow_matching, asdict(pipeline.settings.decoder)
     if settings is None:
         mel = parts.decoder.generate(units, generator=torch.Generator().manual_seed(seed), **sampling)
         return parts.vocoder(mel[None])[0].float().cpu(), []
@@ -129,11 +129,11 @@ def _distances(
     pipeline: SpokenDialogPipeline, sound: Tensor, whole: Tensor, ends: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """Of each frame from the whole reply's: near the ends of chunks, and elsewhere."""
-    mels = [pipeline.mel(each[None])[0] for each in (sound, whole)]
+    mels = [pipeline.parts.flow_matching.mel(each[None])[0] for each in (sound, whole)]
     distance = (mels[0] - mels[1]).abs().mean(dim=0)  # (M,)
     near = torch.zeros(len(distance), dtype=torch.bool)
     for end in ends:
-        frame = end // pipeline.parts.decoder.mel.hop_length
+        frame = end // pipeline.parts.flow_matching.decoder.mel.hop_length
         near[max(0, frame - SEAM_FRAMES) : frame + SEAM_FRAMES] = True
     return distance[near], distance[~near]
 

@@ -36,8 +36,9 @@ from usdm.units.encoder import (
     receptive_field,
 )
 from usdm.units.sliding import check_context, encode_long
+from usdm.units.tokenizer import SETTINGS_FILE, UnitStream, UnitTokenizer
 
-SETTINGS_FILE, CENTROIDS_FILE = "units.json", "centroids.safetensors"
+CENTROIDS_FILE = "centroids.safetensors"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class UnitSettings:
     context: float = 5.0  # ... in which each layer attends to so many seconds on both sides
 
 
-class UnitExtractor(nn.Module):
+class UnitExtractor(UnitTokenizer):
     """Waveforms in, units out.
 
     Args:
@@ -89,8 +90,8 @@ class UnitExtractor(nn.Module):
         return self.settings.sample_rate
 
     @property
-    def centroid_hash(self) -> str:
-        """Names these very centroids: unit corpora and language models are bound to it."""
+    def identity(self) -> str:
+        """The hash of the centroids: unit corpora and language models are bound to it."""
         return centroid_hash(self.centroids)
 
     @torch.inference_mode()
@@ -147,6 +148,15 @@ class UnitExtractor(nn.Module):
             return normalised(waveform, self.settings.padding)
         return functional.pad(waveform.float(), (self.settings.padding, self.settings.padding))
 
+    def stream(self) -> UnitStream:
+        from usdm.units.streaming import StreamingUnitExtractor  # which is made of this
+
+        return StreamingUnitExtractor(self)
+
+    @property
+    def device(self) -> torch.device:
+        return self.centroids.device
+
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> UnitExtractor:
         """Read what `save_pretrained` wrote.
@@ -201,7 +211,7 @@ class UnitExtractor(nn.Module):
         state = {name: value.to(dtype).contiguous() for name, value in self.encoder.state_dict().items()}
         save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         save_file({"centroids": self.centroids.contiguous()}, folder / CENTROIDS_FILE)
-        settings = asdict(self.settings) | {"centroid_hash": self.centroid_hash}
+        settings = asdict(self.settings) | {"centroid_hash": self.identity}
         (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + "\n")
 
 
