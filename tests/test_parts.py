@@ -188,7 +188,7 @@ def test_options_reach_the_parts(bundle: Path) -> None:
     assert {weight.dtype for weight in parts.units.parameters()} == {torch.float32}
     plain = SpokenDialogPipeline.from_pretrained(bundle).parts
     assert plain.llm.dtype == torch.float32
-    assert {weight.dtype for weight in plain.decoder.parameters()} == {torch.float32}
+    assert {weight.dtype for weight in plain.flow_matching.decoder.parameters()} == {torch.float32}
 
 
 SMALL, LARGE = SMALLEST_ON_GPU - 1, SMALLEST_ON_GPU
@@ -261,5 +261,5 @@ def test_a_part_that_was_trained_on_other_units(bundle: Path, tmp_path: Path) ->
     source.write_text(json.dumps({"num_units": 20, "unit_rate": 25, "centroid_hash": own}))
     SpokenDialogPipeline.from_pretrained(copy)
     source.write_text(json.dumps({"num_units": 20, "unit_rate": 25, "centroid_hash": "another"}))
-    with pytest.raises(InputError, match=rf"centroids another, but the unit extractor has {own} \(layer 0\)"):
+    with pytest.raises(InputError, match=f"trained on the units of another, but the unit tokenizer is {own}"):
         SpokenDialogPipeline.from_pretrained(copy)

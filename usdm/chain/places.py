@@ -128,7 +128,9 @@ def bundle_folder(name: str | Path) -> Path:
             f"nor a folder ({', '.join(map(str, folders))}); give a folder with {', '.join(PART_NAMES)}, or each "
             "part's own folder or hub name"
         )
-    if missing := [str(folder / part) for part in PART_NAMES if not (folder / part).is_dir() and part != "vocoder"]:
+    has_mels = not (folder / "decoder").is_dir() or needs_vocoder(folder / "decoder")
+    wanted = [part for part in PART_NAMES if part != "vocoder" or has_mels]
+    if missing := [str(folder / part) for part in wanted if not (folder / part).is_dir()]:
         raise InputError(f"{name}: no folder {', '.join(missing)}; a bundle holds {', '.join(PART_NAMES)}")
     return folder
 

@@ -17,7 +17,8 @@ from usdm.unit_to_speech.loading import is_codec, load_unit_to_speech, needs_voc
 from usdm.units import UnitExtractor, UnitSettings
 from usdm.units.codec import CodecTokenizer
 from usdm.units.encoder import encoder_class, encoder_config, keep_layers
-from usdm.units.tokenizer import read_settings, tokenizer_class
+from usdm.units.loading import tokenizer_class
+from usdm.units.tokenizer import read_settings
 from usdm.vocoder import VocosSettings, VocosVocoder
 from usdm.vocoder.bigvgan_generator import BigVGANGenerator, BigVGANSettings
 

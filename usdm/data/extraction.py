@@ -22,7 +22,7 @@ from usdm.interleave import spoken_form, spoken_words
 from usdm.runs import Shards, Task, claim, in_processes
 from usdm.types import InputError
 from usdm.units import UnitTokenizer, load_unit_tokenizer
-from usdm.units.tokenizer import tokenizer_class
+from usdm.units.loading import tokenizer_class
 
 SUFFIX = ".parquet"
 

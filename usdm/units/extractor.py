@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -35,24 +35,12 @@ from usdm.units.encoder import (
     load_encoder,
     receptive_field,
 )
+from usdm.units.settings import UnitSettings
 from usdm.units.sliding import check_context, encode_long
+from usdm.units.streaming import StreamingUnitExtractor
 from usdm.units.tokenizer import SETTINGS_FILE, UnitStream, UnitTokenizer
 
 CENTROIDS_FILE = "centroids.safetensors"
-
-
-@dataclass(frozen=True)
-class UnitSettings:
-    """Where in the encoder the units come from, and how a waveform is given to it."""
-
-    layer: int  # 0-based; its output before any final norm
-    num_units: int  # K
-    unit_rate: int  # Hz
-    sample_rate: int = 16_000  # Hz
-    padding: int = 0  # samples of silence on each side, so that frames are centred
-    normalize: bool = True  # the whole waveform to mean 0 and variance 1, as the encoder was trained
-    window: float = 30.0  # seconds; longer waveforms are encoded in overlapping windows of this size ...
-    context: float = 5.0  # ... in which each layer attends to so many seconds on both sides
 
 
 class UnitExtractor(UnitTokenizer):
@@ -149,8 +137,6 @@ class UnitExtractor(UnitTokenizer):
         return functional.pad(waveform.float(), (self.settings.padding, self.settings.padding))
 
     def stream(self) -> UnitStream:
-        from usdm.units.streaming import StreamingUnitExtractor  # which is made of this
-
         return StreamingUnitExtractor(self)
 
     @property

@@ -15,7 +15,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from usdm.checkpoint import CLASS_KEY, class_named
 from usdm.types import InputError
 
 SETTINGS_FILE = "units.json"
@@ -122,22 +121,3 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path} holds a JSON {type(values).__name__}, an object is needed")
     return values
-
-
-def tokenizer_class(folder: str | Path) -> type[UnitTokenizer]:
-    """The kind of tokenizer that a folder holds: one that `units.json` names, or an SSL encoder with k-means.
-
-    Raises InputError for a class that cannot be imported, or that is no unit tokenizer.
-    """
-    name = read_settings(folder).get(CLASS_KEY)
-    if name is None:
-        from usdm.units.extractor import UnitExtractor
-
-        return UnitExtractor
-    kind: type[UnitTokenizer] = class_named(name, UnitTokenizer, Path(folder) / SETTINGS_FILE)
-    return kind
-
-
-def load_unit_tokenizer(folder: str | Path) -> UnitTokenizer:
-    """The tokenizer in a folder, of whichever kind. Raises InputError if it cannot be read."""
-    return tokenizer_class(folder).from_pretrained(folder)
