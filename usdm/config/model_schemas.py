@@ -208,6 +208,24 @@ class CompareSampling(UseModel):
 
 
 @dataclass
+class ConvertCodec(Verb):
+    codec: str = MISSING
+    output_dir: str = MISSING
+    settings: Any = MISSING
+
+
+@dataclass
+class CompareDecoders(UseModel):
+    contenders: Any = MISSING
+    speaker: bool = MISSING
+    quality: bool = MISSING
+    held_out: str | None = MISSING
+    items: int | None = MISSING
+    output_dir: str = MISSING
+    seed: int = MISSING
+
+
+@dataclass
 class ConvertUnits(Verb):
     checkpoint: str = MISSING
     centroids: str = MISSING

@@ -260,6 +260,17 @@ class TrainVocoder(TrainPart):
 
 
 @dataclass
+class TrainUnitHifigan(TrainPart):
+    unit_corpus: str = MISSING
+    unit_hifigan: Any = MISSING
+
+
+@dataclass
+class TrainCodec(TrainPart):
+    codec: Any = MISSING
+
+
+@dataclass
 class AverageModels(Stage):
     models: list[str] = MISSING
     shares: list[float] = MISSING

@@ -13,10 +13,12 @@ from omegaconf import DictConfig
 
 from usdm.config.model_schemas import (
     Benchmark,
+    CompareDecoders,
     CompareModels,
     CompareSampling,
     CompareStreaming,
     CompareVoices,
+    ConvertCodec,
     ConvertUnits,
     Demo,
     Evaluate,
@@ -42,9 +44,11 @@ from usdm.config.recipe_schemas import (
     Pretrain,
     Status,
     SynthesizeCorpus,
+    TrainCodec,
     TrainDecoder,
     TrainEncoder,
     TrainTokenizer,
+    TrainUnitHifigan,
     TrainVocoder,
     Transcribe,
 )
@@ -63,7 +67,9 @@ SCHEMAS: dict[str, type[Verb]] = {
     "compare_sampling": CompareSampling,
     "compare_voices": CompareVoices,
     "compare_streaming": CompareStreaming,
+    "compare_decoders": CompareDecoders,
     "convert_units": ConvertUnits,
+    "convert_codec": ConvertCodec,
     "prepare_dialogs": PrepareDialogs,
     "prepare_sentences": PrepareSentences,
     "synthesize_corpus": SynthesizeCorpus,
@@ -84,6 +90,8 @@ SCHEMAS: dict[str, type[Verb]] = {
     "benchmark_training": BenchmarkTraining,
     "train_decoder": TrainDecoder,
     "train_vocoder": TrainVocoder,
+    "train_unit_hifigan": TrainUnitHifigan,
+    "train_codec": TrainCodec,
     "package_model": PackageModel,
     "status": Status,
 }

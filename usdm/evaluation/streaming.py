@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from usdm.decoder import StreamingDecoder, StreamingSettings
 from usdm.evaluation.facts import surroundings
 from usdm.evaluation.intervals import Judged, WordErrorGap, WordErrorRate, word_error_gap, word_error_rate
 from usdm.evaluation.ledger import Progress
+from usdm.evaluation.quality import QualityScore
 from usdm.evaluation.recogniser import Recogniser
 from usdm.evaluation.table import NONE, markdown_table, rate_cell
 from usdm.evaluation.text import word_errors
@@ -24,14 +25,6 @@ from usdm.types import InputError, Waveform
 from usdm.vocoder import StreamingVocoder
 
 SEAM_FRAMES = 2  # on either side of where a chunk ends
-
-
-class QualityScore(Protocol):
-    """An independent judge of sound."""
-
-    name: str
-
-    def __call__(self, waveform: Waveform) -> float: ...
 
 
 @dataclass(frozen=True)
