@@ -12,10 +12,12 @@ import gzip
 import hashlib
 import json
 import logging
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from data_prep import not_understood
 from data_prep.small_talk import INTENTS
@@ -171,15 +173,26 @@ def _read_dialogs(file: str | Path) -> Iterator[dict]:
     path = Path(file)
     if not path.is_file():
         raise InputError(f"Dialog text {path} does not exist: give a .jsonl or .jsonl.gz file, one dialog a line.")
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-                yield {key: row[key] for key in ("dialog", "services", "turns")}
-            except (ValueError, KeyError) as error:
-                raise InputError(
-                    f"{path}, line {number} is no dialog ({error}): need dialog, services and turns."
-                ) from error
+    number = 0
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+            for line in lines:
+                number += 1
+                yield _dialog_of(json.loads(line))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}, line {number} is no dialog ({error!r}): need dialog, services and turns.") from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{path} is damaged, or not compressed by gzip ({error}): fetch it again.") from error
+    if not number:
+        raise InputError(f"{path} is empty: give dialogs, one a line.")
+
+
+def _dialog_of(row: Any) -> dict:
+    """Raises ValueError, KeyError or TypeError if it lacks anything that is needed."""
+    turns = [{"speaker": turn["speaker"], "text": turn["text"]} for turn in row["turns"]]
+    if not all(isinstance(text, str) for text in (row["dialog"], *row["services"], *(turn["text"] for turn in turns))):
+        raise ValueError("a name or a text is no string")
+    return {"dialog": row["dialog"], "services": row["services"], "turns": turns}
 
 
 def _exchanges(row: dict, max_user_words: int, max_agent_words: int) -> Iterator[list[Exchange]]:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from usdm.data.speech_corpus import MANIFEST_FILE
-from usdm.runs import claim, publishing, read_lines, write_text
+from usdm.audio import read_audio
+from usdm.data.speech_corpus import MANIFEST_FILE, manifest_lines, manifest_row
+from usdm.runs import claim, publishing, write_text
 from usdm.types import InputError
 
 KEPT = ("id", "speaker", "role", "dialog", "turn", "split", "text", "duration", "sample_rate")  # of each row
@@ -46,7 +47,9 @@ def make_held_out(corpus: str, output_dir: str, *, exchanges: int, seed: int, ov
         chosen += dialogs[order.pop()]
         kept += 1
     if len(chosen) < 2 * exchanges:
-        raise InputError(f"{source} has {len(chosen) // 2} test exchanges, {exchanges} are wanted: ask for fewer.")
+        raise InputError(
+            f"{source / MANIFEST_FILE} has {len(chosen) // 2} test exchanges, {exchanges} are wanted: ask for fewer."
+        )
     written = len(chosen) // 2
     with claim(
         target,
@@ -57,8 +60,9 @@ def make_held_out(corpus: str, output_dir: str, *, exchanges: int, seed: int, ov
     ) as claimed:
         with publishing(target / "audio", folder=True) as audio:
             for row in chosen:
-                samples, sample_rate = soundfile.read(source / row["audio"], dtype="float32")
-                soundfile.write(audio / f"{row['id']}.opus", samples, sample_rate, format="OGG", subtype="OPUS")
+                spoken = read_audio(source / row["audio"])
+                sound = audio / f"{row['id']}.opus"
+                soundfile.write(sound, spoken.samples.numpy(), spoken.sample_rate, format="OGG", subtype="OPUS")
         rows = ({"audio": f"audio/{row['id']}.opus"} | {key: row[key] for key in KEPT} for row in chosen)
         write_text(target / MANIFEST_FILE, "".join(json.dumps(row) + "\n" for row in rows))
         write_text(target / "README.md", README.format(exchanges=written, dialogs=kept))
@@ -72,7 +76,14 @@ def _test_dialogs(corpus: Path) -> dict[str, list[dict]]:
     if not manifest.is_file():
         raise InputError(f"{corpus} has no manifest.jsonl: run `usdm synthesize_corpus` first, or give corpus=.")
     dialogs: dict[str, list[dict]] = {}
-    for row in read_lines(manifest):
-        if row["split"] == "test":
-            dialogs.setdefault(row["dialog"], []).append({key: row[key] for key in ("audio", *KEPT)})
+    with manifest.open("rb") as lines:
+        for number, _, line in manifest_lines(lines):
+            try:
+                row = manifest_row(line)
+                if row["split"] == "test":
+                    dialogs.setdefault(row["dialog"], []).append({key: row[key] for key in ("audio", *KEPT)})
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(
+                    f"{manifest}, line {number}: not an utterance ({error!r}); mend it, or take it out: {line[:60]!r}"
+                ) from error
     return dialogs

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import soundfile
 
@@ -14,8 +15,8 @@ from data_prep.augment import SAMPLE_RATE
 from data_prep.flite import Flite
 from data_prep.spoken_text import spoken_text
 from usdm.audio import read_audio
-from usdm.data.speech_corpus import MANIFEST_FILE
-from usdm.runs import claim, publishing, read_lines
+from usdm.data.speech_corpus import MANIFEST_FILE, manifest_lines, manifest_row
+from usdm.runs import claim, publishing
 from usdm.types import InputError
 
 logger = logging.getLogger(__name__)
@@ -66,13 +67,27 @@ def import_recordings(
         importer = _Importer(folder, max_seconds, dev_every)
         with part.open("w", encoding="utf-8") as file:
             for source in folders:
-                for item in read_lines(source / MANIFEST_FILE):
+                for item in _items(source / MANIFEST_FILE):
                     file.writelines(json.dumps(row) + "\n" for row in importer.rows(source, item))
         for message in importer.failed:
             logger.warning("left out: %s", message)
         report = ImportReport(importer.utterances, importer.without_text, tuple(importer.failed))
         claimed.finish({**asdict(report), "failed": len(report.failed)})
     return report
+
+
+def _items(manifest: Path) -> Iterator[dict[str, Any]]:
+    with manifest.open("rb") as lines:
+        for number, _, line in manifest_lines(lines):
+            try:
+                row = manifest_row(line)
+                if not isinstance(row.get("text"), str | None):
+                    raise ValueError("text is no string")
+            except ValueError as error:
+                raise InputError(
+                    f"{manifest}, line {number}: not a recording ({error}); mend it, or take it out: {line[:60]!r}"
+                ) from error
+            yield row
 
 
 class _Importer:

@@ -8,6 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -102,19 +103,27 @@ def prepare_sentences(
 
 def _tested_texts(dialogs_folder: Path) -> set[tuple[str, ...]]:
     """The words of every turn of the test dialogs, and of every sentence in one."""
-    dialogs = [json.loads(line) for line in _prepared(dialogs_folder / DIALOGS_FILE).splitlines()]
-    turns = [turn["text"] for dialog in dialogs if dialog["split"] == "test" for turn in dialog["turns"]]
+    with _prepared(dialogs_folder / DIALOGS_FILE) as path:
+        if not (dialogs := [json.loads(line) for line in path.read_bytes().splitlines()]):
+            raise ValueError("it is empty")
+        turns = [str(turn["text"]) for dialog in dialogs if dialog["split"] == "test" for turn in dialog["turns"]]
     return {tuple(spoken_words(text)) for turn in turns for text in (turn, *_SENTENCE_END.split(turn))}
 
 
 def _domain(dialogs_folder: Path) -> set[str]:
-    return set(json.loads(_prepared(dialogs_folder / DOMAIN_FILE))["words"])
+    with _prepared(dialogs_folder / DOMAIN_FILE) as path:
+        return set(json.loads(path.read_bytes())["words"])
 
 
-def _prepared(path: Path) -> str:
+@contextmanager
+def _prepared(path: Path) -> Iterator[Path]:
+    """A file of `prepare_dialogs`, to be read in the block. Raises InputError if it is missing or damaged."""
     if not path.is_file():
         raise InputError(f"{path} does not exist: run `usdm prepare_dialogs` first, or give dialogs_folder=.")
-    return path.read_text(encoding="utf-8")
+    try:
+        yield path
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error!r}): run `usdm prepare_dialogs overwrite=true`.") from error
 
 
 def _sentences(file: str | Path) -> Iterator[str]:

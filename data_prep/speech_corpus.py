@@ -105,7 +105,7 @@ def _check_dialogs(source: Path) -> None:
     if not source.is_file():
         raise InputError(f"{source} does not exist: run `usdm prepare_dialogs` first, or give dialogs_file=.")
     names = set()
-    with source.open(encoding="utf-8") as lines:
+    with source.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 name = _name(json.loads(line))
@@ -114,11 +114,14 @@ def _check_dialogs(source: Path) -> None:
             if name in names:
                 raise InputError(f"{source}, line {number}: dialog {name!r} was there before; give it another name")
             names.add(name)
+    if not names:
+        raise InputError(f"{source} is empty: run `usdm prepare_dialogs` first, or give dialogs_file=.")
 
 
 def _name(dialog: dict) -> str:
     """Raises ValueError, KeyError or TypeError if it lacks anything that is needed."""
-    if not (dialog["split"] and all(turn["role"] and turn["text"] for turn in dialog["turns"])):
+    said = [dialog["split"], *(turn[key] for turn in dialog["turns"] for key in ("role", "text"))]
+    if not all(isinstance(each, str) and each for each in said):
         raise ValueError("a split, role or text is empty")
     return str(dialog["dialog"])
 

@@ -15,7 +15,14 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, WhisperForConditionalGeneration, WhisperProcessor
 
 from data_prep.spoken_text import spoken_text
-from usdm.data.speech_corpus import MANIFEST_FILE, Utterance, manifest_files, manifest_lines, parse_utterance
+from usdm.data.speech_corpus import (
+    MANIFEST_FILE,
+    Utterance,
+    manifest_files,
+    manifest_lines,
+    manifest_row,
+    parse_utterance,
+)
 from usdm.runs import RowsById, Shards, Task, claim, in_processes, publishing
 from usdm.types import InputError
 from usdm.units.hub import UNREADABLE, first_line, hub_config, quiet
@@ -98,7 +105,7 @@ def transcribe_corpus(
 
 
 def _key(line: bytes) -> bytes | None:
-    row = json.loads(line)
+    row = manifest_row(line)
     if row.get("text") is not None and HEARD not in row:
         return None
     return json.dumps([row.get(name) for name in ("id", "audio", "start", "channel", "duration")]).encode()

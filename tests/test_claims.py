@@ -15,7 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 from hums import write_hums
+from omegaconf import OmegaConf
+from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
+import usdm as usdm_package
 from usdm.cli.main import main
 from usdm.cli.status import RECIPE, first_command
 from usdm.data.unit_corpus import UnitCorpusWriter, UnitSource, UnitUtterance
@@ -145,7 +148,7 @@ def test_a_killed_training_goes_on_and_no_part_of_a_file_stays() -> None:
 
 
 def read_status(*arguments: str) -> list[dict[str, Any]]:
-    usdm("status", "json=status.json", *arguments)
+    usdm("status", *arguments, "json=status.json")
     return json.loads(Path("status.json").read_text())
 
 
@@ -219,6 +222,72 @@ def test_status_of_another_experiment_has_its_stages() -> None:
     stages = read_status("experiment=usdm")
     assert [stage["folder"] for stage in stages] == ["unit_corpus", "pretrain", "finetune", "decoder"]
     assert stages[1]["command"] == "usdm pretrain experiment=usdm"
+
+
+def test_status_knows_a_packaged_model(tmp_path: Path) -> None:
+    shutil.copytree(Path(usdm_package.__file__).parent / "models" / "tiny", tmp_path / "parts")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/training.json").write_text('{"settings": {}, "hours": 0.5, "validation": {}}')
+    parts = [f"parts.{name}={tmp_path}/parts/{name}" for name in ("units", "llm", "decoder", "vocoder")]
+    runs = [f"runs.{name}={tmp_path}/run" for name in ("encoder", "pretrain", "finetune", "decoder", "vocoder")]
+    usdm("package_model", *parts, *runs, "voices=null")
+    stage = state_of("model")
+    assert (stage["state"], list(stage["figures"])) == ("done", ["bytes"])
+    usdm(*shlex.split(stage["command"])[1:])  # the same again
+    with (tmp_path / "parts/units/config.json").open("a") as file:
+        file.write(" ")
+    stage = state_of("model")
+    assert stage["state"] == "stale" and "parts.units" in stage["stale"][0]
+
+
+@pytest.mark.parametrize("root", [None, "with space/a,b"])
+@pytest.mark.parametrize("chosen", ["tiny", "usdm", "mine"])
+def test_every_command_of_status_is_complete(
+    chosen: str, root: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a shell would read it, Hydra composes it, and no value is left to be given."""
+    monkeypatch.chdir(tmp_path)
+    Path("my_conf/experiment").mkdir(parents=True)
+    Path("my_conf/experiment/mine.yaml").write_text("defaults: [usdm]\nshared: {num_units: 500}\n")
+    own = ["--config-dir", "my_conf"] if chosen == "mine" else []
+    place = [] if root is None else [f"shared.folder='{root}'"]
+    stages = read_status(*own, f"experiment={chosen}", *place)
+    assert len(stages) >= 4 and all(stage["state"] == "never made" for stage in stages)
+    capsys.readouterr()
+    for stage in stages:
+        verb, *rest = shlex.split(stage["command"])[1:]
+        usdm(verb, *rest, "--cfg", "job", "--resolve")
+        config = OmegaConf.create(capsys.readouterr().out)
+        assert not OmegaConf.missing_keys(config), stage["command"]
+        assert config.output_dir == f"{root or f'runs/{chosen}'}/{stage['folder']}"
+        if verb == "finetune" and len(config.corpora) > 1:
+            assert config.corpora[1] == f"{root or 'runs/tiny'}/varied"
+
+
+def test_a_run_s_command_names_the_folder_of_configurations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_hums(Path("speech"))
+    Path("my_conf/experiment").mkdir(parents=True)
+    Path("my_conf/experiment/mine.yaml").write_text("defaults: [tiny]\n")
+    usdm("train_tokenizer", "--config-dir", "my_conf", "experiment=mine", "corpora=[speech]", "size=330")
+    (stage,) = [each for each in read_status("--config-dir", "my_conf", "experiment=mine") if each["state"] == "done"]
+    assert stage["command"] == "usdm train_tokenizer --config-dir my_conf experiment=mine 'corpora=[speech]' size=330"
+    usdm(*shlex.split(stage["command"])[1:])
+
+
+def test_the_folder_of_a_language_model_may_be_below_the_models_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("USDM_MODELS", str(tmp_path))
+    pretrain = ["pretrain", "llm=mistral_7b", *ROWS, "shared.num_units=12", "output_dir=runs/tiny/found"]
+    assert main([*pretrain, "llm.folder=who/this"]) == 2
+    assert f"llm.folder=who/this is not at {Path.cwd()}/who/this, {tmp_path}/who/this" in capsys.readouterr().err
+    tokenizer = PreTrainedTokenizerFast.from_pretrained("runs/tiny/tokenizer")
+    sizes = {**SIZES, "num_key_value_heads": 2, "vocab_size": len(tokenizer)}
+    MistralForCausalLM(MistralConfig(**sizes)).save_pretrained(tmp_path / "mistralai/Mistral-7B-v0.1")
+    tokenizer.save_pretrained(tmp_path / "mistralai/Mistral-7B-v0.1")
+    usdm(*pretrain)  # as `experiment=usdm` names it
 
 
 def test_the_recipe_of_status_is_the_readme_s() -> None:

@@ -211,6 +211,16 @@ def test_the_table_is_printed_and_written(
     assert {path.name for path in (held_out / "out").iterdir()} >= {"model", "scratch", "short"}
 
 
+def test_a_sweep_s_table_has_the_figures_and_its_sweeper_the_first(bundle: Path, held_out: Path) -> None:
+    assert main(["compare_models", "-m", f"model.name={bundle}", "held_out=.", "limit=1,2", "output_dir=swept"]) == 0
+    one, two = json.loads((held_out / "swept/sweep/limit.json").read_text())
+    assert list(one["figures"])[0] == "model transcript WER" and one["figures"] != two["figures"]
+    written = json.loads((Path(two["folder"]) / "models.json").read_text())["rows"][0]
+    assert two["figures"]["model transcript WER"] == written["rates"]["transcript"]["rate"]
+    assert two["figures"]["model METEOR"] == written["means"]["meteor"]["mean"]
+    assert not any(name.startswith(MOST_FREQUENT) for name in two["figures"])
+
+
 def test_a_failed_item_makes_the_run_fail(bundle: Path, held_out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (held_out / "b0.wav").write_bytes(b"not sound")
     assert main(["compare_models", f"model.name={bundle}", "held_out=.", "output_dir=out"]) == 1

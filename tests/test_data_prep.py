@@ -411,7 +411,8 @@ def test_a_missing_synthesiser_is_named_before_any_work(tmp_path: Path, monkeypa
         raise InputError("eSpeak NG is not installed")
 
     monkeypatch.setattr("data_prep.synthesisers._espeak", missing)
-    (tmp_path / "dialogs.jsonl").touch()
+    dialog = {"dialog": "d", "split": "train", "turns": [{"role": "user", "text": "hello"}]}
+    (tmp_path / "dialogs.jsonl").write_text(json.dumps(dialog) + "\n")
     synthesize = partial(synthesize_corpus, str(tmp_path / "dialogs.jsonl"), processes=1, seed=0)
     with pytest.raises(InputError, match="eSpeak NG is not installed"):
         synthesize(str(tmp_path / "a"), voices=Voices(("kal16",), ("flite-kal16",), espeak_share=0.1))

@@ -203,10 +203,14 @@ def test_every_planted_fault_is_in_the_json_and_on_the_page(tmp_path: Path, caps
     corpus = write_corpus(tmp_path / "speech", PLANTED)
     units = write_units(tmp_path / "units.parquet", [("good", [1] * 37), ("long", [2] * 300)])
     folder = tmp_path / "report"
-    arguments = [f"corpora=[{corpus}]", f"unit_corpus={units}", f"output_dir={folder}", "processes=1", "outliers=2"]
-    assert main(["inspect", *arguments]) == 1  # the unreadable sound
+    arguments = [f"corpora=[{corpus}]", f"unit_corpus={units}", f"output_dir={folder}", "processes=1"]
+    assert main(["inspect", *arguments, "outliers=2"]) == 1  # the unreadable sound
     message = capsys.readouterr()
     assert "broken.wav" in message.err and "fault: speech corpus: sounds that cannot be read: 1" in message.out
+
+    assert main(["inspect", "-m", *arguments, "outliers=2,3"]) == 1
+    told = [row["figures"] for row in json.loads((folder / "sweep/outliers.json").read_text())]
+    assert told[0] == told[1] and told[0]["faults"] >= 8 and told[0]["utterances"] == len(PLANTED)
 
     figures = json.loads((folder / JSON_FILE).read_text(encoding="utf-8"))
     found = {

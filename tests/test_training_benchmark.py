@@ -18,6 +18,7 @@ from usdm.training import lm_benchmark
 from usdm.training.data_benchmark import benchmark_data, write_synthetic_corpus
 from usdm.training.lm_benchmark import benchmark_training
 from usdm.training.lm_settings import LanguageModelSettings
+from usdm.training.memory_benchmark import benchmark_memory, peak_of
 from usdm.training.plan import flops_per_token, plan_training
 from usdm.training.tokenizer import train_tokenizer
 from usdm.types import InputError
@@ -55,6 +56,20 @@ def test_rows_are_made_by_both_ways(tmp_path: Path, vocabulary: SpeechTextVocabu
         "text",
         "packed",
     ]
+
+
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, vocabulary: SpeechTextVocabulary) -> None:
+    """Of 19,000 more utterances, whose manifest has 20 MB, each costs a job and an index some dozens of bytes."""
+    few, many = 1_000, 20_000
+    uses = benchmark_memory(vocabulary, tmp_path, utterances=[few, many], row_length=96, rows=20)
+    found = {(use.reader, use.utterances): use.bytes for use in uses}
+    for reader, each in (("extract_units", 100), ("utterance index", 100), ("pretrain", 400)):
+        assert found[reader, many] < found[reader, few] + each * (many - few) + 1e6, reader
+    assert [row["reader"] for row in json.loads((tmp_path / "memory_benchmark.json").read_text())] == [
+        use.reader for use in uses
+    ]
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []  # the data is gone
+    assert peak_of(lambda: bytearray(b"x" * 30_000_000)) > 25e6  # and the measure sees what there is
 
 
 def test_a_short_run_is_measured(

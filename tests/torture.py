@@ -1,6 +1,7 @@
 """Stages that are killed with SIGKILL at drawn moments, started again, and held against runs that nobody disturbed.
 
     python tests/torture.py --kills 20 --seed 0      # what `make torture` does: a table, exit status 1 if any differs
+    python tests/torture.py --kills 2 --quick        # what the ordinary tests do: fewer steps, no pictures drawn
 
 Every run is a fork of this process, which has imported everything but computed nothing, so a kill costs the run's own
 time and not that of imports. A run that is killed is started again in the same folder, with the same command, until it
@@ -10,6 +11,7 @@ ends; then its folder must hold what the undisturbed run's holds, byte for byte 
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import json
 import os
@@ -19,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,6 +30,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 
 import numpy as np  # noqa: E402
 import soundfile  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 from tiny_models import build_random_bundle, llama_tokenizer  # noqa: E402
 
 from usdm.cli.main import main  # noqa: E402
@@ -49,8 +52,12 @@ class Stage:
     name: str
     command: Sequence[str]  # without output_dir
     packages: tuple[str, ...] = ()  # system packages that it wants
-    output: str = ""  # what is compared, below output_dir
+    quick: Sequence[str] = ()  # settings for --quick
 
+
+# That verbs import late: before any fork, so that no run has to.
+IMPORTED_LATE = ("accelerate", "matplotlib.pyplot", "pandas", "tensorboard")
+FEWER_STEPS = ("loop.steps=8", "loop.save_every=2", "loop.validate_every=4")
 
 STAGES = [
     Stage(
@@ -83,6 +90,7 @@ STAGES = [
             *("loop.steps=24", "loop.save_every=3", "loop.validate_every=12", "loop.validation_rows=2"),
             *("loop.report_to=[]", "segment_units=12"),
         ],
+        quick=FEWER_STEPS,
     ),
     Stage(
         "decoder training",
@@ -92,6 +100,7 @@ STAGES = [
             *("task.batch_size=2", "task.crop_seconds=0.4", "task.default_speaker=null", "task.regression_steps=4"),
             *("loop.steps=24", "loop.save_every=3", "loop.validate_every=12"),
         ],
+        quick=FEWER_STEPS,
     ),
     Stage(
         "replies",
@@ -248,9 +257,12 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def run_all(kills: int, seed: int, names: Sequence[str]) -> int:
-    for verb in {stage.command[0] for stage in STAGES}:
-        importlib.import_module(f"usdm.cli.{verb}")  # before any fork
+def run_all(kills: int, seed: int, names: Sequence[str], quick: bool) -> int:
+    for module in (*(f"usdm.cli.{stage.command[0]}" for stage in STAGES), *IMPORTED_LATE):
+        importlib.import_module(module)
+    gc.freeze()  # nor has any run to search what they left for garbage
+    if quick:
+        Figure.savefig = lambda self, path, **_: Path(path).write_bytes(b"")  # of figures that are compared as numbers
     outcomes = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -268,7 +280,8 @@ def run_all(kills: int, seed: int, names: Sequence[str]) -> int:
             for entry in list(folder.iterdir()):
                 if entry.name in INPUTS:
                     (work / entry.name).symlink_to(entry)
-            outcomes.append(torture(stage, work, kills, seed))
+            settings = stage.quick if quick else ()
+            outcomes.append(torture(replace(stage, command=[*stage.command, *settings]), work, kills, seed))
     print(table(outcomes))
     return int(any(each.different for each in outcomes))
 
@@ -281,5 +294,6 @@ if __name__ == "__main__":
     parser.add_argument("--kills", type=int, default=20, help="of each stage")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--stages", nargs="*", default=[], help="by name; all where none is given")
+    parser.add_argument("--quick", action="store_true", help="fewer steps, and pictures stay empty")
     given = parser.parse_args()
-    sys.exit(run_all(given.kills, given.seed, given.stages))
+    sys.exit(run_all(given.kills, given.seed, given.stages, given.quick))

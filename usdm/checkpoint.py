@@ -54,13 +54,20 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / CONFIG_FILE
     if not path.is_file():
         raise InputError(f"{path}: no such file; give a folder with {CONFIG_FILE} and the model's weights")
+    return read_object(path, "download or save the model again")
+
+
+def read_object(path: Path, way_out: str) -> dict[str, Any]:
+    """A JSON object. Raises InputError, with `way_out`, if the file is missing or holds none."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; {way_out}")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); download or save the model again") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path}: holds a JSON {type(config).__name__}, an object is needed")
-    return config
+        raise InputError(f"{path}: not valid JSON ({error}); {way_out}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: holds a JSON {type(found).__name__}, an object is needed; {way_out}")
+    return found
 
 
 def class_named(name: object, kind: type[Any], where: Path) -> type[Any]:
@@ -84,12 +91,16 @@ def class_named(name: object, kind: type[Any], where: Path) -> type[Any]:
 
 def read_weights(folder: str | Path) -> dict[str, Tensor]:
     """The folder's tensors by name. Raises InputError if the file is missing or cut off."""
-    path = Path(folder) / WEIGHTS_FILE
+    return read_tensors(Path(folder) / WEIGHTS_FILE)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.safetensors` by name. Raises InputError if the file is missing or cut off."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; download or save the model again")
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, ValueError, OSError) as error:
         raise InputError(f"{path}: damaged or cut off ({error}); download or save the model again") from error
 
 

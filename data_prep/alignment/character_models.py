@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from data_prep.alignment.spelling import Spelling, letters, said
@@ -32,7 +33,7 @@ class HubCtc:
             self.tokenizer = AutoTokenizer.from_pretrained(model)
             self.features = AutoFeatureExtractor.from_pretrained(model)
             self.model = AutoModelForCTC.from_pretrained(model).to(device).eval()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
             raise InputError(f"{model}: no CTC model with tokenizer and feature extractor ({error})") from error
         self.language, self.device = language, device
         self.sample_rate: int = self.features.sampling_rate

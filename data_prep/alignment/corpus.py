@@ -15,7 +15,14 @@ from tqdm import tqdm
 
 from data_prep.alignment.aligned import Aligned, Aligner, Unaligned
 from data_prep.alignment.boundaries import BoundaryError, BoundaryErrors
-from usdm.data.speech_corpus import MANIFEST_FILE, Utterance, manifest_files, manifest_lines, parse_utterance
+from usdm.data.speech_corpus import (
+    MANIFEST_FILE,
+    Utterance,
+    manifest_files,
+    manifest_lines,
+    manifest_row,
+    parse_utterance,
+)
 from usdm.runs import Arguments, RowsById, Shards, Task, arguments_of, claim, in_processes, publishing, write_text
 from usdm.types import AlignedWord, InputError
 from usdm.units.hub import hub_config
@@ -124,7 +131,7 @@ def _transcribes(aligner: Callable[[], Aligner]) -> bool:
 
 
 def _key(line: bytes, transcribes: bool) -> bytes | None:
-    row = json.loads(line)
+    row = manifest_row(line)
     if not (row.get("text") or transcribes):
         return None
     return json.dumps([row.get(name) for name in _KEY]).encode()

@@ -50,13 +50,13 @@ def jsonl(file: str) -> Iterator[Item]:
     path = Path(file)
     if not path.is_file():
         raise InputError(f"{path}: no such file; give a JSONL of utterances.")
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 yield _read_line(path, number, line)
 
 
-def _read_line(path: Path, number: int, line: str) -> Item:
+def _read_line(path: Path, number: int, line: bytes) -> Item:
     try:
         row = json.loads(line)
         if not isinstance(row.get("text"), str | None):
@@ -71,9 +71,9 @@ def _read_line(path: Path, number: int, line: str) -> Item:
             turn=int(row.get("turn") or 0),
             split=row.get("split"),
             group=None if row.get("dialog") is None else str(row["dialog"]),
-            start=row.get("start"),
+            start=None if row.get("start") is None else float(row["start"]),
             duration=_duration(row),
-            channel=row.get("channel"),
+            channel=None if row.get("channel") is None else int(row["channel"]),
             words=_spans(row.get("words")),
             phones=_spans(row.get("phones")),
             pronunciation=tuple(row.get("pronunciation") or ()),

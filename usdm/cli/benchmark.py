@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 import usdm
 from usdm.chain.requests import SynthesisRequest, read_requests
+from usdm.cli import Figures
 from usdm.cli.model import load_model
 from usdm.evaluation import read_held_out
 from usdm.evaluation.benchmark import benchmark
@@ -19,7 +20,7 @@ PACKAGED_SECONDS = (2.0, 4.0)  # questions of about 3 s
 TABLE_FILE = "benchmark.md"
 
 
-def run(config: DictConfig) -> None:
+def run(config: DictConfig) -> Figures:
     questions = read_requests(config.questions) if config.questions else packaged_questions()
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,6 +52,7 @@ def run(config: DictConfig) -> None:
     written = result.save(folder), save_plot(result, folder)
     print(table)
     print(f"written: {', '.join(map(str, written))}")
+    return {figure.name: figure.ours for figure in result.figures}
 
 
 def packaged_questions() -> list[SynthesisRequest]:

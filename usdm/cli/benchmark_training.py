@@ -1,7 +1,8 @@
-"""How fast training goes here: making the rows, and the language model's steps."""
+"""How fast training goes here: making the rows, in how much memory, and the language model's steps."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,12 +10,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from usdm.cli import Figures
+from usdm.cli.pretrain import find_llm
 from usdm.tokens import SpeechTextVocabulary, extend_tokenizer, read_tokenizer
 from usdm.training.data_benchmark import benchmark_data
 from usdm.training.lm_benchmark import benchmark_training
+from usdm.training.memory_benchmark import MemoryUse, benchmark_memory
 
 
 def run(config: DictConfig) -> Figures:
+    find_llm(config)
     base = read_tokenizer(config.llm.tokenizer)
     vocabulary = SpeechTextVocabulary.from_tokenizer(extend_tokenizer(base, config.shared.num_units))
     folder = Path(config.output_dir)
@@ -29,6 +33,14 @@ def run(config: DictConfig) -> Figures:
             f"rows made by way of {data.way:<6} from {data.corpus_units:>11,} units: "
             f"{data.tokens_per_second:>10,.0f} tokens/s, {data.fill:.1%} full, memory {data.peak_bytes / 1e6:,.0f} MB"
         )
+    uses = benchmark_memory(
+        vocabulary,
+        folder / "data",
+        utterances=list(config.memory_utterances),
+        row_length=config.data_row_length,
+        rows=config.data_rows,
+    )
+    print(memory_table(uses))
     torch.manual_seed(config.seed)
     speed = benchmark_training(
         instantiate(config.llm.model, vocabulary, _convert_="all"),
@@ -43,3 +55,14 @@ def run(config: DictConfig) -> Figures:
         f"({speed.device})"
     )
     return {"tokens_per_second": speed.tokens_per_second, "utilisation": speed.utilisation}
+
+
+def memory_table(uses: Sequence[MemoryUse]) -> str:
+    """A line for each number of utterances, a column for each reader."""
+    found = {(use.utterances, use.reader): use.bytes for use in uses}
+    readers, sizes = (list(dict.fromkeys(names)) for names in zip(*((name, size) for size, name in found), strict=True))
+    lines = ["  ".join([f"{'utterances':>10}", *(f"{reader:>15}" for reader in readers)])]
+    for size in sizes:
+        cells = (f"{found[size, reader] / 1e6:.1f} MB" for reader in readers)
+        lines.append("  ".join([f"{size:>10,}", *(f"{cell:>15}" for cell in cells)]))
+    return "\n".join(["memory beyond the imports, reading", *lines])

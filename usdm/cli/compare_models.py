@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -9,12 +10,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from usdm.chain.places import find_parts
-from usdm.cli import WorkFailed
-from usdm.cli.evaluate import PACKAGED_SET, bar, services, training_replies
+from usdm.cli import Figures, WorkFailed
+from usdm.cli.evaluate import PACKAGED_SET, bar, rates, services, training_replies
 from usdm.cli.model import load_model
 from usdm.config.model_schemas import ComparedModel
 from usdm.evaluation import PocketSphinxRecogniser, read_held_out
-from usdm.evaluation.models import Contender, compare_models
+from usdm.evaluation.models import MEANS, RATES, Contender, ModelRow, compare_models
 from usdm.runs import write_text
 from usdm.tokens.layout import LAYOUTS
 from usdm.types import InputError
@@ -23,7 +24,7 @@ SELECTED = "model"  # name of the one that `model=` selects
 CHAINS = [name for name in LAYOUTS if name not in ("typed", "transcribe")]  # those that hear and answer
 
 
-def run(config: DictConfig) -> None:
+def run(config: DictConfig) -> Figures:
     held_out = config.held_out or PACKAGED_SET
     read_held_out(held_out)  # what is wrong with the input is told before a model is loaded
     contenders = [Contender(SELECTED, partial(load_model, config))]
@@ -47,8 +48,21 @@ def run(config: DictConfig) -> None:
     write_text(folder / "models.md", table.to_markdown())
     print(table.to_markdown())
     print(f"written to {folder}")
+    figures = figures_of(table.rows[: len(contenders)])  # without the baselines
     if table.failed:
-        raise WorkFailed(f"{table.failed} items failed; {folder}/MODEL/items.jsonl say why under `error`")
+        failure = WorkFailed(f"{table.failed} items failed; {folder}/MODEL/items.jsonl say why under `error`")
+        failure.figures = figures
+        raise failure
+    return figures
+
+
+def figures_of(rows: Sequence[ModelRow]) -> dict[str, float]:
+    """How well each model hears, speaks and replies, the first model's first."""
+    figures: dict[str, float] = {}
+    for row in rows:
+        figures |= rates({f"{row.name} {RATES[name]}": rate for name, rate in row.rates.items()})
+        figures |= {f"{row.name} {MEANS[name]}": mean.mean for name, mean in row.means.items() if mean is not None}
+    return figures
 
 
 def contender(config: DictConfig, name: str) -> Contender:

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from usdm.audio import read_audio
 from usdm.chain import DecoderSampling
+from usdm.cli import Figures
 from usdm.cli.evaluate import bar, held_out_agent_turns
 from usdm.cli.model import load_model
 from usdm.evaluation import PocketSphinxRecogniser
@@ -17,7 +18,7 @@ from usdm.evaluation.speaker import SpeakerEncoder
 from usdm.runs import write_text
 
 
-def run(config: DictConfig) -> None:
+def run(config: DictConfig) -> Figures:
     settings = [
         DecoderSampling(**{key: value for key, value in setting.items() if value is not None})
         for setting in config.settings
@@ -45,3 +46,6 @@ def run(config: DictConfig) -> None:
     save_sampling_plot(table, folder / "sampling.png")
     print(report)
     print(f"written to {folder}")
+    best = table.cheapest
+    figures = {"WER": best.word_errors.rate, "evaluations": best.evaluations, "seconds": best.seconds}
+    return figures if best.similarity is None else figures | {"similarity": best.similarity}

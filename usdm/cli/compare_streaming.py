@@ -6,6 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from usdm.cli import Figures
 from usdm.cli.evaluate import bar, held_out_agent_turns
 from usdm.cli.model import load_model
 from usdm.decoder import StreamingSettings
@@ -15,7 +16,7 @@ from usdm.evaluation.streaming import compare_streaming
 from usdm.runs import write_text
 
 
-def run(config: DictConfig) -> None:
+def run(config: DictConfig) -> Figures:
     given = [StreamingSettings(**setting) for setting in config.settings]
     utterances = held_out_agent_turns(config)
     quality = Dnsmos() if config.quality else None
@@ -37,3 +38,12 @@ def run(config: DictConfig) -> None:
     write_text(folder / "streaming.md", table.to_markdown())
     print(table.to_markdown())
     print(f"written to {folder}")
+    whole, streamed = table.rows[:2]
+    figures = {
+        "WER": streamed.word_errors.rate,
+        "whole WER": whole.word_errors.rate,
+        "quality": streamed.quality,
+        "whole quality": whole.quality,
+        "seam distance": streamed.seam_distance,
+    }
+    return {name: value for name, value in figures.items() if value is not None}

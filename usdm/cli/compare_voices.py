@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from usdm.audio import read_audio
+from usdm.cli import Figures
 from usdm.cli.evaluate import bar, held_out_agent_turns
 from usdm.cli.model import load_model
 from usdm.evaluation import PocketSphinxRecogniser
@@ -15,7 +16,7 @@ from usdm.evaluation.voices import compare_voices
 from usdm.runs import write_text
 
 
-def run(config: DictConfig) -> None:
+def run(config: DictConfig) -> Figures:
     utterances = held_out_agent_turns(config)
     references = {Path(path).stem: read_audio(path) for path in config.references}
     speakers = SpeakerEncoder()
@@ -36,3 +37,7 @@ def run(config: DictConfig) -> None:
     write_text(folder / "voices.md", table.to_markdown())
     print(table.to_markdown())
     print(f"written to {folder}")
+    found = {row.voice: row for row in table.rows if row.similarity is not None}
+    figures = {f"{voice} similarity": row.similarity for voice, row in found.items()}
+    figures |= {f"{voice} WER": row.word_errors.rate for voice, row in found.items()}
+    return {name: value for name, value in figures.items() if value is not None}

@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 FOLDER = "output_dir"
 FILES = ("output", "trace", "json")  # of verbs that write single files
 SWEEPS = "sweep"
+ADDED = "command-line"  # as Hydra calls who named a folder with --config-dir
 LONGEST = 100  # characters of a name; file systems take 255 bytes
 REFERENCE = re.compile(r"\$\{\s*([^{}:\s]+)\s*\}")
 
@@ -70,6 +71,14 @@ def give_own_places(config: DictConfig) -> None:
 def as_override(key: str, place: str) -> str:
     escaped = place.replace("\\", "\\\\").replace("'", "\\'")
     return f"{key}='{escaped}'"
+
+
+def added_folder(hydra: Any) -> list[str]:
+    """The arguments that name the folder of the user's own configurations, if there is one."""
+    paths = [Path(source["path"]) for source in hydra.runtime.config_sources if source["provider"] == ADDED]
+    here = Path.cwd()
+    told = [str(path.relative_to(here) if path.is_relative_to(here) else path) for path in paths]
+    return [argument for path in told for argument in ("--config-dir", path)]
 
 
 def job_name(config: DictConfig, hydra: Any, key: str) -> str:

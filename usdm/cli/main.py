@@ -142,11 +142,13 @@ def own_command(verb: str, config: DictConfig) -> str:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from usdm.cli.job_folders import added_folder
+
     overrides = list(HydraConfig.get().overrides.task)
     if HydraConfig.get().mode == RunMode.MULTIRUN and config.get("output_dir") is not None:  # a place of its own
         overrides = [each for each in overrides if not each.startswith("output_dir=")]
         overrides.append(f"output_dir='{config.output_dir}'")
-    return shlex.join(["usdm", verb, *overrides])
+    return shlex.join(["usdm", verb, *added_folder(HydraConfig.get()), *overrides])
 
 
 def quote_free_text(argument: str) -> str:

@@ -11,12 +11,14 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
+from usdm.chain.places import MODELS_VARIABLE, fetched, locate_parts
 from usdm.cli import Figures
 from usdm.cli.training import show_result
 from usdm.lm import extend_embeddings, load_model
 from usdm.runs import Arguments, arguments_of
 from usdm.tokens import SpeechTextVocabulary, extend_tokenizer, read_tokenizer
 from usdm.training.language_model import pretrain
+from usdm.types import InputError
 
 
 def run(config: DictConfig) -> Figures:
@@ -40,8 +42,25 @@ def run(config: DictConfig) -> Figures:
     return figures
 
 
+def find_llm(config: DictConfig) -> None:
+    """Let `llm.folder`, where an llm has one, be a folder on this machine: it may be downloaded from the hub.
+
+    Raises InputError if it is neither here nor to be had there.
+    """
+    if "folder" not in config.llm:
+        return
+    place = locate_parts({"llm": config.llm.folder})["llm"]
+    if place.missing:
+        raise InputError(
+            f"llm.folder={config.llm.folder} is not at {', '.join(place.looked_for)}: give the folder of a causal "
+            f"language model, or set {MODELS_VARIABLE} to the folder that it lies in"
+        )
+    config.llm.folder = str(place.folder or fetched(place))
+
+
 def base_model(config: DictConfig) -> tuple[PreTrainedModel, SpeechTextVocabulary]:
     """`config.llm` before it has met speech: random weights or a text model's, with rows for tags and units."""
+    find_llm(config)
     base = read_tokenizer(config.llm.tokenizer)
     vocabulary = SpeechTextVocabulary.from_tokenizer(extend_tokenizer(base, config.shared.num_units))
     torch.manual_seed(config.seed)  # random weights

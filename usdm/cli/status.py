@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,15 +12,17 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from usdm.cli import Figures
-from usdm.cli.job_folders import SWEEPS
+from usdm.cli.job_folders import SWEEPS, added_folder, as_override
 from usdm.config import verbs_of
 from usdm.runs import RunStatus, statuses, write_text
 
 DEFAULT_EXPERIMENT = "tiny"
 FIGURES_TOLD = 4
+IN_ROOT = re.compile(r"\{root\}/([^,\]]+)")  # in the arguments of a step
+PLAIN = re.compile(r"[\w./@+-]+", re.ASCII)  # needs no quotes, be it the shell's or Hydra's
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ RECIPE = (
 
 def run(config: DictConfig) -> Figures:
     root, experiment = Path(config.shared.folder), HydraConfig.get().runtime.choices["experiment"]
-    found = stages(root, experiment)
+    found = stages(root, experiment, added_folder(HydraConfig.get()))
     written = json.dumps([asdict(stage) for stage in found], indent=1, ensure_ascii=False) + "\n"
     if config.json == "-":
         print(written, end="")
@@ -88,7 +91,7 @@ def run(config: DictConfig) -> Figures:
     return {state: sum(stage.state == state for stage in found) for state in ("done", "stale", "unfinished")}
 
 
-def stages(root: Path, experiment: str) -> list[RunStatus]:
+def stages(root: Path, experiment: str, added: Sequence[str] = ()) -> list[RunStatus]:
     """Of all folders with runs, in the recipe's order, the recipe's stages that were never made among them."""
     verbs = verbs_of(experiment)
     steps: dict[str, Step] = {}
@@ -102,18 +105,24 @@ def stages(root: Path, experiment: str) -> list[RunStatus]:
     for folder, step in steps.items():
         if folder not in found:
             made = any(path.name != SWEEPS for path in (root / folder).glob("*"))
-            command = first_command(step, root, experiment)
+            command = first_command(step, root, experiment, added)
             found[folder] = RunStatus(folder, "unknown" if made else "never made", command=command)
     order = {folder: place for place, folder in enumerate(steps)}
     return sorted(found.values(), key=lambda each: (order.get(each.folder.split("/")[0], len(order)), each.folder))
 
 
-def first_command(step: Step, root: Path, experiment: str) -> str:
-    """As the README has it."""
-    words = ["usdm", step.verb]
+def first_command(step: Step, root: Path, experiment: str, added: Sequence[str] = ()) -> str:
+    """As the README has it; `added` are arguments that name a folder of configurations."""
+    words = ["usdm", step.verb, *added]
     words += [f"experiment={experiment}"] if experiment != DEFAULT_EXPERIMENT else []
-    words += [f"shared.folder={root}"] if root != Path("runs") / experiment else []
-    return " ".join([*map(shlex.quote, words), *step.arguments.format(root=root).split()])
+    words += [f"shared.folder={value(root)}"] if root != Path("runs") / experiment else []
+    own = [IN_ROOT.sub(lambda found: value(root / found[1]), word) for word in step.arguments.split()]
+    return " ".join([*map(shlex.quote, words), *(own if PLAIN.fullmatch(str(root)) else map(shlex.quote, own))])
+
+
+def value(path: Path) -> str:
+    """A path in Hydra's grammar."""
+    return str(path) if PLAIN.fullmatch(str(path)) else as_override("", str(path)).removeprefix("=")
 
 
 def saved_command(folder: Path) -> str | None:
@@ -121,8 +130,9 @@ def saved_command(folder: Path) -> str | None:
     overrides, job = folder / ".hydra" / "overrides.yaml", folder / ".hydra" / "hydra.yaml"
     if not (overrides.is_file() and job.is_file()):
         return None
-    verb = yaml.safe_load(job.read_text(encoding="utf-8"))["hydra"]["job"]["config_name"]
-    return shlex.join(["usdm", verb, *yaml.safe_load(overrides.read_text(encoding="utf-8"))])
+    hydra = OmegaConf.load(job).hydra
+    written = yaml.safe_load(overrides.read_text(encoding="utf-8"))
+    return shlex.join(["usdm", hydra.job.config_name, *added_folder(hydra), *written])
 
 
 def report(root: Path, found: Sequence[RunStatus]) -> str:

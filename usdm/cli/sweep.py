@@ -28,7 +28,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from usdm.cli import Figures, WorkFailed
-from usdm.cli.job_folders import LONGEST, as_override, give_own_places, own_places
+from usdm.cli.job_folders import LONGEST, added_folder, as_override, give_own_places, own_places
 from usdm.runs import write_text
 from usdm.types import InputError
 
@@ -132,7 +132,9 @@ class Jobs(Callback):
             "job": hydra.job.num,
             "varied": {each.get_key_element(): each.get_value_element_as_str() for each in varied},
             "folder": str(hydra.sweep.dir),
-            "command": shlex.join(["usdm", hydra.job.config_name, *hydra.overrides.task, *placed]),
+            "command": shlex.join(
+                ["usdm", hydra.job.config_name, *added_folder(hydra), *hydra.overrides.task, *placed]
+            ),
         }
         write_text(self.records / f"{hydra.job.num}.json", json.dumps({**row, **facts}))
 

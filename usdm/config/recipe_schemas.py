@@ -149,7 +149,7 @@ class TrainEncoder(TrainPart):
 
 @dataclass
 class FitKmeans(Stage):
-    encoder: str = MISSING
+    encoder_folder: str = MISSING
     corpora: list[str] = MISSING
     settings: Any = MISSING
     frames: int = MISSING
@@ -233,6 +233,7 @@ class BenchmarkTraining(Stage):
     corpus_units: list[int] = MISSING
     data_row_length: int = MISSING
     data_rows: int = MISSING
+    memory_utterances: list[int] = MISSING
     seed: int = MISSING
 
 

@@ -83,6 +83,14 @@ def parse_utterance(path: Path, line: bytes, where: str = "a line") -> Utterance
         raise InputError(f"{path}, {where}: not an utterance of a speech corpus ({error!r}): {line[:60]!r}") from error
 
 
+def manifest_row(line: bytes) -> dict[str, Any]:
+    """A line as it stands there, for those who write it anew. Raises ValueError if it is no row of a manifest."""
+    row = json.loads(line)
+    if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in ("id", "audio")):
+        raise ValueError("it needs id and audio")
+    return row
+
+
 def manifest_lines(manifest: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
     """The lines that are not empty: number from 1, offset in bytes, and the line."""
     offset = 0
@@ -106,6 +114,10 @@ def _utterances(paths: Sequence[Path], split: str | None, folders: str) -> Itera
 
 
 def _utterance(folder: Path, row: dict[str, Any]) -> Utterance:
+    if not (isinstance(row["id"], str) and isinstance(row.get("text"), str | None)):
+        raise TypeError("id and text are strings")
+    if not isinstance(row.get("channel"), int | None):
+        raise TypeError(f"channel {row['channel']!r} is no number")
     return Utterance(
         id=row["id"],
         audio=folder / row["audio"],

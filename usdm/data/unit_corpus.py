@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from usdm.types import InputError
 
 METADATA_KEY = b"usdm"
 SOURCE_FILE = "unit_source.json"
+OPEN_FILES = 64  # at once; a corpus of millions of utterances has thousands
 ROWS_PER_GROUP = 512  # small groups: blocks drawn from many of them mix well
 SCHEMA = pa.schema(
     [
@@ -158,7 +160,7 @@ class RowGroup:
 
 
 class UnitCorpus:
-    """Reads one or more files as one corpus, memory-mapped, a group of rows at a time.
+    """Reads one or more files as one corpus, a group of rows at a time. Some files at most are open at once.
 
     Args:
         paths: Parquet files, or folders of them.
@@ -170,16 +172,16 @@ class UnitCorpus:
     def __init__(self, paths: str | Path | Sequence[str | Path]) -> None:
         given = [paths] if isinstance(paths, str | Path) else list(paths)
         self.files = [file for path in given for file in _parquet_files(Path(path))]
-        self._open = [_open(file) for file in self.files]
-        sources = [_read_source(parquet, file) for parquet, file in zip(self._open, self.files, strict=True)]
-        self.source = sources[0]
-        for file, source in zip(self.files, sources, strict=True):
+        self.groups: list[RowGroup] = []
+        for number, file in enumerate(self.files):
+            with _open(file) as parquet:
+                source = _read_source(parquet, file)
+                units = [_units_in(parquet.metadata.row_group(index)) for index in range(parquet.num_row_groups)]
+            if number == 0:
+                self.source = source
             self.source.check(source, str(self.files[0]), str(file))
-        self.groups = [
-            RowGroup(i, j, _units_in(parquet.metadata.row_group(j)))
-            for i, parquet in enumerate(self._open)
-            for j in range(parquet.num_row_groups)
-        ]
+            self.groups += [RowGroup(number, index, count) for index, count in enumerate(units)]
+        self._opened: OrderedDict[int, pq.ParquetFile] = OrderedDict()  # by number, the one used last at the end
 
     def check_num_units(self, num_units: int) -> None:
         """Raises InputError that names both sides if a vocabulary has another number of units."""
@@ -192,11 +194,25 @@ class UnitCorpus:
     def read(self, groups: Sequence[RowGroup], columns: Sequence[str], split: str | None = None) -> pa.Table:
         """The rows of some groups, in order; `split` None takes all splits."""
         needed = list(dict.fromkeys([*columns, "split"]))
-        tables = [self._open[group.file].read_row_group(group.index, columns=needed) for group in groups]
+        tables = [self._read_group(group, needed) for group in groups]
         table = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
         if split is not None:
             table = table.filter(pc.equal(table["split"], split))
         return table.select(list(columns)).combine_chunks()
+
+    def _read_group(self, group: RowGroup, columns: list[str]) -> pa.Table:
+        try:
+            return self._opened_file(group.file).read_row_group(group.index, columns=columns)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InputError(f"{self.files[group.file]}: damaged ({error}); extract the units again") from error
+
+    def _opened_file(self, number: int) -> pq.ParquetFile:
+        if number not in self._opened:
+            self._opened[number] = _open(self.files[number])
+            if len(self._opened) > OPEN_FILES:
+                self._opened.popitem(last=False)[1].close()
+        self._opened.move_to_end(number)
+        return self._opened[number]
 
     def utterances(self, split: str | None = None) -> Iterator[UnitUtterance]:
         """Every row in order, one group in memory at a time."""
@@ -216,7 +232,7 @@ def _parquet_files(path: Path) -> list[Path]:
 
 def _open(file: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(file, memory_map=True)
+        return pq.ParquetFile(file)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{file}: damaged or no Parquet file ({error}); extract the units again") from error
 

@@ -53,7 +53,8 @@ class UtteranceIndex:
                     places.extend((number, offset, len(line)))
                     durations.append(utterance.duration)
                     sounds += _digest(utterance) if once else b""
-        whole = cls(manifests, np.array(places).reshape(-1, 3), np.array(durations))
+        found = np.frombuffer(places, np.int64).reshape(-1, 3)
+        whole = cls(manifests, found, np.frombuffer(durations, np.float64))
         return whole.take(_last_in_the_place_of_first(np.frombuffer(sounds, np.uint64))) if once else whole
 
     @classmethod

@@ -11,6 +11,7 @@ from usdm.runs.folder import (
     differences,
     is_running,
     read_run,
+    record,
     started_with,
 )
 from usdm.runs.identity import Places, content_digest, digest, flat, hub_commit, input_digests
@@ -50,6 +51,7 @@ __all__ = [
     "publishing",
     "read_lines",
     "read_run",
+    "record",
     "started_with",
     "statuses",
     "whole_lines",

@@ -122,6 +122,15 @@ def claim(
         yield RunFolder(path, now)
 
 
+def record(
+    folder: str | Path, settings: Mapping[str, Any], inputs: Mapping[str, Places], figures: Mapping[str, Any]
+) -> None:
+    """Say what a folder that is published as a whole was made from; it claims no folder, and refuses nothing."""
+    places = {name: _named(each) for name, each in inputs.items()}
+    plain = json.loads(json.dumps(flat(settings)))
+    _write(Path(folder), RunRecord(plain, input_digests(inputs), places, _command.get(), True, dict(figures)))
+
+
 def read_run(folder: str | Path) -> RunRecord | None:
     """What is said about a folder's run; None if nothing is. Raises InputError if it cannot be read."""
     path = Path(folder) / RUN_FILE

@@ -2,7 +2,7 @@
 
 A row is a line of a JSON-lines file, and its key a digest of what its result depends on. Shards are made of the rows
 that no shard holds yet, so a corpus that has grown costs its new rows alone, and a killed run the shards that it had
-not finished. Memory: 8 bytes a row, 16 more a row to do.
+not finished. Memory: 8 bytes a row, 16 more a row to do, and about as much again while shards are planned.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from usdm.types import InputError
 KEY_BYTES = 8  # a billion rows share one with a chance of 3 %, a million with one of 3e-8
 ROWS_FOLDER = "rows"
 TOLD = 5  # ids in a message
+OFFSET_BITS = 44  # of a place: 16 TB a file, half a million files
 
 Keys = NDArray[np.uint64]
+Places = NDArray[np.int64]  # number of the file, and in the lower bits the offset of the line in it
 Key = Callable[[bytes], bytes | None]  # of a line, what the row's result depends on; None: there is nothing to do
 
 
@@ -37,16 +39,17 @@ class Rows:
     """Lines of files, read when they are asked for."""
 
     files: tuple[Path, ...]
-    positions: NDArray[np.int64]  # (R, 2): number of the file, offset of the line in it
+    places: Places  # (R,)
 
     def __len__(self) -> int:
-        return len(self.positions)
+        return len(self.places)
 
     def __iter__(self) -> Iterator[tuple[Path, bytes]]:
         """The file of each line, and the line."""
-        for number in np.unique(self.positions[:, 0]):
+        numbers, offsets = self.places >> OFFSET_BITS, self.places & ((1 << OFFSET_BITS) - 1)
+        for number in np.unique(numbers):
             with self.files[number].open("rb") as file:
-                for offset in self.positions[self.positions[:, 0] == number, 1]:
+                for offset in offsets[numbers == number]:
                     file.seek(offset)
                     yield self.files[number], file.readline()
 
@@ -139,18 +142,18 @@ class Shards:
         if size < 1:
             raise InputError(f"{size} rows in a shard: give 1 or more")
         paths = tuple(map(Path, files))
-        keys, positions = self._lines(paths)
+        keys, places = self._lines(paths)
         known = np.sort(keys)
         if (known[1:] == known[:-1]).any():
-            raise InputError(self._twice(paths, keys, positions))
-        mine = np.arange(len(keys)) // size % num_jobs == job
-        own = np.sort(keys[mine])
+            raise InputError(self._twice(paths, keys, places))
+        blocks = np.arange(-(-len(keys) // size)) % num_jobs == job
+        todo = np.repeat(blocks, size)[: len(keys)]  # what is this job's, as yet
+        own = known if num_jobs == 1 else np.sort(keys[todo])
         self.folder.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(self.folder):
             held = self._settle(known, overwrite, own if retry_failed else None)
-        todo = np.flatnonzero(mine & ~_among(keys, held))
-        tasks = (self._task(paths, keys, positions, todo[at : at + size]) for at in range(0, len(todo), size))
-        return Share(tuple(tasks), known, own)
+        todo &= ~_among(keys, held)
+        return Share(tuple(self._tasks(paths, keys, places, np.flatnonzero(todo), size)), known, own)
 
     @contextmanager
     def making(self, task: Task) -> Iterator[tuple[Path, dict[str, str]]]:
@@ -184,7 +187,7 @@ class Shards:
             failed=tuple(row for row, is_own in zip(failed, own, strict=True) if is_own),
         )
 
-    def _lines(self, files: Sequence[Path]) -> tuple[Keys, NDArray[np.int64]]:
+    def _lines(self, files: Sequence[Path]) -> tuple[Keys, Places]:
         """Key and place of every row, one line in memory at a time."""
         keys, places = bytearray(), bytearray()
         for number, path in enumerate(files):
@@ -194,12 +197,14 @@ class Shards:
                     try:
                         key = None if line.isspace() else self._digest(line)
                     except (ValueError, KeyError, AttributeError) as error:
-                        raise InputError(f"{path}: a line cannot be read ({error!r}): {line[:60]!r}") from error
+                        raise InputError(
+                            f"{path}: a line cannot be read ({error!r}); mend it, or take it out: {line[:60]!r}"
+                        ) from error
                     if key is not None:
                         keys += key
-                        places += struct.pack("<qq", number, offset)
+                        places += struct.pack("<q", number << OFFSET_BITS | offset)
                     offset += len(line)
-        return np.frombuffer(keys, "<u8"), np.frombuffer(places, "<i8").reshape(-1, 2)
+        return np.frombuffer(keys, "<u8"), np.frombuffer(places, "<i8")
 
     def _digest(self, line: bytes) -> bytes | None:
         content = line.strip() if self.key is None else self.key(line)
@@ -235,15 +240,19 @@ class Shards:
         self._delete(shard)
         return Shard(shard.path, np.empty(0, np.uint64), ())
 
-    def _task(self, files: tuple[Path, ...], keys: Keys, positions: NDArray[np.int64], chosen: NDArray[Any]) -> Task:
-        name = blake2b(keys[chosen].tobytes(), digest_size=KEY_BYTES).hexdigest()
-        path = self.folder / f"{chosen[0]:09d}-{name}{self.suffix}"
-        return Task(path, Rows(files, positions[chosen]), keys[chosen])
+    def _tasks(
+        self, files: tuple[Path, ...], keys: Keys, places: Places, chosen: NDArray[Any], size: int
+    ) -> Iterator[Task]:
+        for at in range(0, len(chosen), size):
+            rows = chosen[at : at + size]
+            name = blake2b(keys[rows].tobytes(), digest_size=KEY_BYTES).hexdigest()
+            path = self.folder / f"{rows[0]:09d}-{name}{self.suffix}"
+            yield Task(path, Rows(files, places[rows]), keys[rows])
 
-    def _twice(self, files: tuple[Path, ...], keys: Keys, positions: NDArray[np.int64]) -> str:
+    def _twice(self, files: tuple[Path, ...], keys: Keys, places: Places) -> str:
         first = np.zeros(len(keys), bool)
         first[np.unique(keys, return_index=True)[1]] = True
-        names = [_id(path, line) for path, line in Rows(files, positions[~first][:TOLD])]
+        names = [_id(path, line) for path, line in Rows(files, places[~first][:TOLD])]
         count = int((~first).sum())
         where = ", ".join(map(str, files))
         return f"{where}: {count} rows are there a second time: {_told(names, count)}; take the copies out"

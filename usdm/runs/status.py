@@ -16,7 +16,7 @@ from usdm.types import InputError
 State = Literal["done", "running", "unfinished", "stale", "unknown", "never made"]
 
 LOG_FILE = "log.jsonl"  # of a training
-# Below these folders there is no run, but much to look through.
+# Below these folders there is no run, but much to look through; a packaged model is a run itself.
 LEAVES = {"audio", "model", "validation", "results", "rows"}
 CORPUS = "manifest.jsonl"  # a folder with one holds sounds
 
@@ -55,6 +55,7 @@ def _folders(root: Path) -> Iterator[Path]:
     for path, names, files in os.walk(root):
         if RUN_FILE in files or ".hydra" in names:
             yield Path(path)
+        yield from (Path(path, name) for name in LEAVES.intersection(names) if Path(path, name, RUN_FILE).is_file())
         seen = [name for name in names if name not in LEAVES and not name.startswith((".", "checkpoint-"))]
         names[:] = [] if CORPUS in files else seen
 

@@ -9,10 +9,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from usdm.checkpoint import read_object
 from usdm.runs import claim, publishing
 from usdm.training.run_folder import MODEL_FOLDER, RECORD_FILE
 from usdm.types import InputError
@@ -83,9 +84,12 @@ def _shapes(folder: Path, files: list[str]) -> dict[str, tuple[str, list[int]]]:
     """File and shape of each weight, without reading it."""
     found: dict[str, tuple[str, list[int]]] = {}
     for file in files:
-        with safe_open(folder / file, framework="pt") as weights:
-            names = weights.keys()
-            found |= {name: (file, weights.get_slice(name).get_shape()) for name in names}
+        try:
+            with safe_open(folder / file, framework="pt") as weights:
+                names = weights.keys()
+                found |= {name: (file, weights.get_slice(name).get_shape()) for name in names}
+        except (SafetensorError, ValueError, OSError) as error:
+            raise InputError(f"{folder / file}: damaged or cut off ({error}); train or copy the model again") from error
     return found
 
 
@@ -106,6 +110,6 @@ def _mean(paths: list[Path], shares: list[float]) -> dict[str, Tensor]:
 def _write_record(folders: list[Path], shares: list[float], folder: Path) -> None:
     """The first run's record, with what it is the mean of."""
     path = folder / RECORD_FILE
-    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    record = read_object(path, "train the model again, or take the file away") if path.is_file() else {}
     record["average_of"] = {str(model): share for model, share in zip(folders, shares, strict=True)}
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +31,8 @@ UNITS_PER_WORD = 12  # about: 50 units a second, four words a second
 LETTERS = "etaoinshrdlucmfwypvbgk"
 LEXICON = 5000
 GROUPS_AT_ONCE = 64  # while writing
+
+Measured = TypeVar("Measured")
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,9 @@ def benchmark_data(
         path = folder / f"{units}.parquet"
         if not path.exists():
             write_synthetic_corpus(path, units, vocabulary.num_units)
-        found.append(_alone(_read_packed, folder, path, units, row_length, rows))
+        found.append(alone(_read_packed, folder, path, units, row_length, rows))
         if number == 0:
-            found.append(_alone(_read_by_way_of_text, folder, path, units, row_length, max(1, rows // 10)))
+            found.append(alone(_read_by_way_of_text, folder, path, units, row_length, max(1, rows // 10)))
     figures = [asdict(each) | {"tokens_per_second": each.tokens_per_second} for each in found]
     (folder / "data_benchmark.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return found
@@ -121,7 +123,8 @@ def _synthetic_rows(
     return pa.table(columns).cast(schema)
 
 
-def _alone(measure: Callable[..., DataSpeed], *arguments: Any) -> DataSpeed:
+def alone(measure: Callable[..., Measured], *arguments: Any) -> Measured:
+    """Measured in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(measure, arguments)
 

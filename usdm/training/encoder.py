@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -316,7 +317,10 @@ def _averaged(checkpoint: Path, model: PhoneEncoder) -> dict[str, Tensor]:
     """The weights that a run of the loop would have saved."""
     if not checkpoint.is_file():
         raise InputError(f"{checkpoint} does not exist: initial= takes the folder of an earlier run")
-    average = torch.load(checkpoint, weights_only=True, map_location="cpu")["average"]
+    try:
+        average = torch.load(checkpoint, weights_only=True, map_location="cpu")["average"]
+    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{checkpoint}: damaged, or no checkpoint of the training loop ({error!r})") from error
     state = {name.removeprefix("model."): value for name, value in average.items()}
     own = model.state_dict()
     masked = "encoder.masked_spec_embed"  # what stands for a masked frame: only an encoder with masks has it
@@ -348,7 +352,8 @@ def _labelled(
 
     index = UtteranceIndex.read(corpora, split, is_labelled, once=True)
     if not len(index):
-        raise InputError("No utterance of the corpora has a pronunciation: the encoder has nothing to learn from.")
+        folders = ", ".join(map(str, corpora))
+        raise InputError(f"{folders}: no utterance of split {split} has a pronunciation for the encoder to learn from.")
     return index
 
 

@@ -28,7 +28,7 @@ from usdm.units.settings import UnitSettings
 
 
 def fit_kmeans(
-    encoder: str | Path,
+    encoder_folder: str | Path,
     corpora: Sequence[str | Path],
     output_dir: str | Path,
     *,
@@ -42,7 +42,7 @@ def fit_kmeans(
     """Cluster encoder features of random training utterances and write the unit extractor to `output_dir/model`.
 
     Args:
-        encoder: folder of an encoder in transformers' layout.
+        encoder_folder: of an encoder in transformers' layout.
         frames: how many features the centroids are fitted on.
         predecessor: folder of a unit extractor with as many units at the same rate; each unit then starts at the
             mean of the frames that have it there, so that it keeps its meaning, and models that know the old
@@ -61,7 +61,8 @@ def fit_kmeans(
     with claim(output_dir, given.settings, given.inputs, results=[MODEL_FOLDER], overwrite=overwrite) as run:
         if finished(run):
             return UnitQuality(**run.record.figures)
-        quality = _fit(encoder, corpora, Path(output_dir) / MODEL_FOLDER, settings, frames, predecessor, seed, device)
+        model = Path(output_dir) / MODEL_FOLDER
+        quality = _fit(encoder_folder, corpora, model, settings, frames, predecessor, seed, device)
         run.finish(asdict(quality))
     return quality
 
@@ -116,7 +117,10 @@ def _check_padding(encoder: str | Path, settings: UnitSettings) -> None:
     trained = Path(encoder) / PHONES_FILE
     if not trained.is_file():
         return  # not an encoder of `train_encoder`
-    padding = json.loads(trained.read_text(encoding="utf-8"))["padding"]
+    try:
+        padding = json.loads(trained.read_bytes())["padding"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{trained}: damaged ({error!r}); train the encoder again") from error
     if padding != settings.padding:
         raise InputError(
             f"padding={settings.padding}, but {encoder} learnt with {padding}: set shared.encoder_padding={padding}"

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -255,7 +256,10 @@ class _Run:
         if not path.exists():
             return 0
         # On the CPU first, whatever device wrote it; each tensor then goes where the one is that it replaces.
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        try:
+            state = torch.load(path, weights_only=True, map_location="cpu")
+        except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+            raise InputError(f"{path}: damaged ({error}); give overwrite=true to train from the start") from error
         self.learner.load_state(state)
         if self.critic is not None:
             self.critic.load_state(state["critic"])

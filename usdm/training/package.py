@@ -6,17 +6,18 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import soundfile
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from usdm.chain import GenerationSettings
 from usdm.chain.voices import VOICES_FOLDER
+from usdm.checkpoint import read_object, read_tensors
 from usdm.data.speech_corpus import Utterance, read_speech_corpora
-from usdm.runs import publishing
+from usdm.runs import Places, publishing, record
 from usdm.training.model_cards import bundle_card, part_card
 from usdm.types import InputError, Waveform
 
@@ -50,6 +51,8 @@ def package_model(
 ) -> PackagedModel:
     """Copy four model folders into `output_dir/{units,llm,decoder,vocoder}` with float weights in half precision.
 
+    `run.json` says for `usdm status` from which folders of this machine; it is no part of what is handed on.
+
     Args:
         parts: folder of each of `PARTS`.
         runs: training runs by name, each a folder with `training.json`; their figures go into the cards, and
@@ -69,7 +72,9 @@ def package_model(
     _check(parts, runs, scorecard, tables)
     _check_place(folder)
     recordings = _voices(voices or {}, voices_corpus)
-    records = {name: json.loads((Path(run) / "training.json").read_text()) for name, run in runs.items()}
+    records = {name: read_object(Path(run) / "training.json", "train it again") for name, run in runs.items()}
+    scores = read_object(Path(scorecard), "evaluate the model again") if scorecard else None
+    written = [_text(Path(table)) for table in tables]
     with publishing(folder, folder=True) as part:
         parameters = {name: _copy_half(Path(parts[name]), part / name) for name in PARTS}
         for name in PARTS:
@@ -79,11 +84,14 @@ def package_model(
             path = part / VOICES_FOLDER / f"{name}.flac"
             path.parent.mkdir(exist_ok=True)
             soundfile.write(path, recording.samples.numpy(), recording.sample_rate, subtype="PCM_16")
-        scores = json.loads(Path(scorecard).read_text()) if scorecard else None
         size = sum(path.stat().st_size for path in part.rglob("*.safetensors"))
         pictures = _curves(runs, part / CURVES_FOLDER)
-        written = [Path(table).read_text() for table in tables]
         (part / "README.md").write_text(bundle_card(parameters, size, records, facts, scores, written, pictures))
+        settings = {"facts": dict(facts), "generation": asdict(generation), "voices": dict(voices or {})}
+        inputs: dict[str, Places] = {f"parts.{name}": parts[name] for name in PARTS}
+        inputs |= {f"runs.{name}": Path(run) / "training.json" for name, run in runs.items()}
+        inputs |= {"scorecard": scorecard, "tables": list(tables), "voices_corpus": voices_corpus if voices else None}
+        record(part, settings, inputs, {"bytes": size})
     logger.info("%s: %.1f MB of weights", folder, size / 1e6)
     return PackagedModel(folder, parameters, size)
 
@@ -136,6 +144,13 @@ def _check(parts: Mapping[str, str], runs: Mapping[str, str], scorecard: str | N
         raise InputError(f"Missing: {', '.join(missing)}. Train these first, or name the folders where they lie.")
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: no UTF-8 text ({error}); give a Markdown file") from error
+
+
 def _copy_half(source: Path, target: Path) -> int:
     """Copy a hub-style folder; encoder, model and decoder weights become float16. Returns the number of parameters."""
     target.mkdir(parents=True)
@@ -146,12 +161,12 @@ def _copy_half(source: Path, target: Path) -> int:
         if path.name != "model.safetensors":
             shutil.copy2(path, target / path.name)  # centroids stay as they are: their hash names the units
             continue
-        state = load_file(path)
+        state = read_tensors(path)
         parameters += sum(value.numel() for value in state.values())
         halves = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
         save_file(halves, target / path.name, metadata={"format": "pt"})
     config = target / "config.json"
-    values = json.loads(config.read_text())
+    values = read_object(config, "train or download the part again")
     if "dtype" in values or "torch_dtype" in values:  # transformers loads what this says
         values.pop("torch_dtype", None)
         values["dtype"] = str(torch.float16).removeprefix("torch.")

@@ -26,6 +26,7 @@ UNREADABLE = (
     EOFError,
     pickle.UnpicklingError,
     ValueError,
+    TypeError,
 )
 
 
