@@ -20,10 +20,10 @@ LAYOUTS: tuple[Layout, ...] = ("flattened", "delayed", "first")
 FRAME_RATES = {"encodec": 75, "mimi": 12.5, "dac": 50, "xcodec2": 50}
 
 
-@pytest.mark.parametrize(("layout", "codebooks", "frames"), list(itertools.product(LAYOUTS, range(1, 5), range(5))))
+@pytest.mark.parametrize(("layout", "codebooks", "frames"), list(itertools.product(LAYOUTS, range(1, 5), range(4))))
 def test_every_layout_inverts(layout: Layout, codebooks: int, frames: int) -> None:
-    own = CodebookLayout(layout, codebooks, codes=3)
-    for values in itertools.islice(itertools.product(range(3), repeat=codebooks * frames), 0, None, 97):
+    own = CodebookLayout(layout, codebooks, codes=2)
+    for values in itertools.product(range(2), repeat=codebooks * frames):
         codes = torch.tensor(values, dtype=torch.int64).view(codebooks, frames)
         units = own.units(codes)
         assert len(units) % own.units_per_frame == 0

@@ -17,7 +17,7 @@ from tiny_models import SHORT_TEMPLATE, build_random_bundle, save_random_llm
 from usdm.chain import SpokenDialogPipeline
 from usdm.chain.streaming import SpokenChunk
 from usdm.cli.main import main
-from usdm.types import InputError, Waveform
+from usdm.types import InputError, Sampling, Waveform
 from usdm.unit_to_speech import DecoderSampling, load_unit_to_speech
 from usdm.unit_to_speech.hifigan import UnitHifiGan, UnitHifiGanConfig
 from usdm.units.codec import CodecSettings, CodecTokenizer
@@ -33,6 +33,7 @@ SMALL = UnitHifiGanConfig(
     resblock_kernel_sizes=(3,),
     resblock_dilation_sizes=((1, 3),),
 )
+FEW = {stage: Sampling(max_new_tokens=8) for stage in ("transcribe", "respond", "speak")}
 SHORT = [f"sampling.{stage}.max_new_tokens=8" for stage in ("transcribe", "respond", "speak")]
 
 
@@ -83,9 +84,9 @@ def test_a_pipeline_speaks_through_a_unit_hifigan(bundle: Path, tmp_path: Path) 
     hifigan().save_pretrained(tmp_path / "hifigan")
     pipeline = SpokenDialogPipeline.from_pretrained(bundle, decoder=tmp_path / "hifigan")
     assert pipeline.sample_rate == 16_000 and list(pipeline.folders) == ["units", "llm", "decoder"]
-    events = list(pipeline.stream(text="how are you"))
+    events = list(pipeline.stream(text="how are you", sampling=FEW))
     chunks = [event.samples for event in events if isinstance(event, SpokenChunk)]
-    reply = pipeline.respond(text="how are you")
+    reply = pipeline.respond(text="how are you", sampling=FEW)
     assert reply.agent_units is not None and reply.waveform is not None
     assert len(reply.waveform) == 640 * len(reply.agent_units)
     assert torch.equal(torch.cat(chunks), reply.waveform)
@@ -107,12 +108,12 @@ def test_a_whole_system_on_a_codec(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     save_random_llm(Path("llm"), 2 * CODES + 1, SHORT_TEMPLATE)
     pipeline = SpokenDialogPipeline.from_parts("codec", "llm", "codec")
     question = Waveform(0.1 * torch.randn(16_000, generator=torch.Generator().manual_seed(0)), 16_000)
-    reply = pipeline.respond(question.samples, question.sample_rate)
+    reply = pipeline.respond(question.samples, question.sample_rate, sampling=FEW)
     assert reply.user_units is not None and len(reply.user_units) == 2 * (50 + 1)
     listener = pipeline.listen(16_000)
     for block in question.samples.split(3_000):
         listener.push(block)
-    heard = listener.respond()
+    heard = listener.respond(sampling=FEW)
     assert torch.equal(heard.user_units, reply.user_units) and heard.user_text == reply.user_text
     again = pipeline.resynthesize(question.samples, question.sample_rate)
     assert again.sample_rate == 16_000 and len(again.samples) == 16_000
@@ -121,7 +122,7 @@ def test_a_whole_system_on_a_codec(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert main(["respond", "model=usdm_dailytalk", *parts, "input=question.wav", "trace=reply.json", *SHORT]) == 0
     assert max(json.loads(Path("reply.json").read_text())["agent_units"]) <= 2 * CODES
     Path("requests.jsonl").write_text('{"id": "1", "text": "how are you"}\n')
-    batch = ["input=requests.jsonl", "output_dir=replies", *SHORT]
+    batch = ["requests=requests.jsonl", "output_dir=replies", *SHORT]
     assert main(["synthesize", "model=usdm_dailytalk", *parts, *batch]) in (0, 1)  # a random model may say nothing
     assert main(["plan", "model=usdm_dailytalk", *parts]) == 0
 
@@ -130,19 +131,26 @@ def test_acoustic_units_from_recordings_to_a_table(tmp_path: Path, monkeypatch: 
     """A codec is trained, becomes a tokenizer, gives a corpus; a unit HiFi-GAN is trained on that; all are compared."""
     monkeypatch.chdir(tmp_path)
     write_hums(tmp_path / "speech")
-    few = ["loop.steps=2", "loop.warmup_steps=1", "loop.validate_every=1", "loop.save_every=1", "loop.threads=1"]
+    few = [
+        "loop.steps=2",
+        "loop.warmup_steps=1",
+        "loop.validate_every=1",
+        "loop.log_every=1",
+        "loop.save_every=1",
+        "loop.threads=1",
+    ]
     here = ["corpora=[speech]", "shared.folder=run"]
     sizes = ["codec.encoder_hidden_size=4", "codec.decoder_hidden_size=32", "codec.codebook_size=16"]
     assert main(["train_codec", *here, *few, *sizes, "task.batch_size=2", "task.crop_frames=10"]) == 0
     layout = ["settings.layout=first", "settings.codebooks=1", "output_dir=run/codec_units"]
-    assert main(["convert_codec", "codec=run/codec/model", *layout]) == 0
+    assert main(["convert_codec", "checkpoint=run/codec/model", *layout]) == 0
     assert main(["extract_units", *here, "extractor=run/codec_units", "processes=1"]) == 0
     gan = ["shared.num_units=16", "unit_hifigan.upsample_initial_channel=32", "unit_hifigan.embedding_dim=8"]
     gan += ["unit_hifigan.predict_durations=true", "task.batch_size=2", "task.crop_units=10", "task.period_width=2"]
     assert main(["train_unit_hifigan", *here, *few, *gan, "task.resolution_width=2"]) == 0
     assert json.loads(Path("run/unit_hifigan/model/unit_source.json").read_text())["num_units"] == 16
-    contenders = "{gan: {units: run/codec_units, decoder: run/unit_hifigan/model}, codec: {units: run/codec_units, "
-    contenders += "decoder: run/codec_units}}"
+    contenders = "[{name: gan, units: run/codec_units, decoder: run/unit_hifigan/model}, "
+    contenders += "{name: codec, units: run/codec_units, decoder: run/codec_units}]"
     judges = ["speaker=false", "quality=false", "items=1", "output_dir=table"]
     assert main(["compare_decoders", f"contenders={contenders}", *judges]) == 0
     rows = json.loads(Path("table/decoders.json").read_text())["rows"]
@@ -157,7 +165,9 @@ def test_a_decoder_of_one_s_own(bundle: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.syspath_prepend(tmp_path / "code")
     (tmp_path / "tones").mkdir()
     (tmp_path / "tones" / "config.json").write_text(json.dumps({"class": "own_tones.Tones"}))
-    reply = SpokenDialogPipeline.from_pretrained(bundle, decoder=tmp_path / "tones").respond(text="how are you")
+    reply = SpokenDialogPipeline.from_pretrained(bundle, decoder=tmp_path / "tones").respond(
+        text="how are you", sampling=FEW
+    )
     assert reply.sample_rate == 8_000 and reply.agent_units is not None and reply.waveform is not None
     assert len(reply.waveform) == 320 * len(reply.agent_units)
 

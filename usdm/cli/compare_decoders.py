@@ -16,7 +16,6 @@ from usdm.evaluation.decoders import Contender, DecoderTable, compare_decoders
 from usdm.evaluation.quality import Dnsmos
 from usdm.evaluation.speaker import SpeakerEncoder
 from usdm.runs import write_text
-from usdm.types import InputError
 from usdm.unit_to_speech import DecoderSampling, load_unit_to_speech
 from usdm.units import load_unit_tokenizer
 
@@ -49,12 +48,11 @@ def contenders(config: DictConfig) -> Iterator[Contender]:
     """The model's own decoder first, then those of `contenders`. Raises InputError for one that cannot be loaded."""
     pipeline = load_model(config)
     yield Contender("model", pipeline.parts.units, pipeline.parts.speech, pipeline.settings.decoder)
-    for name, places in config.contenders.items():
-        if not {"decoder"} <= set(places) <= {"units", "decoder", "vocoder"}:
-            raise InputError(f"contenders.{name}={dict(places)}: give decoder, and units and vocoder where they differ")
+    for entry in config.contenders:
+        places = {part: entry[part] for part in ("units", "decoder", "vocoder")}
         folders = find_parts({part: place for part, place in places.items() if place is not None})
         yield Contender(
-            str(name),
+            entry.name,
             load_unit_tokenizer(folders["units"]) if "units" in folders else pipeline.parts.units,
             load_unit_to_speech(folders["decoder"], folders.get("vocoder")).eval(),
             DecoderSampling(),

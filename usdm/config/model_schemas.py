@@ -209,14 +209,24 @@ class CompareSampling(UseModel):
 
 @dataclass
 class ConvertCodec(Verb):
-    codec: str = MISSING
+    checkpoint: str = MISSING
     output_dir: str = MISSING
     settings: Any = MISSING
 
 
 @dataclass
+class ComparedDecoder:
+    """See `conf/compare_decoders.yaml`; units and vocoder that are not given are the model's own, or none."""
+
+    name: str = MISSING
+    decoder: str = MISSING
+    units: str | None = None
+    vocoder: str | None = None
+
+
+@dataclass
 class CompareDecoders(UseModel):
-    contenders: Any = MISSING
+    contenders: list[ComparedDecoder] = MISSING
     speaker: bool = MISSING
     quality: bool = MISSING
     held_out: str | None = MISSING

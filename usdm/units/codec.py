@@ -134,7 +134,8 @@ class CodecTokenizer(UnitTokenizer):
         if not codes.shape[1]:
             return torch.zeros(0)
         sound = self._kind.decode(self.codec, codes[None])[0, 0].float().cpu()
-        return sound[: codes.shape[1] * self._kind.hop(self.codec.config)]
+        lasts = codes.shape[1] * self._kind.hop(self.codec.config)
+        return functional.pad(sound[:lasts], (0, max(0, lasts - len(sound))))  # DAC loses some at odd strides
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> CodecTokenizer:
@@ -161,12 +162,12 @@ class CodecTokenizer(UnitTokenizer):
         return functional.pad(waveform.float().cpu(), (0, -len(waveform) % hop))
 
 
-def make_codec_tokenizer(codec: str | Path, output_dir: str | Path, settings: CodecSettings) -> CodecTokenizer:
+def make_codec_tokenizer(checkpoint: str | Path, output_dir: str | Path, settings: CodecSettings) -> CodecTokenizer:
     """A codec of the hub, or of a local folder, as a unit tokenizer in `output_dir`.
 
     Raises InputError if it cannot be had, or as `CodecTokenizer` does.
     """
-    tokenizer = CodecTokenizer(load_codec(codec), settings)
+    tokenizer = CodecTokenizer(load_codec(checkpoint), settings)
     tokenizer.save_pretrained(output_dir)
     return tokenizer
 
