@@ -304,8 +304,8 @@ def test_random_weights_are_in_their_precision() -> None:
     options = LoadOptions(dtype=torch.bfloat16, decoder_dtype=torch.bfloat16)
     parts = random_pipeline(**RANDOM, options=options).parts
     assert {weight.dtype for weight in parts.llm.parameters()} == {torch.bfloat16}
-    assert {weight.dtype for weight in parts.decoder.parameters()} == {torch.bfloat16}
-    modules = (parts.units, parts.llm, parts.decoder)
+    assert {weight.dtype for weight in parts.flow_matching.decoder.parameters()} == {torch.bfloat16}
+    modules = (parts.units, parts.llm, parts.flow_matching.decoder)
     assert all(torch.isfinite(tensor).all() for module in modules for tensor in module.state_dict().values())
     rotary: Any = parts.llm.base_model.rotary_emb
     expected = 10_000.0 ** (-torch.arange(0, 8, 2) / 8)
@@ -325,7 +325,7 @@ def test_a_random_bigvgan() -> None:
         "num_mels": 80,
     }
     parts = random_pipeline(**{**RANDOM, "vocoder": config}).parts
-    assert parts.vocoder(torch.zeros(1, 80, 5)).shape == (1, 5 * 256)
+    assert parts.flow_matching.vocoder(torch.zeros(1, 80, 5)).shape == (1, 5 * 256)
 
 
 def test_random_weights_that_cannot_be() -> None:

@@ -18,6 +18,7 @@ ROWS = [
     ["usdm.types", "usdm.system_packages"],
     ["usdm.config", "usdm.checkpoint", "usdm.audio", "usdm.runs"],
     ["usdm.units", "usdm.tokens", "usdm.decoder", "usdm.vocoder"],
+    ["usdm.unit_to_speech"],
     ["usdm.interleave", "usdm.lm"],
     ["usdm.data", "usdm.chain", "usdm.turns"],
     ["usdm.training", "usdm.evaluation", "usdm.serve", "usdm"],  # the package itself shows the chain to its users

@@ -134,7 +134,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def corpus(bundle: Path) -> Path:
     """Dialogs of two turns."""
     units = UnitExtractor.from_pretrained(bundle / "units")
-    source = UnitSource(units.num_units, units.unit_rate, units.centroid_hash)
+    source = UnitSource(units.num_units, units.unit_rate, units.identity)
     words = [sentence.strip("?.").replace(",", "").replace(".", "").split() for sentence in SENTENCES]
     random = np.random.default_rng(0)
     with UnitCorpusWriter(bundle / "corpus.parquet", source, rows_per_group=16) as writer:

@@ -184,11 +184,11 @@ def test_options_reach_the_parts(bundle: Path) -> None:
     options = LoadOptions(dtype=torch.bfloat16, decoder_dtype=torch.bfloat16, attention="eager")
     parts = SpokenDialogPipeline.from_pretrained(bundle, options).parts
     assert parts.llm.dtype == torch.bfloat16 and parts.llm.config._attn_implementation == "eager"
-    assert {weight.dtype for weight in parts.decoder.parameters()} == {torch.bfloat16}
+    assert {weight.dtype for weight in parts.flow_matching.decoder.parameters()} == {torch.bfloat16}
     assert {weight.dtype for weight in parts.units.parameters()} == {torch.float32}
     plain = SpokenDialogPipeline.from_pretrained(bundle).parts
     assert plain.llm.dtype == torch.float32
-    assert {weight.dtype for weight in plain.decoder.parameters()} == {torch.float32}
+    assert {weight.dtype for weight in plain.flow_matching.decoder.parameters()} == {torch.float32}
 
 
 SMALL, LARGE = SMALLEST_ON_GPU - 1, SMALLEST_ON_GPU
@@ -256,10 +256,10 @@ def test_an_answer_with_8_bit_weights(bundle: Path, capsys: pytest.CaptureFixtur
 
 def test_a_part_that_was_trained_on_other_units(bundle: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(bundle, tmp_path / "copy")
-    own = SpokenDialogPipeline.from_pretrained(copy).parts.units.centroid_hash
+    own = SpokenDialogPipeline.from_pretrained(copy).parts.units.identity
     source = copy / "decoder" / "unit_source.json"
     source.write_text(json.dumps({"num_units": 20, "unit_rate": 25, "centroid_hash": own}))
     SpokenDialogPipeline.from_pretrained(copy)
     source.write_text(json.dumps({"num_units": 20, "unit_rate": 25, "centroid_hash": "another"}))
-    with pytest.raises(InputError, match=rf"centroids another, but the unit extractor has {own} \(layer 0\)"):
+    with pytest.raises(InputError, match=f"trained on the units of another, but the unit tokenizer is {own}"):
         SpokenDialogPipeline.from_pretrained(copy)

@@ -63,7 +63,7 @@ def test_a_plan_is_what_loading_takes(name: str, options: LoadOptions, bundle: P
     model = bundle if name == "random" else "tiny"
     plan = plan_model(bundle_places(model), options)
     parts = SpokenDialogPipeline.from_pretrained(model, options).parts
-    loaded = {"units": parts.units, "llm": parts.llm, "decoder": parts.decoder, "vocoder": parts.vocoder}
+    loaded = {"units": parts.units, "llm": parts.llm, **dict(parts.speech.named_children())}
     counts = {part: sum(weight.numel() for weight in module.parameters()) for part, module in loaded.items()}
     assert by_part(plan, "parameters") == counts
     assert by_part(plan, "memory_bytes") == pytest.approx(

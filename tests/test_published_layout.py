@@ -286,7 +286,7 @@ SPOILT = {
         lambda at: (at / "llm_mistral/unit_source.json").write_text(
             json.dumps({"num_units": K, "unit_rate": 50, "centroid_hash": "0123456789abcdef"})
         ),
-        r"centroids 0123456789abcdef, but the unit extractor has [0-9a-f]{16}",
+        r"the units of 0123456789abcdef, but the unit tokenizer is [0-9a-f]{16}",
     ),
     "centroids of another width": (
         lambda at: save_centroids(at / "units_fairseq", 31),

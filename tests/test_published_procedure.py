@@ -98,7 +98,7 @@ def test_every_call_reads_the_whole_prompt_and_forbids_by_lists(
         return output
 
     evaluations = []
-    estimator = embedded.parts.decoder.estimator
+    estimator = embedded.parts.flow_matching.decoder.estimator
     handle = estimator.register_forward_pre_hook(lambda module, inputs: evaluations.append(len(inputs[1])))
     monkeypatch.setattr(model, "generate", recorded)
     try:

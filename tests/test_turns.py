@@ -165,7 +165,7 @@ def test_a_head_of_other_units_or_none_is_refused(
     with pytest.raises(InputError, match="this model has no turn head.*turn_detection=silence"):
         TurnHeadRule().detector(pipeline.parts.units, tmp_path)
     config = Path(heads["yes"]) / "config.json"
-    (tmp_path / "config.json").write_text(config.read_text().replace(pipeline.parts.units.centroid_hash, "other"))
+    (tmp_path / "config.json").write_text(config.read_text().replace(pipeline.parts.units.identity, "other"))
     with pytest.raises(InputError, match="learnt with the units of centroids other"):
         TurnHeadRule(head=str(tmp_path)).detector(pipeline.parts.units, tmp_path)
     for wrong in ({"over": 1.0}, {"long_ms": 100}, {"short_ms": -1}):

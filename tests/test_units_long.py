@@ -141,10 +141,10 @@ def test_centroids_are_read_from_arrays_and_tensors_and_never_unpickled(tmp_path
 def test_files_that_are_not_of_one_extractor_are_refused(extractor: UnitExtractor, tmp_path: Path) -> None:
     extractor.save_pretrained(tmp_path)
     settings = tmp_path / "units.json"
-    assert json.loads(settings.read_text())["centroid_hash"] == extractor.centroid_hash
+    assert json.loads(settings.read_text())["centroid_hash"] == extractor.identity
     other = tmp_path / "centroids.safetensors"
     save_file({"centroids": extractor.centroids + 1}, other)
-    with pytest.raises(InputError, match=f"hash .* written for {extractor.centroid_hash}"):
+    with pytest.raises(InputError, match=f"hash .* written for {extractor.identity}"):
         UnitExtractor.from_pretrained(tmp_path)
     other.write_bytes(other.read_bytes()[:-5])
     with pytest.raises(InputError, match="centroids.safetensors is truncated"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from usdm.types import InputError
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+CLASS_KEY = "class"  # in a folder's settings: MODULE.CLASS of a part that is none of this package's usual kinds
 
 
 class NoInitialValues(TorchFunctionMode):
@@ -65,6 +67,25 @@ def read_object(path: Path, way_out: str) -> dict[str, Any]:
         raise InputError(f"{path}: not valid JSON ({error}); {way_out}") from error
     if not isinstance(found, dict):
         raise InputError(f"{path}: holds a JSON {type(found).__name__}, an object is needed; {way_out}")
+    return found
+
+
+def class_named(name: object, kind: type[Any], where: Path) -> type[Any]:
+    """The subclass of `kind` that a folder's settings name, from any module that Python can import.
+
+    The module is imported; nothing else is called before the class has been found to be one. Raises InputError, with
+    the file `where` the name stands, for what cannot be imported or is no such class.
+    """
+    module, _, attribute = str(name).rpartition(".")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"{where}: {CLASS_KEY}={name!r} cannot be imported ({error}); install its package, or put its folder on "
+            "PYTHONPATH"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        raise InputError(f"{where}: {CLASS_KEY}={name!r} is no subclass of {kind.__module__}.{kind.__name__}; name one")
     return found
 
 

@@ -6,9 +6,10 @@ from usdm.chain.parts import Parts
 from usdm.chain.pipeline import SpokenDialogPipeline
 from usdm.chain.places import bundle_folder, bundle_places, embedded_models
 from usdm.chain.replies import ReplyOptions
-from usdm.chain.settings import DecoderSampling, GenerationSettings
+from usdm.chain.settings import GenerationSettings
 from usdm.chain.stages import Answer, Chain, LanguageModelChain, Question, SpokenText
 from usdm.chain.streaming import SpokenChunk
+from usdm.unit_to_speech import DecoderSampling
 
 __all__ = [
     "Answer",

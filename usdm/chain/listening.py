@@ -16,7 +16,6 @@ from usdm.chain.sound import LengthLimit, Samples, check_sample_rate, mono_sampl
 from usdm.chain.stages import Chain, LanguageModelChain, Question
 from usdm.chain.streaming import StreamEvent, streamed_reply
 from usdm.types import InputError, SpokenReply, Turn
-from usdm.units.streaming import StreamingUnitExtractor
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -50,7 +49,7 @@ class Listener:
         self._chain = chain
         self._request = request
         self._resampler = StreamingResampler(self.sample_rate, parts.units.sample_rate)
-        self._extractor = StreamingUnitExtractor(parts.units)
+        self._extractor = parts.units.stream()
         self._blocks: list[Tensor] = []
         self._num_samples = 0
         self._units = torch.zeros(0, dtype=torch.int64)

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from usdm.chain.options import LoadOptions
-from usdm.decoder import UnitDecoder
 from usdm.lm import LanguageModel, check_model, count_parameters, load_for_generation
 from usdm.runs import content_digest, digest
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
 from usdm.types import InputError
-from usdm.units import UnitExtractor
-from usdm.vocoder import Vocoder, load_vocoder
+from usdm.unit_to_speech import FlowMatchingToSpeech, UnitToSpeech, load_unit_to_speech
+from usdm.units import UnitTokenizer, load_unit_tokenizer
 
 SOURCE_FILE = "unit_source.json"
 
@@ -26,26 +23,30 @@ SOURCE_FILE = "unit_source.json"
 class Parts:
     """A whole system. Raises InputError at construction if two parts are not made for each other."""
 
-    units: UnitExtractor
+    units: UnitTokenizer
     llm: LanguageModel
     template: DialogTemplate
-    decoder: UnitDecoder
-    vocoder: Vocoder
+    speech: UnitToSpeech
 
     def __post_init__(self) -> None:
-        check_agreement(self.units, self.template.vocabulary, self.decoder, self.vocoder)
+        check_agreement(self.units, self.template.vocabulary, self.speech)
         check_model(self.llm, self.template.vocabulary)
 
+    @property
+    def flow_matching(self) -> FlowMatchingToSpeech:
+        """The speech part, for what looks into it. Raises InputError if it is of another kind."""
+        if isinstance(self.speech, FlowMatchingToSpeech):
+            return self.speech
+        raise InputError(
+            f"this model makes sound by {type(self.speech).__name__}: what is asked for here is about a flow matching "
+            "decoder and its vocoder; take a model that has them"
+        )
 
-def check_agreement(
-    units: UnitExtractor, vocabulary: SpeechTextVocabulary, decoder: UnitDecoder, vocoder: Vocoder
-) -> None:
-    """Raises InputError that names both sides if the parts do not speak of the same units, rate and mels."""
-    _agree("number of units", units=units.num_units, llm=vocabulary.num_units, decoder=decoder.num_units)
-    _agree("unit rate (Hz)", units=units.unit_rate, decoder=decoder.unit_rate)
-    mine, theirs = asdict(decoder.mel), asdict(vocoder.mel)
-    for setting in mine:
-        _agree(f"mel setting {setting}", decoder=mine[setting], vocoder=theirs[setting])
+
+def check_agreement(units: UnitTokenizer, vocabulary: SpeechTextVocabulary, speech: UnitToSpeech) -> None:
+    """Raises InputError that names both sides if the parts do not speak of the same units and rate."""
+    _agree("number of units", units=units.num_units, llm=vocabulary.num_units, decoder=speech.num_units)
+    _agree("unit rate (Hz)", units=units.unit_rate, decoder=speech.unit_rate)
 
 
 def _agree(fact: str, **values: Any) -> None:
@@ -54,7 +55,7 @@ def _agree(fact: str, **values: Any) -> None:
         raise InputError(f"the parts disagree on the {fact}: {sides}; take parts that were trained together")
 
 
-def check_unit_source(folder: Path, units: UnitExtractor) -> None:
+def check_unit_source(folder: Path, units: UnitTokenizer) -> None:
     """Raises InputError if a part was trained on other units, from another layer say, of the same number.
 
     What is trained here says so in `unit_source.json`; published checkpoints say nothing.
@@ -66,10 +67,10 @@ def check_unit_source(folder: Path, units: UnitExtractor) -> None:
         known = json.loads(path.read_bytes())["centroid_hash"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: does not say which units it was trained on ({error!r}); copy it again") from error
-    if known != units.centroid_hash:
+    if known != units.identity:
         raise InputError(
-            f"{path}: trained on the units of centroids {known}, but the unit extractor has {units.centroid_hash} "
-            f"(layer {units.settings.layer}); take the extractor that it was trained with"
+            f"{path}: trained on the units of {known}, but the unit tokenizer is {units.identity}; take the tokenizer "
+            "that it was trained with"
         )
 
 
@@ -79,15 +80,17 @@ def load_parts(folders: Mapping[str, Path], options: LoadOptions = LoadOptions()
     options.check()
     vocabulary = SpeechTextVocabulary.from_pretrained(folders["llm"])
     template = DialogTemplate(vocabulary, TemplateSettings.load(folders["llm"]))
-    units = UnitExtractor.from_pretrained(folders["units"])
-    decoder = UnitDecoder.from_pretrained(folders["decoder"], dtype=options.decoder_dtype)
-    vocoder = load_vocoder(folders["vocoder"], use_cuda_kernel=options.vocoder_cuda_kernel)
+    units = load_unit_tokenizer(folders["units"])
+    speech = load_unit_to_speech(
+        folders["decoder"],
+        folders.get("vocoder"),
+        dtype=options.decoder_dtype,
+        use_cuda_kernel=options.vocoder_cuda_kernel,
+    )
     # All that can be wrong is told before the one part that takes minutes to load.
-    check_agreement(units, vocabulary, decoder, vocoder)
+    check_agreement(units, vocabulary, speech)
     for part in ("llm", "decoder"):
         check_unit_source(folders[part], units)
-    if isinstance(vocoder, nn.Module):
-        vocoder.to(options.place)
     llm = load_for_generation(
         folders["llm"],
         options.place,
@@ -96,7 +99,7 @@ def load_parts(folders: Mapping[str, Path], options: LoadOptions = LoadOptions()
         device_map=options.device_map,
         quantization=options.quantization,
     )
-    return Parts(units.to(options.place), llm, template, decoder.to(options.place), vocoder)
+    return Parts(units.to(options.place), llm, template, speech.to(options.place).eval())
 
 
 def fingerprint(folders: Mapping[str, Path]) -> str:

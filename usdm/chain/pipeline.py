@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from usdm.audio import MelSpectrogram, read_audio, resample
+from usdm.audio import read_audio, resample
 from usdm.chain.listening import Listener
 from usdm.chain.options import LoadOptions
 from usdm.chain.parts import Parts, fingerprint, load_parts
 from usdm.chain.places import bundle_folder, bundle_places, find_parts
 from usdm.chain.replies import ReplyOptions, Request, units_to_sound, whole_reply
-from usdm.chain.settings import DecoderSampling, GenerationSettings
+from usdm.chain.settings import GenerationSettings
 from usdm.chain.sound import LengthLimit, Samples, speech
 from usdm.chain.stages import Chain, LanguageModelChain, Question, check_stages, timed
 from usdm.chain.streaming import StreamEvent, streamed_reply
@@ -26,13 +26,14 @@ from usdm.lm import TokenStream, max_positions
 from usdm.runs import hub_commit
 from usdm.tokens.layout import STAGES
 from usdm.types import InputError, ReferenceVoice, Sampling, SpokenReply, Turn, Waveform
+from usdm.unit_to_speech import DecoderSampling
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
 class SpokenDialogPipeline:
-    """Units, chain, decoder and vocoder of one system (USDM, arXiv 2402.05706)."""
+    """Units, chain and unit-to-speech of one system (USDM, arXiv 2402.05706)."""
 
     def __init__(
         self,
@@ -50,7 +51,6 @@ class SpokenDialogPipeline:
         self._known_voices: dict[str, ReferenceVoice] = {}
         if settings.voice is not None:
             voice_file(self._voice_files, settings.voice)
-        self.mel = MelSpectrogram(parts.decoder.mel)
 
     @classmethod
     def from_pretrained(
@@ -63,7 +63,8 @@ class SpokenDialogPipeline:
         decoder: str | Path | None = None,
         vocoder: str | Path | None = None,
     ) -> SpokenDialogPipeline:
-        """An embedded model ("tiny"), or a folder that holds `units/`, `llm/`, `decoder/` and `vocoder/`.
+        """An embedded model ("tiny"), or a folder that holds `units/`, `llm/`, `decoder/` and, where it makes mels,
+        `vocoder/`.
 
         It may hold `voices/NAME.flac` too: voices to speak in. A part that is given, as a folder or a hub name, takes
         the place of the bundle's own. Raises InputError if anything is missing, damaged, or not made for the rest.
@@ -84,7 +85,7 @@ class SpokenDialogPipeline:
         units: str | Path,
         llm: str | Path,
         decoder: str | Path,
-        vocoder: str | Path,
+        vocoder: str | Path | None = None,
         *,
         options: LoadOptions = LoadOptions(),  # noqa: B008 (frozen)
         settings: GenerationSettings = GenerationSettings(),  # noqa: B008 (frozen)
@@ -92,9 +93,11 @@ class SpokenDialogPipeline:
     ) -> SpokenDialogPipeline:
         """Each part a local folder or a hub name, `voices` a folder of recordings such as NAME.flac.
 
-        Raises InputError as `from_pretrained` does.
+        `vocoder` is None for a decoder that makes sound by itself: a unit HiFi-GAN, or a codec's folder. Raises
+        InputError as `from_pretrained` does.
         """
-        folders = find_parts({"units": units, "llm": llm, "decoder": decoder, "vocoder": vocoder})
+        places = {"units": units, "llm": llm, "decoder": decoder}
+        folders = find_parts(places if vocoder is None else {**places, "vocoder": vocoder})
         return cls(load_parts(folders, options), folders, settings, voices)
 
     @cached_property
@@ -113,7 +116,7 @@ class SpokenDialogPipeline:
     @property
     def sample_rate(self) -> int:
         """Hz of what it says."""
-        return self.parts.vocoder.sample_rate
+        return self.parts.speech.sample_rate
 
     @property
     def voices(self) -> list[str]:
@@ -195,8 +198,7 @@ class SpokenDialogPipeline:
     def voice(self, reference: Waveform) -> ReferenceVoice:
         """A recording as the decoder takes it, to be used for many replies. Raises InputError as `respond` does."""
         heard = speech(reference.samples, reference.sample_rate, self._limit)
-        samples = resample(heard.samples, heard.sample_rate, self.parts.decoder.mel.sample_rate)
-        return ReferenceVoice(self._units(heard), self.mel(samples[None])[0])
+        return self.parts.speech.voice(self._units(heard), heard)
 
     def speaker(
         self,

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usdm.types import InputError
+from usdm.unit_to_speech import needs_vocoder
 
 if TYPE_CHECKING:
     from usdm.chain.hub import Hub
 
-PART_NAMES = ("units", "llm", "decoder", "vocoder")
+PART_NAMES = ("units", "llm", "decoder", "vocoder")  # the last only where the decoder makes mels
 EMBEDDED_MODELS = Path(__file__).resolve().parents[1] / "models"
 MODELS_VARIABLE = "USDM_MODELS"
 
@@ -127,7 +128,9 @@ def bundle_folder(name: str | Path) -> Path:
             f"nor a folder ({', '.join(map(str, folders))}); give a folder with {', '.join(PART_NAMES)}, or each "
             "part's own folder or hub name"
         )
-    if missing := [str(folder / part) for part in PART_NAMES if not (folder / part).is_dir()]:
+    has_mels = not (folder / "decoder").is_dir() or needs_vocoder(folder / "decoder")
+    wanted = [part for part in PART_NAMES if part != "vocoder" or has_mels]
+    if missing := [str(folder / part) for part in wanted if not (folder / part).is_dir()]:
         raise InputError(f"{name}: no folder {', '.join(missing)}; a bundle holds {', '.join(PART_NAMES)}")
     return folder
 
@@ -135,10 +138,14 @@ def bundle_folder(name: str | Path) -> Path:
 def bundle_places(name: str | Path, given: Mapping[str, str | Path | None] | None = None) -> dict[str, str | Path]:
     """Where each part of a bundle is to be looked for; a part that is `given` takes the place of its own.
 
-    Raises as `bundle_folder` does.
+    There is no vocoder for a decoder that makes sound by itself, unless one is given. Raises as `bundle_folder` does.
     """
     folder, replaced = bundle_folder(name), given or {}
-    return {part: replaced.get(part) or folder / part for part in PART_NAMES}
+    places = {part: replaced.get(part) or folder / part for part in PART_NAMES}
+    decoder = locate_here("decoder", places["decoder"]).folder
+    if replaced.get("vocoder") is None and decoder is not None and not needs_vocoder(decoder):
+        del places["vocoder"]
+    return places
 
 
 def embedded_models() -> list[str]:

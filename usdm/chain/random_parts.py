@@ -17,11 +17,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, Wav2Vec2Confi
 from usdm.audio import MelSettings
 from usdm.chain.options import LoadOptions
 from usdm.chain.parts import Parts
-from usdm.chain.pipeline import DecoderSampling, GenerationSettings, SpokenDialogPipeline
+from usdm.chain.pipeline import SpokenDialogPipeline
+from usdm.chain.settings import GenerationSettings
 from usdm.decoder import UnitDecoder, UnitDecoderConfig
 from usdm.lm import build_model
 from usdm.tokens import LAYOUTS, DialogTemplate, SpeechTextVocabulary, TemplateSettings, extend_tokenizer
 from usdm.types import InputError, Sampling
+from usdm.unit_to_speech import DecoderSampling, FlowMatchingToSpeech
 from usdm.units import UnitExtractor, UnitSettings
 from usdm.vocoder import BigVGANVocoder, Vocoder, VocosSettings, VocosVocoder
 from usdm.vocoder.bigvgan import use_fused_activation
@@ -77,8 +79,7 @@ def random_pipeline(
             units=random_extractor(encoder, units, options),
             llm=random_model(template, llm, options),
             template=template,
-            decoder=random_decoder(decoder, options),
-            vocoder=random_vocoder(vocoder, options),
+            speech=FlowMatchingToSpeech(random_decoder(decoder, options), random_vocoder(vocoder, options)),
         )
     lengths = {"transcribe": text_tokens, "respond": text_tokens, "speak": round(reply_seconds * units.unit_rate)}
     limits = {stage: Sampling(max_new_tokens=length) for stage, length in lengths.items()}

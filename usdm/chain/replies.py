@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TypedDict
 
 import torch
 from torch import Tensor
 
 from usdm.chain.parts import Parts
-from usdm.chain.settings import DecoderSampling
-from usdm.chain.stages import Answer, Chain, Question, timed
+from usdm.chain.stages import Answer, Chain, Question
 from usdm.types import ReferenceVoice, Sampling, SpokenReply, Waveform
+from usdm.unit_to_speech import DecoderSampling
 
 FADE = 0.02  # seconds; a reply that is cut off ends in a fade and not in a click
 
@@ -53,11 +53,10 @@ def whole_reply(parts: Parts, request: Request) -> SpokenReply:
     if request.speak and answer.agent_units is not None and len(answer.agent_units):
         sound = units_to_sound(parts, answer.agent_units, request.voice, request.decoder, request.seed, request.timings)
         if "speak" in answer.truncated:
-            sound = fade_out(sound, parts.vocoder.sample_rate)
+            sound = fade_out(sound, parts.speech.sample_rate)
     return spoken_reply(parts, request, answer, sound, request.timings)
 
 
-@torch.inference_mode()
 def units_to_sound(
     parts: Parts,
     units: Tensor,
@@ -66,12 +65,10 @@ def units_to_sound(
     seed: int,
     timings: dict[str, float],
 ) -> Tensor:
-    """(U,) units -> (T,) sound at the vocoder's sample rate."""
-    generator = torch.Generator().manual_seed(seed)
-    with timed(timings, "decode"):
-        mel = parts.decoder.generate(units, reference=voice, generator=generator, **asdict(decoder))
-    with timed(timings, "vocode"):
-        return parts.vocoder(mel[None])[0].float().cpu()
+    """(U,) units -> (T,) sound at the speech part's sample rate."""
+    spoken = parts.speech([units], [voice], [seed], decoder)
+    timings.update(spoken.timings)
+    return spoken.sounds[0]
 
 
 def spoken_reply(
@@ -88,7 +85,7 @@ def spoken_reply(
         agent_text=answer.agent_text,
         agent_units=answer.agent_units,
         waveform=sound,
-        sample_rate=parts.vocoder.sample_rate,
+        sample_rate=parts.speech.sample_rate,
         timings=timings,
         truncated=answer.truncated,
         first_sound=first_sound,

@@ -8,20 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from usdm.chain.stages import check_stages
-from usdm.decoder.flow_matching import Solver
 from usdm.types import InputError, Sampling
+from usdm.unit_to_speech import DecoderSampling
 
 GENERATION_FILE = "generation.json"
-
-
-@dataclass(frozen=True)
-class DecoderSampling:
-    """How mels are drawn from units; see `UnitDecoder.generate`. Defaults are the published ones."""
-
-    steps: int = 50
-    solver: Solver = "heun"
-    guidance: float = 1.0
-    temperature: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 from usdm.audio import MelSettings
 from usdm.checkpoint import read_config
 from usdm.decoder import UnitDecoder, UnitDecoderConfig
 from usdm.types import InputError
+from usdm.unit_to_speech.loading import is_codec, load_unit_to_speech, needs_vocoder
 from usdm.units import UnitExtractor, UnitSettings
+from usdm.units.codec import CodecTokenizer
 from usdm.units.encoder import encoder_class, encoder_config, keep_layers
-from usdm.units.extractor import SETTINGS_FILE
+from usdm.units.loading import tokenizer_class
+from usdm.units.tokenizer import read_settings
 from usdm.vocoder import VocosSettings, VocosVocoder
 from usdm.vocoder.bigvgan_generator import BigVGANGenerator, BigVGANSettings
 
@@ -37,11 +39,11 @@ def build_skeleton(part: str, folder: Path) -> nn.Module:
         raise InputError(f"{folder}: not the configuration of a part {part} ({error!r})") from error
 
 
-def _units(folder: Path) -> UnitExtractor:
-    path = folder / SETTINGS_FILE
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; give the folder that `usdm convert_units` made")
-    values = json.loads(path.read_text(encoding="utf-8"))
+def _units(folder: Path) -> nn.Module:
+    kind = tokenizer_class(folder)
+    if kind is not UnitExtractor:
+        return _codec(folder) if issubclass(kind, CodecTokenizer) else _loaded(kind.from_pretrained(folder))
+    values = read_settings(folder)
     values.pop("centroid_hash", None)  # of the centroids themselves, which are not looked at
     settings = UnitSettings(**values)
     config = encoder_config(read_config(folder), folder)
@@ -55,8 +57,20 @@ def _language_model(folder: Path) -> PreTrainedModel:
     return model
 
 
-def _decoder(folder: Path) -> UnitDecoder:
-    return UnitDecoder(UnitDecoderConfig(**read_config(folder)))
+def _codec(folder: Path) -> nn.Module:
+    codec: nn.Module = AutoModel.from_config(AutoConfig.from_pretrained(str(folder)))
+    return codec
+
+
+def _decoder(folder: Path) -> nn.Module:
+    if needs_vocoder(folder):
+        return UnitDecoder(UnitDecoderConfig(**read_config(folder)))
+    return _codec(folder) if is_codec(folder) else _loaded(load_unit_to_speech(folder, None))
+
+
+def _loaded(module: nn.Module) -> nn.Module:
+    """A part that cannot be shaped without its weights: they are small, and let go again."""
+    return module.to("meta")
 
 
 def _vocoder(folder: Path) -> nn.Module:

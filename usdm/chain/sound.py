@@ -24,7 +24,7 @@ class LengthLimit:
     """How much of a recording a language model has room for."""
 
     positions: int | None  # of the language model, one for each unit; None is without end
-    unit_rate: int  # Hz
+    unit_rate: float  # Hz
 
     def check(self, seconds: float) -> None:
         """Raises InputError for a recording that has more units than the model positions."""

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from usdm.chain.parts import Parts
 from usdm.chain.replies import Request, fade_out, spoken_reply
-from usdm.chain.stages import Answer, LanguageModelChain, SpokenText, timed
-from usdm.decoder import StreamingDecoder, StreamingSettings
+from usdm.chain.stages import Answer, LanguageModelChain, SpokenText
 from usdm.types import SpokenReply
-from usdm.vocoder import StreamingVocoder
 
 
 @dataclass(frozen=True)
@@ -33,38 +31,24 @@ class SpeechStream:
     """Units of one reply in, its sound out as soon as it is settled."""
 
     def __init__(self, parts: Parts, request: Request) -> None:
-        self._decoder = StreamingDecoder(
-            parts.decoder,
-            **asdict(StreamingSettings.at_rate(parts.decoder.unit_rate)),
-            **asdict(request.decoder),
-            reference=request.voice,
-            seed=request.seed,
-        )
-        self._vocoder = StreamingVocoder(parts.vocoder)
+        self._stream = parts.speech.stream(request.voice, request.seed, request.decoder)
         self._start = request.start
-        self.sample_rate = parts.vocoder.sample_rate
+        self.sample_rate = parts.speech.sample_rate
         self.chunks: list[Tensor] = []  # (t,) float32, all that was given
         self.first_sound: float | None = None  # seconds from the call to the first chunk
-        self.timings: dict[str, float] = {}  # seconds by stage
 
-    @torch.inference_mode()
+    @property
+    def timings(self) -> Mapping[str, float]:
+        """Seconds by step, so far."""
+        return self._stream.timings
+
     def push(self, unit: int) -> SpokenChunk | None:
         """The chunk that this unit completes, if it does."""
-        with timed(self.timings, "decode"):
-            mel = self._decoder.push(torch.tensor([unit]))
-        if mel.shape[1] == 0:
-            return None
-        with timed(self.timings, "vocode"):
-            samples = self._vocoder.push(mel, self._decoder.ahead)
-        return self._chunk(samples)
+        return self._chunk(self._stream.push(torch.tensor([unit])))
 
-    @torch.inference_mode()
     def finish(self, cut_off: bool) -> SpokenChunk | None:
         """The rest. Speech that was cut off in its middle fades out."""
-        with timed(self.timings, "decode"):
-            mel = self._decoder.finish()
-        with timed(self.timings, "vocode"):
-            samples = torch.cat([self._vocoder.push(mel), self._vocoder.finish()])
+        samples = self._stream.finish()
         return self._chunk(fade_out(samples, self.sample_rate) if cut_off else samples)
 
     def _chunk(self, samples: Tensor) -> SpokenChunk | None:

@@ -17,13 +17,13 @@ from usdm.chain.ahead import ahead
 from usdm.chain.journal import RESULTS_FILE, SHARDS_FOLDER, ids_with_results, merge_shards
 from usdm.chain.pipeline import SpokenDialogPipeline
 from usdm.chain.requests import SynthesisRequest
-from usdm.chain.settings import DecoderSampling
 from usdm.chain.stages import check_stages
 from usdm.chain.synthesis_folder import ShardFolder
 from usdm.chain.synthesis_stages import answer, chunks, on_own_stream, prepare, voice
 from usdm.runs import claim, read_lines
 from usdm.tokens.layout import STAGES
 from usdm.types import InputError, Sampling
+from usdm.unit_to_speech import DecoderSampling
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def synthesize(
     with claim(folder, settings, {}, results=written, overwrite=overwrite, shared=True) as claimed:
         own = requests[shard::num_shards]
         start, seconds = time.perf_counter(), 0.0
-        usual = 1 if pipeline.parts.decoder.device.type == "cpu" else ACCELERATOR_BATCH
+        usual = 1 if pipeline.parts.speech.device.type == "cpu" else ACCELERATOR_BATCH
         with closing(ShardFolder(folder, own, shard, num_shards, pipeline.sample_rate, retry_errors)) as files:
             todo = [request for request in own if request.id not in files.done]
             if todo:
@@ -175,7 +175,7 @@ def _settings(
     """All that the results depend on beside the requests."""
     return {
         "model": pipeline.fingerprint,
-        "precision": {"llm": _precision(pipeline.parts.llm), "decoder": _precision(pipeline.parts.decoder)},
+        "precision": {"llm": _precision(pipeline.parts.llm), "decoder": _precision(pipeline.parts.speech)},
         "chain": pipeline.parts.template.layout(chain).name,
         "sampling": {stage: asdict(settings) for stage, settings in sampling.items()},
         "decoder": asdict(decoder),

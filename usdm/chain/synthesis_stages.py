@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -22,12 +22,11 @@ from usdm.audio import check_speech, read_audio
 from usdm.chain.pipeline import SpokenDialogPipeline
 from usdm.chain.replies import fade_out
 from usdm.chain.requests import SynthesisRequest
-from usdm.chain.settings import DecoderSampling
 from usdm.chain.sound import LengthLimit
 from usdm.chain.stages import Answer, LanguageModelChain, Question
 from usdm.lm import ContinuousBatch, Script, max_positions
 from usdm.types import InputError, ReferenceVoice, Sampling, Waveform
-from usdm.vocoder import vocode_batch
+from usdm.unit_to_speech import DecoderSampling
 
 Item = TypeVar("Item")
 
@@ -128,7 +127,7 @@ def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 def on_own_stream(pipeline: SpokenDialogPipeline) -> AbstractContextManager[object]:
     """On a GPU the stages overlap only if each has a CUDA stream of its own."""
-    device = pipeline.parts.decoder.device
+    device = pipeline.parts.speech.device
     return torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else nullcontext()
 
 
@@ -222,22 +221,17 @@ def _timings(item: Answered) -> dict[str, float]:
     return {**item.prepared.timings, **item.answer.timings}
 
 
-@torch.inference_mode()
 def _sounds(
     pipeline: SpokenDialogPipeline, items: Sequence[Answered], decoder: DecoderSampling, seed: int
 ) -> list[Voiced]:
-    start = time.perf_counter()
-    mels = pipeline.parts.decoder.generate_batch(
+    spoken = pipeline.parts.speech(
         [item.answer.agent_units for item in items if item.answer.agent_units is not None],
-        references=[item.prepared.voice for item in items],
-        seeds=[seed if (own := item.prepared.request.seed) is None else own for item in items],
-        **asdict(decoder),
+        [item.prepared.voice for item in items],
+        [seed if (own := item.prepared.request.seed) is None else own for item in items],
+        decoder,
     )
-    decoded = time.perf_counter()
-    sounds = [sound.float().cpu() for sound in vocode_batch(pipeline.parts.vocoder, mels)]
-    vocoded = time.perf_counter()
-    share = {"decode": (decoded - start) / len(items), "vocode": (vocoded - decoded) / len(items)}
-    return [_finished(pipeline, item, sound, share) for item, sound in zip(items, sounds, strict=True)]
+    share = {step: seconds / len(items) for step, seconds in spoken.timings.items()}
+    return [_finished(pipeline, item, sound, share) for item, sound in zip(items, spoken.sounds, strict=True)]
 
 
 def _finished(pipeline: SpokenDialogPipeline, item: Answered, sound: Tensor, share: Mapping[str, float]) -> Voiced:

@@ -31,7 +31,7 @@ def run(config: DictConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     pipeline = load_model(config)
     detector = rule.detector(pipeline.parts.units, pipeline.folders["llm"].parent)
-    over = partial(probability_of_end, detector.head, pipeline.parts.units)
+    over = partial(probability_of_end, detector.head, detector.extractor)
     tables = []
     for name, turns in sets.items():
         with bar(name) as progress:

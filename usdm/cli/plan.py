@@ -35,6 +35,8 @@ def model_places(model: DictConfig) -> dict[str, str | Path]:
     if "name" in model:
         return bundle_places(model.name, {part: model.get(part) for part in PART_NAMES})
     places = {part: model.get(part) for part in PART_NAMES}
+    if places["vocoder"] is None:
+        del places["vocoder"]  # of a decoder that makes sound by itself
     if strange := [part for part, place in places.items() if not isinstance(place, str)]:
         raise InputError(f"this model has no folder or hub name for {', '.join(strange)}, so it cannot be planned")
     return places

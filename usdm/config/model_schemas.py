@@ -277,6 +277,34 @@ class MeasureConversation(Verb):
 
 
 @dataclass
+class ConvertCodec(Verb):
+    checkpoint: str = MISSING
+    output_dir: str = MISSING
+    settings: Any = MISSING
+
+
+@dataclass
+class ComparedDecoder:
+    """See `conf/compare_decoders.yaml`; units and vocoder that are not given are the model's own, or none."""
+
+    name: str = MISSING
+    decoder: str = MISSING
+    units: str | None = None
+    vocoder: str | None = None
+
+
+@dataclass
+class CompareDecoders(UseModel):
+    contenders: list[ComparedDecoder] = MISSING
+    speaker: bool = MISSING
+    quality: bool = MISSING
+    held_out: str | None = MISSING
+    items: int | None = MISSING
+    output_dir: str = MISSING
+    seed: int = MISSING
+
+
+@dataclass
 class ConvertUnits(Verb):
     checkpoint: str = MISSING
     centroids: str = MISSING

@@ -276,6 +276,17 @@ class TrainTurnHead(Stage):
 
 
 @dataclass
+class TrainUnitHifigan(TrainPart):
+    unit_corpus: str = MISSING
+    unit_hifigan: Any = MISSING
+
+
+@dataclass
+class TrainCodec(TrainPart):
+    codec: Any = MISSING
+
+
+@dataclass
 class AverageModels(Stage):
     models: list[str] = MISSING
     shares: list[float] = MISSING

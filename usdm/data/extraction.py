@@ -21,8 +21,8 @@ from usdm.data.unit_corpus import UnitCorpus, UnitCorpusWriter, UnitSource, Unit
 from usdm.interleave import spoken_form, spoken_words
 from usdm.runs import Shards, Task, claim, in_processes
 from usdm.types import InputError
-from usdm.units import UnitExtractor
-from usdm.units.extractor import require_extractor
+from usdm.units import UnitTokenizer, load_unit_tokenizer
+from usdm.units.loading import tokenizer_class
 
 SUFFIX = ".parquet"
 
@@ -64,7 +64,7 @@ def extract_units(
 
     Args:
         corpora: speech corpus folders (see `usdm.data.speech_corpus`).
-        extractor: folder of a `UnitExtractor`.
+        extractor: folder of a `UnitTokenizer`, of whichever kind.
         batch_seconds: sound that goes through the encoder at once; utterances of like length go together.
         variation: of the sound of users' turns, so that a language model learns how voices that the encoder does not
             know come out as units. Ids and dialogs are then named after `seed` and can be read beside the plain ones'.
@@ -86,7 +86,7 @@ def extract_units(
             "fine-tuning stretch the units (noise.stretch)"
         )
     manifests = manifest_files(corpora)
-    require_extractor(extractor)
+    tokenizer_class(extractor)  # that it is there
     with claim(
         output_dir,
         {"variation": None if variation is None else {**asdict(variation), "seed": seed}},
@@ -112,9 +112,9 @@ def extract_units(
     return report
 
 
-def unit_source(extractor: UnitExtractor) -> UnitSource:
-    """What a corpus of this extractor's units says about itself."""
-    return UnitSource(extractor.num_units, extractor.unit_rate, extractor.centroid_hash)
+def unit_source(tokenizer: UnitTokenizer) -> UnitSource:
+    """What a corpus of this tokenizer's units says about itself."""
+    return UnitSource(tokenizer.num_units, tokenizer.unit_rate, tokenizer.identity)
 
 
 def device_of_process(device: str, number: int) -> str:
@@ -140,8 +140,8 @@ class _Worker:
         number: int,
     ) -> None:
         self.shards, self.batch_seconds, self.variation, self.seed = shards, batch_seconds, variation, seed
-        self.extractor = UnitExtractor.from_pretrained(extractor).to(device_of_process(device, number))
-        self.source = unit_source(self.extractor)
+        self.tokenizer = load_unit_tokenizer(extractor).to(device_of_process(device, number))
+        self.source = unit_source(self.tokenizer)
         # Before the ids and dialogs of varied turns, so that they are told from the plain ones.
         self.prefix = "" if variation is None else f"varied{seed}-"
 
@@ -177,16 +177,16 @@ class _Worker:
 
     def _sound(self, utterance: Utterance) -> Tensor:
         """(T,). Raises InputError if it cannot be read."""
-        samples = utterance.read(self.extractor.sample_rate).samples
+        samples = utterance.read(self.tokenizer.sample_rate).samples
         if self.variation is not None and self._is_varied(utterance):
             random = np.random.default_rng((self.seed, zlib.crc32(utterance.id.encode())))
-            samples, _ = self.variation.vary(samples, self.extractor.sample_rate, random)
+            samples, _ = self.variation.vary(samples, self.tokenizer.sample_rate, random)
         return samples
 
     def _extract(self, waveforms: Sequence[Tensor]) -> list[_Units]:
         """One that no units can be made of does not take the others with it."""
         try:
-            return [row.numpy().astype(np.uint16) for row in self.extractor(waveforms)]
+            return [row.numpy().astype(np.uint16) for row in self.tokenizer(waveforms)]
         except InputError as error:
             if len(waveforms) == 1:
                 return [error]
@@ -196,7 +196,7 @@ class _Worker:
         """Raises InputError if there are no units, or the words are not in the order of their times."""
         if isinstance(units, InputError):
             raise units
-        row = _row(utterance, units, self.extractor.unit_rate)
+        row = _row(utterance, units, self.tokenizer)
         return replace(row, id=self.prefix + row.id, dialog=row.dialog and self.prefix + row.dialog)
 
 
@@ -212,10 +212,10 @@ def _batches(utterances: Sequence[Utterance], seconds: float) -> Iterator[list[U
         yield batch
 
 
-def _row(utterance: Utterance, units: NDArray[np.uint16], unit_rate: int) -> UnitUtterance:
-    spoken = None
+def _row(utterance: Utterance, units: NDArray[np.uint16], tokenizer: UnitTokenizer) -> UnitUtterance:
+    spoken, together = None, tokenizer.units_per_frame
     if any(spoken_form(word.text) for word in utterance.words):
-        spoken = spoken_words(utterance.words, len(units), unit_rate)
+        spoken = spoken_words(utterance.words, len(units) // together, tokenizer.unit_rate / together)
     return UnitUtterance(
         id=utterance.id,
         speaker=utterance.speaker,
@@ -226,7 +226,7 @@ def _row(utterance: Utterance, units: NDArray[np.uint16], unit_rate: int) -> Uni
         text=utterance.text or "",
         units=units,
         words=spoken.words if spoken else (),
-        word_ends=spoken.ends if spoken else np.empty(0, np.int32),
+        word_ends=spoken.ends * together if spoken else np.empty(0, np.int32),
     )
 
 

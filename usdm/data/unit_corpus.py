@@ -49,8 +49,8 @@ class UnitSource:
     """Which units these are: the same numbers mean another sound under other centroids."""
 
     num_units: int
-    unit_rate: int  # Hz
-    centroid_hash: str
+    unit_rate: float  # Hz
+    centroid_hash: str  # the tokenizer's identity; of SSL units that is the hash of their centroids
 
     def check(self, other: UnitSource, ours: str, theirs: str) -> None:
         """Raises InputError that names both sides of every difference; `ours`, `theirs`: where they come from."""

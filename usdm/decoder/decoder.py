@@ -39,7 +39,7 @@ class UnitDecoderConfig:
     hidden_dropout: float = 0.0
     sigma_min: float = 1e-4
     solver: Solver = "euler"  # in published files; generation takes the solver as an argument
-    unit_rate: int = 50  # Hz
+    unit_rate: float = 50  # Hz
     mel_mean: float = -5.5419  # of log-mels of speech
     mel_std: float = 2.1575
 
@@ -73,7 +73,7 @@ class UnitDecoder(nn.Module):
         return self.config.n_tokens
 
     @property
-    def unit_rate(self) -> int:
+    def unit_rate(self) -> float:
         """Hz."""
         return self.config.unit_rate
 

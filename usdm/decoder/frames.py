@@ -8,12 +8,12 @@ from torch import Tensor
 from usdm.audio import MelSettings
 
 
-def frame_count(units: int, unit_rate: int, mel: MelSettings) -> int:
+def frame_count(units: int, unit_rate: float, mel: MelSettings) -> int:
     """Frames that so many units at `unit_rate` Hz cover."""
-    return units * mel.sample_rate // unit_rate // mel.hop_length
+    return int(units * mel.sample_rate // unit_rate) // mel.hop_length
 
 
-def units_per_frame(units: Tensor, unit_rate: int, mel: MelSettings, start: int = 0) -> Tensor:
+def units_per_frame(units: Tensor, unit_rate: float, mel: MelSettings, start: int = 0) -> Tensor:
     """(U,) units at `unit_rate` Hz -> (M - start,) the unit of every mel frame from `start` on.
 
     Every sample takes the unit that is spoken there; what does not fill a last frame is cut; a frame takes
@@ -22,5 +22,5 @@ def units_per_frame(units: Tensor, unit_rate: int, mel: MelSettings, start: int 
     """
     frames = frame_count(len(units), unit_rate, mel)
     samples = torch.arange(start * mel.hop_length, frames * mel.hop_length)
-    unit_of_sample = samples * unit_rate // mel.sample_rate
+    unit_of_sample = (samples * unit_rate // mel.sample_rate).long()
     return units.cpu()[unit_of_sample].view(frames - start, mel.hop_length).mode(dim=1).values.to(units.device)

@@ -38,7 +38,7 @@ class StreamingSettings:
                 raise InputError(f"{field.name}={value}: a stream's lengths are in units, this one at least {least}")
 
     @classmethod
-    def at_rate(cls, unit_rate: int) -> StreamingSettings:
+    def at_rate(cls, unit_rate: float) -> StreamingSettings:
         """The same seconds at any `unit_rate` (Hz): the shortest that sound like the whole reply at once."""
         first, chunk, left, ahead = (round(seconds * unit_rate) for seconds in (0.16, 0.96, 0.96, 0.16))
         return cls(first_units=first, chunk_units=chunk, left_context=left, lookahead=ahead)

@@ -13,8 +13,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from torch import nn
-
 from usdm.chain import SpokenDialogPipeline
 from usdm.chain.requests import SynthesisRequest
 from usdm.evaluation.benchmark_answers import PUBLISHED, WAYS, Run, measure_answers, measure_memory
@@ -89,7 +87,7 @@ def benchmark(
     """
     counts = {"repeats": repeats, "rounds": rounds, "batch": batch, "decoding_tokens": decoding_tokens}
     _check({**counts, "limit": limit, "batch_published": batch_published, "capacity": capacity}, concurrency, requests)
-    device = pipeline.parts.decoder.device
+    device = pipeline.parts.speech.device
     capacity = capacity or (GPU_CAPACITY if device.type == "cuda" else CPU_CAPACITY)
     questions = [question_of(request) for request in requests]
     alone = questions[:limit]
@@ -149,8 +147,8 @@ def _check(counts: Mapping[str, int | None], concurrency: Sequence[int], request
 def _model(pipeline: SpokenDialogPipeline) -> dict[str, Any]:
     """Sizes, precisions and settings, on which the figures depend."""
     parts = pipeline.parts
-    modules = {"units": parts.units, "llm": parts.llm, "decoder": parts.decoder, "vocoder": parts.vocoder}
-    weights = {name: list(module.parameters()) for name, module in modules.items() if isinstance(module, nn.Module)}
+    modules = {"units": parts.units, "llm": parts.llm, **dict(parts.speech.named_children())}
+    weights = {name: list(module.parameters()) for name, module in modules.items()}
     return {
         "parts": {name: str(folder) for name, folder in pipeline.folders.items()} or "random weights",
         "parameters": {name: sum(weight.numel() for weight in found) for name, found in weights.items()},

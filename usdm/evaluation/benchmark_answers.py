@@ -83,7 +83,7 @@ def measure_answers(
 
 def measure_memory(pipeline: SpokenDialogPipeline, question: Waveform, seed: int = 0) -> dict[str, Peak]:
     """The most that is in use while each procedure answers, the model's weights included."""
-    device = pipeline.parts.decoder.device
+    device = pipeline.parts.speech.device
     peaks = {}
     for name, answer in procedures(pipeline, seed).items():
         with peak_memory(device) as peaks[name]:
@@ -115,7 +115,7 @@ def procedures(pipeline: SpokenDialogPipeline, seed: int) -> dict[str, Procedure
         session = pipeline.listen(question.sample_rate)
         for block in question.samples.split(round(BLOCK * question.sample_rate)):
             session.push(block)
-        synchronize(pipeline.parts.decoder.device)
+        synchronize(pipeline.parts.speech.device)
         start = time.perf_counter()
         return replace(_heard_out(session.stream(seed=seed), start), listening=start - before)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import Thread
 from types import TracebackType
@@ -24,7 +24,6 @@ from usdm.evaluation.benchmark_answers import stage_sampling
 from usdm.lm import Script
 from usdm.lm.batch import ContinuousBatch
 from usdm.types import Waveform
-from usdm.vocoder import vocode_batch
 
 GATHERING = 0.005  # seconds that the first of a round waits for others: what asks at once comes together
 
@@ -42,7 +41,7 @@ class BatchServer:
         """`capacity`: replies written, and on a GPU voiced, at once."""
         self._pipeline = pipeline
         self._capacity = capacity
-        self._voiced_at_once = capacity if pipeline.parts.decoder.device.type == "cuda" else 1
+        self._voiced_at_once = capacity if pipeline.parts.speech.device.type == "cuda" else 1
         self._seed = seed
         self._waiting: SimpleQueue[_Request | None] = SimpleQueue()  # None ends it
         self._answered: SimpleQueue[tuple[_Request, torch.Tensor] | None] = SimpleQueue()
@@ -136,11 +135,11 @@ class BatchServer:
                         self._answered.put(None)
                         break
                     items.append(item)
-                mels = parts.decoder.generate_batch(
+                spoken = parts.speech(
                     [units for _, units in items],
-                    references=[voice] * len(items),
-                    seeds=[self._seed] * len(items),
-                    **asdict(self._pipeline.settings.decoder),
+                    [voice] * len(items),
+                    [self._seed] * len(items),
+                    self._pipeline.settings.decoder,
                 )
-                for (request, _), sound in zip(items, vocode_batch(parts.vocoder, mels), strict=True):
-                    request.reply.set_result(sound.float().cpu())
+                for (request, _), sound in zip(items, spoken.sounds, strict=True):
+                    request.reply.set_result(sound)

@@ -89,7 +89,7 @@ def published_respond(
         agent_text=content.agent_text,
         agent_units=content.agent_units,
         waveform=sound,
-        sample_rate=parts.vocoder.sample_rate,
+        sample_rate=parts.speech.sample_rate,
         timings=timings,
         truncated=tuple(truncated),
         changed=tuple(changed),
@@ -165,8 +165,8 @@ def _sound(
     generator = torch.Generator().manual_seed(seed)
     settings: dict[str, Any] = asdict(PUBLISHED_DECODER)
     with timed(timings, "decode"):
-        mel = parts.decoder.generate(units, reference=reference, generator=generator, **settings)
+        mel = parts.flow_matching.decoder.generate(units, reference=reference, generator=generator, **settings)
         if mel.is_cuda:
             torch.cuda.synchronize(mel.device)
     with timed(timings, "vocode"):
-        return parts.vocoder(mel[None])[0].float().cpu()
+        return parts.flow_matching.vocoder(mel[None])[0].float().cpu()

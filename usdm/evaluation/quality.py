@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import Protocol
 
 from usdm.audio import resample
 from usdm.types import InputError, Waveform
+
+
+class QualityScore(Protocol):
+    """An independent judge of sound."""
+
+    name: str
+
+    def __call__(self, waveform: Waveform) -> float: ...
 
 
 class Dnsmos:

@@ -152,10 +152,10 @@ def _speak(
     """Log-mel, sound, and the seconds that decoding took."""
     start = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
-    mel = pipeline.parts.decoder.generate(units, reference=voice, generator=generator, **asdict(sampling))
+    mel = pipeline.parts.flow_matching.decoder.generate(units, reference=voice, generator=generator, **asdict(sampling))
     mel_here = mel.cpu()  # waits for the device
     seconds = time.perf_counter() - start
-    sound = pipeline.parts.vocoder(mel[None])[0].float().cpu()
+    sound = pipeline.parts.flow_matching.vocoder(mel[None])[0].float().cpu()
     return mel_here, Waveform(sound, pipeline.sample_rate), seconds
 
 

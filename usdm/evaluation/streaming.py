@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from usdm.decoder import StreamingDecoder, StreamingSettings
 from usdm.evaluation.facts import surroundings
 from usdm.evaluation.intervals import Judged, WordErrorGap, WordErrorRate, word_error_gap, word_error_rate
 from usdm.evaluation.ledger import Progress
+from usdm.evaluation.quality import QualityScore
 from usdm.evaluation.recogniser import Recogniser
 from usdm.evaluation.table import NONE, markdown_table, rate_cell
 from usdm.evaluation.text import word_errors
@@ -24,14 +25,6 @@ from usdm.types import InputError, Waveform
 from usdm.vocoder import StreamingVocoder
 
 SEAM_FRAMES = 2  # on either side of where a chunk ends
-
-
-class QualityScore(Protocol):
-    """An independent judge of sound."""
-
-    name: str
-
-    def __call__(self, waveform: Waveform) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -109,7 +102,7 @@ def _speak(
     pipeline: SpokenDialogPipeline, units: Tensor, settings: StreamingSettings | None, seed: int
 ) -> tuple[Tensor, list[int]]:
     """(T,) sound, and the samples at which chunks end."""
-    parts, sampling = pipeline.parts, asdict(pipeline.settings.decoder)
+    parts, sampling = pipeline.parts.flow_matching, asdict(pipeline.settings.decoder)
     if settings is None:
         mel = parts.decoder.generate(units, generator=torch.Generator().manual_seed(seed), **sampling)
         return parts.vocoder(mel[None])[0].float().cpu(), []
@@ -129,11 +122,11 @@ def _distances(
     pipeline: SpokenDialogPipeline, sound: Tensor, whole: Tensor, ends: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """Of each frame from the whole reply's: near the ends of chunks, and elsewhere."""
-    mels = [pipeline.mel(each[None])[0] for each in (sound, whole)]
+    mels = [pipeline.parts.flow_matching.mel(each[None])[0] for each in (sound, whole)]
     distance = (mels[0] - mels[1]).abs().mean(dim=0)  # (M,)
     near = torch.zeros(len(distance), dtype=torch.bool)
     for end in ends:
-        frame = end // pipeline.parts.decoder.mel.hop_length
+        frame = end // pipeline.parts.flow_matching.decoder.mel.hop_length
         near[max(0, frame - SEAM_FRAMES) : frame + SEAM_FRAMES] = True
     return distance[near], distance[~near]
 

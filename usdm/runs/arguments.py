@@ -90,8 +90,10 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
         return {name: _hint(annotated, text) for name, text in inspect.get_annotations(annotated).items()}
 
 
-def _hint(annotated: Callable[..., Any], text: str) -> Any:
+def _hint(annotated: Callable[..., Any], text: Any) -> Any:
     """An annotation as Python has it; what is imported for type checking alone may be anything but a path."""
+    if not isinstance(text, str):
+        return text  # of a module whose annotations are no strings
     try:
         return eval(text, vars(sys.modules[annotated.__module__]))
     except NameError as error:

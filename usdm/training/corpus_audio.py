@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from usdm.data.utterance_index import UtteranceIndex
+from usdm.types import InputError
 
 PCM16_FULL_SCALE = 32767
 KEPT_BYTES = 4 << 30
@@ -36,3 +43,27 @@ class CorpusAudio:
                 self._pcm[index] = pcm
                 self._kept += pcm.nbytes
         return pcm.float() / PCM16_FULL_SCALE
+
+    def crops(self, count: int, length: int, random: np.random.Generator) -> Tensor:
+        """(count, length) random crops, silence after utterances that are too short."""
+        crops = torch.zeros(count, length)
+        for row, index in enumerate(random.choice(len(self), count, p=self.shares)):
+            samples = self.samples(int(index))
+            start = int(random.integers(max(len(samples) - length, 0) + 1))
+            crop = samples[start : start + length]
+            crops[row, : len(crop)] = crop
+        return crops
+
+    @cached_property
+    def shares(self) -> NDArray[np.float64]:
+        """How often each utterance is drawn, so that every second is drawn equally often."""
+        durations = self.utterances.durations
+        return durations / durations.sum()
+
+
+def utterances_of(corpora: Sequence[str | Path], split: str, roles: Sequence[str] | None) -> UtteranceIndex:
+    """Raises InputError if there are none of these roles."""
+    utterances = UtteranceIndex.read(corpora, split, lambda utterance: roles is None or utterance.role in roles)
+    if not len(utterances):
+        raise InputError(f"{', '.join(map(str, corpora))}: no utterance in split {split!r} has a role of {roles}")
+    return utterances

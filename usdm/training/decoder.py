@@ -15,32 +15,26 @@ context: else such replies would be spoken in everybody's mean.
 
 from __future__ import annotations
 
-import itertools
-import logging
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
 from usdm.audio import MelSpectrogram, write_audio
 from usdm.data.speech_corpus import Utterance
 from usdm.data.unit_corpus import UnitCorpus
-from usdm.data.utterance_index import UtteranceIndex
 from usdm.decoder import UnitDecoder, UnitDecoderConfig, units_per_frame
 from usdm.decoder.decoder import scored_frames
 from usdm.decoder.flow_matching import masked_mean
+from usdm.training.corpus_units import evenly_spread, units_by_id, utterances_with_units
 from usdm.training.loop import training_device
 from usdm.training.pictures import save_mel_picture
 from usdm.training.task import TrainingTask
 from usdm.types import InputError, ReferenceVoice
 from usdm.vocoder import load_vocoder
-
-logger = logging.getLogger(__name__)
 
 DROP_SHARE = 0.2  # of rows without units and context
 FULL_MASK_SHARE = 0.3  # of the other rows
@@ -117,12 +111,12 @@ class DecoderTask(TrainingTask):
         self.vocoder = load_vocoder(vocoder) if vocoder is not None else None
         unit_corpus = UnitCorpus(units)
         self.unit_source = unit_corpus.source
-        self.units = read_units(unit_corpus, config)
-        self.train_set, speakers = self._with_units(corpora, "train", roles)
-        dev_set, _ = self._with_units(corpora, "dev", roles)
-        self.dev_set = _some(dev_set, validation_utterances)
+        self.units = units_by_id(unit_corpus, config.n_tokens, config.unit_rate)
+        self.train_set, speakers = utterances_with_units(corpora, "train", roles, self.units)
+        dev_set, _ = utterances_with_units(corpora, "dev", roles, self.units)
+        self.dev_set = evenly_spread(dev_set, validation_utterances)
         by_default = [n for n, spoken in enumerate(dev_set) if default_speaker in (None, spoken.speaker)]
-        self.unprompted_dev_set = _some(dev_set.take(np.array(by_default, np.int64)), validation_utterances)
+        self.unprompted_dev_set = evenly_spread(dev_set.take(np.array(by_default, np.int64)), validation_utterances)
         if default_speaker is not None and default_speaker not in speakers:
             raise InputError(
                 f"default_speaker={default_speaker!r} says nothing in these corpora: choose one of "
@@ -239,30 +233,6 @@ class DecoderTask(TrainingTask):
         context[start + masked :] = 1
         return context
 
-    def _with_units(
-        self, corpora: Sequence[str | Path], split: str, roles: Sequence[str] | None
-    ) -> tuple[UtteranceIndex, set[str]]:
-        """The utterances to learn from, and their speakers."""
-        met: Counter[str] = Counter()
-        speakers = set()
-
-        def is_wanted(utterance: Utterance) -> bool:
-            has_role, has_units = roles is None or utterance.role in roles, utterance.id in self.units
-            met.update({"all": 1, "wanted": has_role})
-            if has_role and has_units:
-                speakers.add(utterance.speaker)
-            return has_role and has_units
-
-        known = UtteranceIndex.read(corpora, split, is_wanted)
-        if not len(known):
-            raise InputError(
-                f"of {met['all']} utterances of split {split!r} {met['wanted']} have a role of {roles or 'any'}, none "
-                "of them has units: extract the units of this corpus first"
-            )
-        if left_out := met["wanted"] - len(known):
-            logger.warning("%d of %d utterances have no units and are left out", left_out, met["wanted"])
-        return known, speakers
-
     def _example(self, utterance: Utterance) -> tuple[Tensor, Tensor]:
         """Units per frame (M,) and log-mel (n_feats, M), made once and kept: 50 MB an hour, up to `KEPT_BYTES`."""
         if (example := self._examples.get(utterance.id)) is None:
@@ -281,54 +251,6 @@ class DecoderTask(TrainingTask):
                 self._examples[utterance.id] = example
                 self._kept += sum(part.nbytes for part in example)
         return example
-
-
-class UnitsById(Mapping[str, Tensor]):
-    """Units (U,) int64 of each utterance of a corpus by its id; 2 bytes a unit in memory."""
-
-    def __init__(self, corpus: UnitCorpus) -> None:
-        self._rows: dict[str, int] = {}
-        parts, lengths, row = [np.empty(0, np.uint16)], [np.zeros(1, np.int64)], itertools.count()
-        for group in corpus.groups:
-            table = corpus.read([group], ["id", "units"])
-            self._rows |= {name: next(row) for name in table["id"].to_pylist()}
-            parts.append(pc.list_flatten(table["units"]).to_numpy())
-            lengths.append(pc.list_value_length(table["units"]).to_numpy().astype(np.int64))
-        self._units, self._ends = np.concatenate(parts), np.cumsum(np.concatenate(lengths))
-
-    def __getitem__(self, name: str) -> Tensor:
-        row = self._rows[name]
-        return torch.from_numpy(self._units[self._ends[row] : self._ends[row + 1]].astype(np.int64))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-
-def read_units(corpus: UnitCorpus, config: UnitDecoderConfig) -> Mapping[str, Tensor]:
-    """Utterance id -> units (U,) int64.
-
-    Raises:
-        InputError: the units are of another number or rate than the decoder's.
-    """
-    source = corpus.source
-    for name, given, wanted in (
-        ("num_units", source.num_units, config.n_tokens),
-        ("unit_rate", source.unit_rate, config.unit_rate),
-    ):
-        if given != wanted:
-            raise InputError(
-                f"{corpus.files[0]} has {name}={given}, but the decoder {wanted}: make them agree, or extract the "
-                "units again"
-            )
-    return UnitsById(corpus)
-
-
-def _some(utterances: UtteranceIndex, count: int) -> UtteranceIndex:
-    """At most `count` of them, evenly spread."""
-    return utterances.take(slice(None, None, max(1, len(utterances) // count))).take(slice(count))
 
 
 def _decoder(config: UnitDecoderConfig, initial: str | Path | None) -> UnitDecoder:

@@ -20,8 +20,11 @@ from usdm.training.encoder import PHONES_FILE
 from usdm.training.loop import training_device
 from usdm.training.run_folder import MODEL_FOLDER, finished
 from usdm.types import InputError
-from usdm.units.extractor import UnitExtractor, UnitSettings, load_encoder, nearest_centroid
+from usdm.units.centroids import nearest_centroid
+from usdm.units.encoder import load_encoder
+from usdm.units.extractor import UnitExtractor
 from usdm.units.kmeans import UnitQuality, class_means, fit_centroids, unit_quality
+from usdm.units.settings import UnitSettings
 
 
 def fit_kmeans(

@@ -77,7 +77,7 @@ def plan_training(
     *,
     adapter: Any = None,
     corpus_hours: float,
-    unit_rate: int,
+    unit_rate: float,
     gpu: str = "H200",
     processes: int = 8,
     efficiency: float = 0.4,

@@ -8,7 +8,7 @@ discriminator.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
 
 from usdm.audio import MelSpectrogram, write_audio
-from usdm.data.utterance_index import UtteranceIndex
-from usdm.training.corpus_audio import CorpusAudio
+from usdm.training.corpus_audio import CorpusAudio, utterances_of
 from usdm.training.loop import training_device
 from usdm.training.pictures import save_mel_picture
 from usdm.training.task import TrainingTask
@@ -63,15 +62,18 @@ class SpectralDistance(nn.Module):
         }
 
 
+def spectral_distance(distances: Iterable[nn.Module], predicted: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """(B, T), (B, T) -> "loss" and its parts, over all resolutions.
+
+    Equal weights: the three are of one magnitude throughout training.
+    """
+    parts = [distance(predicted, target) for distance in distances]
+    mean = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
+    return {"loss": torch.stack(list(mean.values())).sum(), **mean}
+
+
 def _log_distance(given: Tensor, wanted: Tensor, floor: float) -> Tensor:
     return (given.clamp_min(floor).log() - wanted.clamp_min(floor).log()).abs().mean()
-
-
-def _utterances(corpora: Sequence[str | Path], split: str, roles: Sequence[str] | None) -> UtteranceIndex:
-    utterances = UtteranceIndex.read(corpora, split, lambda utterance: roles is None or utterance.role in roles)
-    if not len(utterances):
-        raise InputError(f"{', '.join(map(str, corpora))}: no utterance in split {split!r} has a role of {roles}")
-    return utterances
 
 
 class VocoderTask(TrainingTask):
@@ -112,11 +114,9 @@ class VocoderTask(TrainingTask):
         self.distances = nn.ModuleList(
             SpectralDistance(n_fft, bands, vocoder.sample_rate) for n_fft, bands in RESOLUTIONS
         ).to(device)
-        self.train_audio = CorpusAudio(_utterances(corpora, "train", roles), vocoder.sample_rate)
-        self.dev_audio = CorpusAudio(_utterances(corpora, "dev", roles), vocoder.sample_rate)
+        self.train_audio = CorpusAudio(utterances_of(corpora, "train", roles), vocoder.sample_rate)
+        self.dev_audio = CorpusAudio(utterances_of(corpora, "dev", roles), vocoder.sample_rate)
         self.validation_utterances = min(validation_utterances, len(self.dev_audio))
-        durations = self.train_audio.utterances.durations
-        self._share = durations / durations.sum()  # every second is drawn equally often
 
     def modules(self) -> dict[str, nn.Module]:
         return {"vocoder": self.vocoder}
@@ -124,22 +124,13 @@ class VocoderTask(TrainingTask):
     def batch(self, step: int) -> Tensor:
         """(B, T) random crops, silence after utterances that are too short."""
         random = np.random.default_rng([self.seed, step])
-        crops = torch.zeros(self.batch_size, self.crop_samples)
-        for row, index in enumerate(random.choice(len(self._share), self.batch_size, p=self._share)):
-            samples = self.train_audio.samples(int(index))
-            start = int(random.integers(max(len(samples) - self.crop_samples, 0) + 1))
-            crop = samples[start : start + self.crop_samples]
-            crops[row, : len(crop)] = crop
-        return crops.to(self.device)
+        return self.train_audio.crops(self.batch_size, self.crop_samples, random).to(self.device)
 
     def losses(self, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         return self.distance(self.vocoder(self.mel(batch)), batch)
 
     def distance(self, predicted: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """(B, T), (B, T) -> "loss" and its parts. Equal weights: the three are of one magnitude throughout training."""
-        parts = [distance(predicted, target) for distance in self.distances]
-        mean = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
-        return {"loss": torch.stack(list(mean.values())).sum(), **mean}
+        return spectral_distance(self.distances, predicted, target)
 
     @torch.inference_mode()
     def validate(self, step: int, folder: Path) -> dict[str, float]:

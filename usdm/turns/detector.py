@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from usdm.units import UnitExtractor
+from usdm.units import UnitTokenizer
 
 SAMPLE_RATE = 16_000  # Hz
 
@@ -55,7 +55,7 @@ class TurnDetection(Protocol):
     `dataclasses.replace` makes those of a session that wants other values.
     """
 
-    def detector(self, units: UnitExtractor, bundle: Path) -> TurnDetector:
+    def detector(self, units: UnitTokenizer, bundle: Path) -> TurnDetector:
         """For a new session with the model in the folder `bundle`, which hears with `units`.
 
         Raises InputError if the model lacks what it takes.

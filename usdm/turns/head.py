@@ -52,7 +52,7 @@ class TurnHead(nn.Module):
     @classmethod
     def for_units(cls, extractor: UnitExtractor, hidden: int) -> TurnHead:
         """Untrained."""
-        return cls(TurnHeadConfig(extractor.centroids.shape[1], extractor.centroid_hash, hidden))
+        return cls(TurnHeadConfig(extractor.centroids.shape[1], extractor.identity, hidden))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, extractor: UnitExtractor) -> TurnHead:
@@ -67,10 +67,10 @@ class TurnHead(nn.Module):
             config = TurnHeadConfig(**read_config(folder))
         except TypeError as error:
             raise InputError(f"{folder / 'config.json'}: no configuration of a turn head ({error})") from error
-        if config.centroid_hash != extractor.centroid_hash:
+        if config.centroid_hash != extractor.identity:
             raise InputError(
                 f"{folder}: the turn head learnt with the units of centroids {config.centroid_hash}, this model has "
-                f"{extractor.centroid_hash}; train one for it with usdm train_turn_head"
+                f"{extractor.identity}; train one for it with usdm train_turn_head"
             )
         head = cls(config)
         fill(head, read_weights(folder), folder)

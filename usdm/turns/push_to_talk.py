@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from usdm.turns.detector import TurnEvent
-from usdm.units import UnitExtractor
+from usdm.units import UnitTokenizer
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class PushToTalk:
     def pause(self) -> int:
         return 0
 
-    def detector(self, units: UnitExtractor, bundle: Path) -> PushToTalk:
+    def detector(self, units: UnitTokenizer, bundle: Path) -> PushToTalk:
         return self
 
     def push(self, wav: Tensor, units: Tensor, playing: bool) -> list[TurnEvent]:

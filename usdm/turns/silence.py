@@ -11,7 +11,7 @@ from torch import Tensor
 from usdm.turns.detector import SpeechStarted, SpeechStopped, TurnEvent, samples_of
 from usdm.turns.voice_activity import FRAME, VoiceActivity
 from usdm.types import InputError
-from usdm.units import UnitExtractor
+from usdm.units import UnitTokenizer
 
 HYSTERESIS = 0.15  # below the threshold, speech that has begun still goes on, as in Silero's own iterator
 GAP = 160  # ms without speech, after which a beginning that was too short to count is forgotten
@@ -43,7 +43,7 @@ class Silence(Speech):
         super().__post_init__()
         check_milliseconds("silence_ms", self.silence_ms)
 
-    def detector(self, units: UnitExtractor, bundle: Path) -> SpeechTracker:
+    def detector(self, units: UnitTokenizer, bundle: Path) -> SpeechTracker:
         window = samples_of(self.silence_ms)
         return SpeechTracker(self, lambda pause: pause.samples >= window)
 

@@ -13,7 +13,7 @@ from usdm.turns.head import HEAD_FOLDER, HEARD, TurnHead, turn_states
 from usdm.turns.silence import Pause, Speech, SpeechTracker, check_milliseconds
 from usdm.turns.voice_activity import FRAME
 from usdm.types import InputError
-from usdm.units import UnitExtractor
+from usdm.units import UnitExtractor, UnitTokenizer
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,12 @@ class TurnHeadRule(Speech):
         if self.long_ms < self.short_ms:
             raise InputError(f"long_ms={self.long_ms} is shorter than short_ms={self.short_ms}: make it longer")
 
-    def detector(self, units: UnitExtractor, bundle: Path) -> TurnHeadDetector:
+    def detector(self, units: UnitTokenizer, bundle: Path) -> TurnHeadDetector:
+        if not isinstance(units, UnitExtractor):
+            raise InputError(
+                f"turn_detection=turn_head asks an SSL encoder's states, and this model's units come from a "
+                f"{type(units).__name__}; choose turn_detection=silence"
+            )
         folder = Path(self.head) if self.head is not None else bundle / HEAD_FOLDER
         return TurnHeadDetector(self, TurnHead.from_pretrained(folder, units), units)
 
@@ -43,7 +48,7 @@ class TurnHeadDetector:
     """See `TurnDetector`. The head is asked once in each pause, about the turn's sound up to then."""
 
     def __init__(self, rule: TurnHeadRule, head: TurnHead, extractor: UnitExtractor) -> None:
-        self._rule, self.head, self._extractor = rule, head, extractor
+        self._rule, self.head, self.extractor = rule, head, extractor
         self._tracker = SpeechTracker(rule, self._is_over)
         self._recent = torch.zeros(0)  # the sound that the head may be asked about
         self._dropped = 0  # samples before it
@@ -72,7 +77,7 @@ class TurnHeadDetector:
         start = pause.now - pause.samples
         if start != self._asked:
             heard = self._recent[max(0, pause.turn - self._dropped) : pause.now - self._dropped]
-            self._asked, self._probability = start, probability_of_end(self.head, self._extractor, heard)
+            self._asked, self._probability = start, probability_of_end(self.head, self.extractor, heard)
         return self._probability >= self._rule.over
 
 

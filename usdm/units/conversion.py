@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, Wav2Vec2Config
 
 from usdm.types import InputError
+from usdm.units import UnitExtractor, UnitSettings
 from usdm.units.centroids import read_centroids
 from usdm.units.encoder import empty_encoder
-from usdm.units.extractor import UnitExtractor, UnitSettings
 from usdm.units.hub import load_hub_encoder, preprocessing
 
 # Only in training: quantiser, contrastive projections, time masking.

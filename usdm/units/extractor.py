@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -35,26 +35,15 @@ from usdm.units.encoder import (
     load_encoder,
     receptive_field,
 )
+from usdm.units.settings import UnitSettings
 from usdm.units.sliding import check_context, encode_long
+from usdm.units.streaming import StreamingUnitExtractor
+from usdm.units.tokenizer import SETTINGS_FILE, UnitStream, UnitTokenizer
 
-SETTINGS_FILE, CENTROIDS_FILE = "units.json", "centroids.safetensors"
-
-
-@dataclass(frozen=True)
-class UnitSettings:
-    """Where in the encoder the units come from, and how a waveform is given to it."""
-
-    layer: int  # 0-based; its output before any final norm
-    num_units: int  # K
-    unit_rate: int  # Hz
-    sample_rate: int = 16_000  # Hz
-    padding: int = 0  # samples of silence on each side, so that frames are centred
-    normalize: bool = True  # the whole waveform to mean 0 and variance 1, as the encoder was trained
-    window: float = 30.0  # seconds; longer waveforms are encoded in overlapping windows of this size ...
-    context: float = 5.0  # ... in which each layer attends to so many seconds on both sides
+CENTROIDS_FILE = "centroids.safetensors"
 
 
-class UnitExtractor(nn.Module):
+class UnitExtractor(UnitTokenizer):
     """Waveforms in, units out.
 
     Args:
@@ -89,8 +78,8 @@ class UnitExtractor(nn.Module):
         return self.settings.sample_rate
 
     @property
-    def centroid_hash(self) -> str:
-        """Names these very centroids: unit corpora and language models are bound to it."""
+    def identity(self) -> str:
+        """The hash of the centroids: unit corpora and language models are bound to it."""
         return centroid_hash(self.centroids)
 
     @torch.inference_mode()
@@ -147,6 +136,13 @@ class UnitExtractor(nn.Module):
             return normalised(waveform, self.settings.padding)
         return functional.pad(waveform.float(), (self.settings.padding, self.settings.padding))
 
+    def stream(self) -> UnitStream:
+        return StreamingUnitExtractor(self)
+
+    @property
+    def device(self) -> torch.device:
+        return self.centroids.device
+
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> UnitExtractor:
         """Read what `save_pretrained` wrote.
@@ -201,7 +197,7 @@ class UnitExtractor(nn.Module):
         state = {name: value.to(dtype).contiguous() for name, value in self.encoder.state_dict().items()}
         save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         save_file({"centroids": self.centroids.contiguous()}, folder / CENTROIDS_FILE)
-        settings = asdict(self.settings) | {"centroid_hash": self.centroid_hash}
+        settings = asdict(self.settings) | {"centroid_hash": self.identity}
         (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + "\n")
 
 

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from usdm.types import InputError
 from usdm.units.centroids import nearest_centroid
-from usdm.units.encoder import channel_statistics, encode, frame_count, frame_stride
-from usdm.units.extractor import UnitExtractor
+from usdm.units.encoder import Encoder, channel_statistics, encode, frame_count, frame_stride
+from usdm.units.settings import UnitSettings
 
 EPSILON = 1e-5  # of the layer norm over the waveform
+
+
+class EncoderUnits(Protocol):
+    """What is asked of a `UnitExtractor`."""
+
+    encoder: Encoder
+    centroids: Tensor  # (K, D)
+    settings: UnitSettings
+
+    @property
+    def unit_rate(self) -> int: ...
+
+    @property
+    def sample_rate(self) -> int: ...
+
+    def __call__(self, waveforms: Sequence[Tensor]) -> list[Tensor]: ...
 
 
 class StreamingUnitExtractor:
@@ -27,7 +46,7 @@ class StreamingUnitExtractor:
     """
 
     def __init__(
-        self, extractor: UnitExtractor, *, step: float = 0.5, lookahead: float = 1.0, left_context: float = 10.0
+        self, extractor: EncoderUnits, *, step: float = 0.5, lookahead: float = 1.0, left_context: float = 10.0
     ) -> None:
         self.extractor = extractor
         rate = extractor.unit_rate

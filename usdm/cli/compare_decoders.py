@@ -1,0 +1,63 @@
+"""Ways from units to sound, side by side: words, voice, quality, melody, speed and size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from usdm.chain.places import find_parts
+from usdm.cli import Figures
+from usdm.cli.evaluate import bar, held_out_agent_turns
+from usdm.cli.model import load_model
+from usdm.evaluation import PocketSphinxRecogniser
+from usdm.evaluation.decoders import Contender, DecoderTable, compare_decoders
+from usdm.evaluation.quality import Dnsmos
+from usdm.evaluation.speaker import SpeakerEncoder
+from usdm.runs import write_text
+from usdm.unit_to_speech import DecoderSampling, load_unit_to_speech
+from usdm.units import load_unit_tokenizer
+
+
+def run(config: DictConfig) -> Figures:
+    utterances = held_out_agent_turns(config)
+    speakers = SpeakerEncoder() if config.speaker else None
+    quality = Dnsmos() if config.quality else None
+    folder = Path(config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = list(contenders(config))
+    with bar("items") as progress:
+        table = compare_decoders(
+            found,
+            utterances,
+            PocketSphinxRecogniser(),
+            speakers=speakers,
+            quality=quality,
+            seed=config.seed,
+            progress=progress,
+        )
+    write_text(folder / "decoders.json", table.to_json())
+    write_text(folder / "decoders.md", table.to_markdown())
+    print(table.to_markdown())
+    print(f"written to {folder}")
+    return figures(table)
+
+
+def contenders(config: DictConfig) -> Iterator[Contender]:
+    """The model's own decoder first, then those of `contenders`. Raises InputError for one that cannot be loaded."""
+    pipeline = load_model(config)
+    yield Contender("model", pipeline.parts.units, pipeline.parts.speech, pipeline.settings.decoder)
+    for entry in config.contenders:
+        places = {part: entry[part] for part in ("units", "decoder", "vocoder")}
+        folders = find_parts({part: place for part, place in places.items() if place is not None})
+        yield Contender(
+            entry.name,
+            load_unit_tokenizer(folders["units"]) if "units" in folders else pipeline.parts.units,
+            load_unit_to_speech(folders["decoder"], folders.get("vocoder")).eval(),
+            DecoderSampling(),
+        )
+
+
+def figures(table: DecoderTable) -> Figures:
+    return {f"{row.name}_word_error_rate": row.word_errors.rate for row in table.rows}
