@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 import usdm
-from usdm.audio import read_audio
+from data_prep.flite import Flite
+from usdm.audio import read_audio, resample
 from usdm.chain import SpokenDialogPipeline
 from usdm.cli.main import main
 from usdm.evaluation.turn_detection import Rule, compare, hear, judge, spoken_turn
@@ -144,6 +145,18 @@ def test_the_head_ends_a_turn_early_or_lets_it_go_on(
     _, stopped = events_of(TurnHeadRule(head=heads["no"]), pipeline, sound, block=5000)
     end = len(sound) - 2 * RATE
     assert stopped.sample == pytest.approx(end + 1.5 * RATE, abs=0.12 * RATE)
+
+
+@pytest.mark.system_packages("flite")
+@pytest.mark.parametrize("voice", ["slt", "awb"])  # awb was never learnt from
+def test_the_embedded_head_lets_a_hesitating_person_finish(voice: str, pipeline: SpokenDialogPipeline) -> None:
+    spoken = Flite(voice).speak("i would like to book a table for two.")
+    sound = resample(torch.from_numpy(spoken.samples).float() / 32768, spoken.sample_rate, RATE)
+    ends = [word.end for word in spoken.words]
+    hesitating = with_pauses(sound, ends, [(3, 14_000), (len(ends) - 1, 32_000)], np.random.default_rng(0))
+    assert len(events_of(Silence(), pipeline, hesitating)) == 4  # "i would like to", and then "book a table for two"
+    _, stopped = events_of(TurnHeadRule(), pipeline, hesitating)
+    assert stopped.sample == pytest.approx(len(hesitating) - 32_000 + 0.25 * RATE, abs=0.2 * RATE)
 
 
 def test_a_head_of_other_units_or_none_is_refused(
