@@ -334,7 +334,7 @@ def test_wrong_frames_are_answered_and_the_session_goes_on(port: int, question: 
 
 
 def test_a_client_that_does_not_read_is_let_go(port: int, server: Server) -> None:
-    with talking(port, max_queue=1) as talker:
+    with talking(port, max_queue=1, close_timeout=1) as talker:
         (session,) = server.sessions
         gone = weakref.ref(session)
         del session
