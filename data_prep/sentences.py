@@ -88,6 +88,7 @@ def prepare_sentences(
                     turns.append({"role": "agent", "text": not_understood.reply(len(dialogs))})
                 name = f"sentence-{number}-{position}"
                 dialogs.append({"dialog": name, "split": split, "services": ["sentences"], "turns": turns})
+        random.shuffle(dialogs)  # type: ignore[arg-type] (so that the first ones are of every file)
         report = SentencesReport(
             dict(Counter(dialog["split"] for dialog in dialogs)),
             sum(len(dialog["turns"]) == 2 for dialog in dialogs),

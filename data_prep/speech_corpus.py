@@ -13,27 +13,33 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from data_prep import espeak
-from data_prep.augment import SAMPLE_RATE, draw_noise, draw_variation, vary
+from data_prep import espeak, kokoro
+from data_prep.augment import SAMPLE_RATE, at_rate, draw_noise, draw_variation, vary
 from data_prep.flite import SpokenText
 from data_prep.not_understood import NOTHING_SAID
-from data_prep.synthesisers import check_speakers, flite_voice, speak_as
+from data_prep.synthesisers import check_speakers, flite_voice, speak_as, speak_plainly
 from usdm.audio import read_audio
 from usdm.data.speech_corpus import MANIFEST_FILE
 from usdm.runs import Shards, Task, claim, in_processes, publishing
 from usdm.types import AlignedWord, InputError
 
 _DIALOGS_PER_PART = 100
+UNKNOWN_TIMES = SpokenText(np.zeros(0, np.int16), SAMPLE_RATE, (), ())
 
 
 @dataclass(frozen=True)
 class Voices:
-    """Who speaks: agents are named as in `data_prep.flite.VOICES`, users as in `data_prep.synthesisers.SPEAKERS`."""
+    """Who speaks, by names of `data_prep.synthesisers.SPEAKERS`; agents are voices of flite or Kokoro."""
 
     agents: Sequence[str]  # one a dialog
     user: Sequence[str]
     espeak_share: float  # of user turns, spoken by a random eSpeak voice
     held_out: Sequence[str] = ()  # heard in split "test" only
+    kokoro: str | Path = kokoro.HUB  # the model, on the hub or in a folder
+
+    @property
+    def kokoro_speaks(self) -> bool:
+        return any(name.startswith("kokoro-") for name in (*self.agents, *self.user, *self.held_out))
 
 
 @dataclass(frozen=True)
@@ -72,14 +78,16 @@ def synthesize_corpus(
     """
     source = Path(dialogs_file)
     _check_dialogs(source)
-    agents = [f"flite-{agent}" for agent in voices.agents]
     of_espeak = [f"espeak-{voice}" for voice in espeak.VOICES] if voices.espeak_share else []
-    check_speakers([*agents, *voices.user, *voices.held_out, *of_espeak])
+    for agent in voices.agents:
+        speak_plainly(agent, "hello.", kokoro_model=voices.kokoro)
+    check_speakers([*voices.user, *voices.held_out, *of_espeak], kokoro_model=voices.kokoro)
+    who = {name: value for name, value in asdict(voices).items() if name != "kokoro"}
     folder = Path(output_dir)
     with claim(
         folder,
-        {"voices": asdict(voices), "seed": seed},
-        {"dialogs_file": source},
+        {"voices": who, "seed": seed},
+        {"dialogs_file": source, "kokoro": voices.kokoro if voices.kokoro_speaks else None},
         results=(MANIFEST_FILE, "audio/*", "parts/*", "parts/rows/*"),
         grows=("dialogs_file",),
         overwrite=overwrite,
@@ -149,9 +157,13 @@ class _Speaker:
             name = f"{dialog['dialog']}-{index}"
             if turn["role"] == "agent":
                 audio = f"audio/agent-{agent}-{hashlib.sha256(turn['text'].encode()).hexdigest()[:16]}.flac"
-                speaker, spoken, speed = f"flite-{agent}", flite_voice(agent).speak(turn["text"]), 1.0
-                sound = spoken.samples.astype(np.float32) / 32768
                 is_there = (self.folder / audio).is_file()  # the same text in the same voice, whoever wrote it
+                speaker, speed = agent, 1.0
+                if is_there and agent.startswith("kokoro-"):  # slow, and it knows no times
+                    spoken, sound = UNKNOWN_TIMES, read_audio(self.folder / audio, SAMPLE_RATE).samples.numpy()
+                else:
+                    spoken = speak_plainly(agent, turn["text"], kokoro_model=self.voices.kokoro)
+                    sound = at_rate(spoken.samples, spoken.sample_rate)
             else:
                 audio = f"audio/{name}.flac"
                 variation = draw_variation(random)
@@ -202,7 +214,7 @@ def _speak_user(
     else:
         names = list(voices.user) + (list(voices.held_out) if split == "test" else [])
         speaker = names[random.integers(len(names))]
-    return speaker, speak_as(speaker, text, random, speed=speed)
+    return speaker, speak_as(speaker, text, random, speed=speed, kokoro_model=voices.kokoro)
 
 
 @lru_cache(maxsize=100_000)

@@ -295,7 +295,7 @@ def test_a_synthesised_corpus_can_be_read(dialog_files: tuple[str, str], tmp_pat
     dialogs = (tmp_path / "dialogs.jsonl").read_text().splitlines()
     few = tmp_path / "few.jsonl"
     few.write_text("\n".join([dialogs[0], dialogs[-1]]) + "\n")
-    voices = Voices(agents=("kal16",), user=("flite-kal16",), espeak_share=0.5)
+    voices = Voices(agents=("flite-kal16",), user=("flite-kal16",), espeak_share=0.5)
     report = synthesize_corpus(str(few), str(tmp_path / "speech"), voices=voices, processes=1, seed=3)
     utterances = list(read_speech_corpora([tmp_path / "speech"]))
     assert (len(utterances), report.failed) == (report.turns, ())
@@ -323,7 +323,7 @@ def write_sayings(path: Path, names: str, **texts: str) -> Path:
 
 
 def speak(dialogs: Path, folder: Path, *, user: str = "flite-kal16", seed: int = 0, **options: Any) -> CorpusReport:
-    voices = Voices(agents=("kal16",), user=(user,), espeak_share=0.0)
+    voices = Voices(agents=("flite-kal16",), user=(user,), espeak_share=0.0)
     return synthesize_corpus(str(dialogs), str(folder), voices=voices, processes=1, seed=seed, **options)
 
 
@@ -432,7 +432,7 @@ def test_a_corpus_takes_recordings_and_noise_as_turns(tmp_path: Path) -> None:
         },
     ]
     (tmp_path / "dialogs.jsonl").write_text("".join(json.dumps(dialog) + "\n" for dialog in dialogs))
-    voices = Voices(agents=("kal16",), user=("flite-kal16",), espeak_share=0.0)
+    voices = Voices(agents=("flite-kal16",), user=("flite-kal16",), espeak_share=0.0)
     synthesize_corpus(str(tmp_path / "dialogs.jsonl"), str(tmp_path / "speech"), voices=voices, processes=1, seed=0)
     noise, _, said, _ = read_speech_corpora([tmp_path / "speech"])
     assert (noise.speaker, noise.text, noise.words, noise.pronunciation) == ("noise", "...", (), ())

@@ -176,6 +176,20 @@ class ExtractUnits(Stage):
 
 
 @dataclass
+class ComposeUnits(Stage):
+    dialogs_file: str = MISSING
+    corpora: list[str] = MISSING
+    unit_corpora: list[str] = MISSING
+    agents: list[str] = MISSING
+    least_phones: int = MISSING
+    shard_dialogs: int = MISSING
+    processes: int = MISSING
+    seed: int = MISSING
+    retry_errors: bool = MISSING
+    overwrite: bool = MISSING
+
+
+@dataclass
 class TrainTokenizer(Stage):
     corpora: list[str] = MISSING
     size: int = MISSING
