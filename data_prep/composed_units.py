@@ -74,8 +74,8 @@ def compose_units(
     """Write the turns of dialogs as units into Parquet files in `output_dir`, a unit corpus.
 
     Each dialog draws a user and an agent among the speakers of the corpora, and takes pieces of others where a speaker
-    never said what is wanted. Only split "train" of the corpora is cut up. What a dialog becomes depends on the seed and
-    its own line alone.
+    never said what is wanted. Only split "train" of the corpora is cut up. What a dialog becomes depends on the seed
+    and its own line alone.
 
     Args:
         dialogs_file: as `synthesize_corpus` takes it.
@@ -207,17 +207,23 @@ class Pieces:
         found = next(
             places
             for key in (
-                (speaker, before, phone, after), (-1, before, phone, after),
-                (speaker, phone, after), (-1, phone, after), (-1, before, phone, -1), (-1, phone),
+                (speaker, before, phone, after),
+                (-1, before, phone, after),
+                (speaker, phone, after),
+                (-1, phone, after),
+                (-1, before, phone, -1),
+                (-1, phone),
             )  # fmt: skip
             if len(places := self._places.get(key, ())) > 0
         )
         best = (0, 0)
-        for place in random.choice(found, size=min(_DRAWN, len(found)), replace=False):
+        for place in found[random.integers(len(found), size=_DRAWN)]:
             length = 1
             most = min(len(target) - index, len(self._phones) - int(place))
-            while length < most and self._phones[place + length] == target[index + length] and (
-                self._speakers[place + length] >= 0
+            while (
+                length < most
+                and self._phones[place + length] == target[index + length]
+                and (self._speakers[place + length] >= 0)
             ):
                 length += 1
             if length > 1 and index + length < len(target):

@@ -57,6 +57,7 @@ def synthesize_corpus(
     voices: Voices,
     processes: int,
     seed: int,
+    share: float = 1.0,
     retry_errors: bool = False,
     overwrite: bool = False,
 ) -> CorpusReport:
@@ -68,6 +69,7 @@ def synthesize_corpus(
 
     Args:
         processes: one is this one; each of several has one thread.
+        share: of the dialogs, drawn by their names; the others stay silent.
         retry_errors: dialogs that failed are tried again.
         overwrite: delete what other voices or another seed made, or what was made of dialogs that are gone.
 
@@ -86,7 +88,7 @@ def synthesize_corpus(
     folder = Path(output_dir)
     with claim(
         folder,
-        {"voices": who, "seed": seed},
+        {"voices": who, "seed": seed, "share": share},
         {"dialogs_file": source, "kokoro": voices.kokoro if voices.kokoro_speaks else None},
         results=(MANIFEST_FILE, "audio/*", "parts/*", "parts/rows/*"),
         grows=("dialogs_file",),
@@ -94,16 +96,16 @@ def synthesize_corpus(
     ) as claimed:
         (folder / "audio").mkdir(exist_ok=True)
         shards = Shards(folder / "parts", ".jsonl")
-        share = shards.share([source], _DIALOGS_PER_PART, overwrite=overwrite, retry_failed=retry_errors)
-        made = in_processes(partial(_Speaker, shards, folder, voices, seed), share.tasks, processes)
-        for _ in tqdm(made, total=len(share.tasks), unit="part", desc="synthesize_corpus"):
+        work = shards.share([source], _DIALOGS_PER_PART, overwrite=overwrite, retry_failed=retry_errors)
+        made = in_processes(partial(_Speaker, shards, folder, voices, seed, share), work.tasks, processes)
+        for _ in tqdm(made, total=len(work.tasks), unit="part", desc="synthesize_corpus"):
             pass
         manifest = folder / MANIFEST_FILE
-        if share.tasks or not (claimed.record.done and manifest.is_file()):  # else others may have added to its rows
+        if work.tasks or not (claimed.record.done and manifest.is_file()):  # else others may have added to its rows
             with publishing(manifest) as part, part.open("wb") as file:
                 for shard in shards.done():
                     file.write(shard.path.read_bytes())
-        failed = tuple(f"{row.id}: {row.message}" for row in shards.outcome(share).failed)
+        failed = tuple(f"{row.id}: {row.message}" for row in shards.outcome(work).failed)
         report = CorpusReport(sum(1 for _ in manifest.open("rb")), failed)
         claimed.finish({"turns": report.turns, "failed": len(failed)})
     return report
@@ -134,13 +136,15 @@ def _name(dialog: dict) -> str:
 class _Speaker:
     """Says dialogs, in one process."""
 
-    def __init__(self, shards: Shards, folder: Path, voices: Voices, seed: int, number: int) -> None:
-        self.shards, self.folder, self.voices, self.seed = shards, folder, voices, seed
+    def __init__(self, shards: Shards, folder: Path, voices: Voices, seed: int, share: float, number: int) -> None:
+        self.shards, self.folder, self.voices, self.seed, self.share = shards, folder, voices, seed, share
 
     def __call__(self, task: Task) -> None:
         with self.shards.making(task) as (part, failed), part.open("w", encoding="utf-8") as file:
             for _, line in task.rows:
                 dialog = json.loads(line)
+                if _draw(f"{self.seed}/share/{dialog['dialog']}") >= self.share:
+                    continue
                 try:
                     rows = self._speak(dialog)
                 except InputError as error:
@@ -215,6 +219,11 @@ def _speak_user(
         names = list(voices.user) + (list(voices.held_out) if split == "test" else [])
         speaker = names[random.integers(len(names))]
     return speaker, speak_as(speaker, text, random, speed=speed, kokoro_model=voices.kokoro)
+
+
+def _draw(name: str) -> float:
+    """A number in [0, 1) that depends on the name alone."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
 @lru_cache(maxsize=100_000)

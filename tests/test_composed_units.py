@@ -67,7 +67,10 @@ def test_other_words_come_from_pieces(spoken: tuple[str, str], tmp_path: Path) -
 
 def test_a_sound_that_nobody_makes_is_told(spoken: tuple[str, str], tmp_path: Path) -> None:
     dialogs = tmp_path / "two.jsonl"
-    lines = [write_dialog(tmp_path / "x.jsonl", name, text, None).read_text() for name, text in (("u", "two."), ("z", "judge."))]
+    lines = [
+        write_dialog(tmp_path / "x.jsonl", name, text, None).read_text()
+        for name, text in (("u", "two."), ("z", "judge."))
+    ]
     dialogs.write_text("".join(lines))
     report = compose_units(
         dialogs, [spoken[0]], [spoken[1]], str(tmp_path / "composed"),
