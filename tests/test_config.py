@@ -50,7 +50,7 @@ GIVEN_BY_CODE = {
 }
 
 # Verbs that take their sections of an experiment, but whose file in `conf/` is itself all that there is to say.
-WITHOUT_SECTION = {"align", "transcribe", "import_corpus", "average_models", "status"}
+WITHOUT_SECTION = {"align", "transcribe", "import_corpus", "average_models", "status", "make_model"}
 
 
 @cache

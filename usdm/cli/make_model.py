@@ -56,8 +56,10 @@ def recipe(config: DictConfig) -> list[Stage]:
     """The stages with all their settings.
 
     Raises:
-        InputError: `settings` names a verb that no stage has.
+        InputError: `data` is not given, or `settings` names a verb that no stage has.
     """
+    if config.data is None:
+        raise InputError("data=null: give the folder that has what the recipe learns from, data=FOLDER.")
     given = OmegaConf.to_container(config, resolve=True)
     assert isinstance(given, dict)
     verbs = {stage["verb"] for stage in given["stages"]}

@@ -128,7 +128,7 @@ class MakeModel(Verb):
     texts: str | None = None
     recordings: str | None = None
     heard: str | None = None
-    data: str = MISSING
+    data: str | None = None
     whisper: str = MISSING
     kokoro: str = MISSING
     show: bool = MISSING

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 from usdm.audio import read_audio
-from usdm.chain import SpokenDialogPipeline, SpokenReply
+from usdm.chain import SpokenDialogPipeline
 from usdm.evaluation.held_out import HeldOutItem
 from usdm.evaluation.ledger import Progress, complete
 from usdm.evaluation.recogniser import Recogniser
 from usdm.evaluation.text import meteor, rouge_l, scored_words, word_errors
-from usdm.types import Waveform
+from usdm.types import SpokenReply, Waveform
 
 logger = logging.getLogger(__name__)
 
