@@ -5,7 +5,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Every optional part that one environment can hold (vLLM brings a torch of its own).
-EVERYTHING := dev,bigvgan,wandb,speaker,quality,quantized
+EVERYTHING := dev,bigvgan,kokoro,wandb,speaker,quality,quantized
 PYTEST := -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal -r s
 
 .PHONY: respond demo test test-all torture update test-lowest clean

@@ -34,6 +34,12 @@ def draw_variation(random: np.random.Generator) -> Variation:
     )
 
 
+def at_rate(samples: np.ndarray, sample_rate: int) -> np.ndarray:
+    """(T,) int16 at any rate to (T',) float32 at 16 kHz."""
+    sound = torch.from_numpy(samples.astype(np.float32) / 32768)
+    return torchaudio.functional.resample(sound, sample_rate, SAMPLE_RATE).numpy()
+
+
 def vary(samples: np.ndarray, sample_rate: int, variation: Variation, random: np.random.Generator) -> np.ndarray:
     """(T,) int16 at any rate to (T',) float32 at 16 kHz; times in it shrink by `variation.speed`."""
     speech = torch.from_numpy(samples.astype(np.float32) / 32768)

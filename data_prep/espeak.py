@@ -115,6 +115,15 @@ def split_shared(words: list[AlignedWord]) -> tuple[AlignedWord, ...]:
     return tuple(divided)
 
 
+def espeak_library() -> ctypes.CDLL:
+    """The C library, initialised.
+
+    Raises:
+        InputError: it, or its voice data, is not installed.
+    """
+    return _initialise()[0]
+
+
 @lru_cache(maxsize=1)
 def _initialise() -> tuple[ctypes.CDLL, int]:
     try:
@@ -125,6 +134,8 @@ def _initialise() -> tuple[ctypes.CDLL, int]:
         ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int,
         ctypes.c_uint, ctypes.c_uint, ctypes.c_void_p, ctypes.c_void_p,
     ]  # fmt: skip
+    library.espeak_TextToPhonemes.argtypes = [ctypes.POINTER(ctypes.c_char_p), ctypes.c_int, ctypes.c_int]
+    library.espeak_TextToPhonemes.restype = ctypes.c_char_p
     sample_rate = library.espeak_Initialize(_SYNCHRONOUS_RETRIEVAL, 500, None, 0)
     if sample_rate <= 0:
         raise InputError(f"eSpeak NG found no voice data: {install('espeak-ng')}.")

@@ -28,13 +28,15 @@ class ImportReport:
 
     utterances: int
     without_text: int
-    failed: tuple[str, ...]  # one message a row
+    failed: tuple[str, ...]  # one message a row, of this run
 
 
 def import_recordings(
     sources: Sequence[str], output_dir: str, *, max_seconds: float, dev_every: int, overwrite: bool = False
 ) -> ImportReport:
     """Read folders with a `manifest.jsonl` of `id`, `audio`, `speaker` and perhaps `text`; write one corpus.
+
+    What is done already is not done again: an aligner or a recogniser may have added to the manifest.
 
     Args:
         max_seconds: longer recordings are cut into pieces of this length if they have no text, else left out
@@ -53,19 +55,19 @@ def import_recordings(
         if [other.name for other in folders].count(source.name) > 1:
             raise InputError(f"{source}: another source has the name {source.name} too, and recordings are named by it")
     folder = Path(output_dir)
-    with (
-        claim(
-            folder,
-            {"max_seconds": max_seconds, "dev_every": dev_every},
-            {source.name: source for source in folders},
-            results=("audio/*", MANIFEST_FILE),
-            overwrite=overwrite,
-        ) as claimed,
-        publishing(folder / MANIFEST_FILE) as part,
-    ):
+    with claim(
+        folder,
+        {"max_seconds": max_seconds, "dev_every": dev_every},
+        {source.name: source for source in folders},
+        results=("audio/*", MANIFEST_FILE),
+        overwrite=overwrite,
+    ) as claimed:
+        if claimed.record.done and (folder / MANIFEST_FILE).is_file():  # others may have added to its rows
+            known = claimed.record.figures
+            return ImportReport(int(known["utterances"]), int(known["without_text"]), ())
         (folder / "audio").mkdir(exist_ok=True)
         importer = _Importer(folder, max_seconds, dev_every)
-        with part.open("w", encoding="utf-8") as file:
+        with publishing(folder / MANIFEST_FILE) as part, part.open("w", encoding="utf-8") as file:
             for source in folders:
                 for item in _items(source / MANIFEST_FILE):
                     file.writelines(json.dumps(row) + "\n" for row in importer.rows(source, item))

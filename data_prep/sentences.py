@@ -1,4 +1,4 @@
-"""Sentences of plain text as user turns, so that words outside the dialogs' domain are heard too. Most stand alone;
+"""Sentences of any text as user turns, so that words outside the dialogs' domain are heard too. Most stand alone;
 to some with such words the agent says that it did not understand.
 """
 
@@ -17,6 +17,7 @@ import numpy as np
 from data_prep import not_understood
 from data_prep.dialog_text import DIALOGS_FILE, DOMAIN_FILE
 from data_prep.spoken_text import spoken_text, spoken_words
+from data_prep.text_files import read_texts
 from usdm.runs import arguments_of, claim, write_text
 from usdm.types import InputError
 
@@ -50,45 +51,47 @@ def prepare_sentences(
     seed: int,
     overwrite: bool = False,
 ) -> SentencesReport:
-    """Draw sentences, as many from each file, for `synthesize_corpus`; write `dialogs.jsonl` and `sentences.json`.
+    """Draw sentences, from each file alike, for `synthesize_corpus`; write `dialogs.jsonl` and `sentences.json`.
 
     Args:
+        text_files: as `data_prep.text_files.read_texts` reads them; one that has too few gives all of them.
         dialogs_folder: where `prepare_dialogs` wrote. What its test dialogs say is left out here.
         not_understood_share: of sentences, which the agent answers if two of their words are outside the domain.
         overwrite: delete other sentences in `output_dir`.
 
     Raises:
-        InputError: a file is missing or no UTF-8 text, or has fewer different sentences than its part; or other
+        InputError: a file is missing or cannot be read, all of them have too few different sentences, or other
             sentences are there.
     """
     given = arguments_of(prepare_sentences, locals(), but=("output_dir", "overwrite"))
     if not text_files:
-        raise InputError("text_files=[]: give at least one file of plain text.")
+        raise InputError("text_files=[]: give at least one file of text.")
     results = (DIALOGS_FILE, REPORT_FILE)
     with claim(output_dir, given.settings, given.inputs, results=results, overwrite=overwrite) as claimed:
         tested, domain = _tested_texts(Path(dialogs_folder)), _domain(Path(dialogs_folder))
-        part, more = divmod(sentences, len(text_files))
         random = np.random.default_rng(seed)
         dialogs: list[dict] = []
-        available: dict[str, int] = {}
-        for number, file in enumerate(text_files):
-            wanted = part + (number < more)
+        different: dict[str, list[str]] = {}
+        for file in map(str, text_files):
             found = [text for text in _sentences(file) if min_words <= len(spoken_words(text)) <= max_words]
-            different = [text for text in dict.fromkeys(found) if tuple(spoken_words(text)) not in tested]
-            available[str(file)] = len(different)
-            if len(different) < wanted:
-                raise InputError(
-                    f"{file} has {len(different)} different sentences of {min_words} to {max_words} words, {wanted} "
-                    "are wanted of it: ask for fewer sentences, or give more text."
-                )
-            for position in random.permutation(len(different))[:wanted]:
+            different[file] = [text for text in dict.fromkeys(found) if tuple(spoken_words(text)) not in tested]
+        available = {file: len(texts) for file, texts in different.items()}
+        wanted = _parts(sentences, list(available.values()))
+        if sum(wanted) < sentences:
+            raise InputError(
+                f"{', '.join(available)} have {sum(wanted)} different sentences of {min_words} to {max_words} words, "
+                f"{sentences} are wanted: ask for fewer, or give more text."
+            )
+        for number, (texts, part) in enumerate(zip(different.values(), wanted, strict=True)):
+            for position in random.permutation(len(texts))[:part]:
                 split = "dev" if random.random() < dev_share else "train"
-                turns = [{"role": "user", "text": different[position]}]
-                strange = len(set(spoken_words(different[position])) - domain) >= _ANSWERED_STRANGE_WORDS
+                turns = [{"role": "user", "text": texts[position]}]
+                strange = len(set(spoken_words(texts[position])) - domain) >= _ANSWERED_STRANGE_WORDS
                 if random.random() < not_understood_share and strange:
                     turns.append({"role": "agent", "text": not_understood.reply(len(dialogs))})
                 name = f"sentence-{number}-{position}"
                 dialogs.append({"dialog": name, "split": split, "services": ["sentences"], "turns": turns})
+        random.shuffle(dialogs)  # so that the first ones are of every file
         report = SentencesReport(
             dict(Counter(dialog["split"] for dialog in dialogs)),
             sum(len(dialog["turns"]) == 2 for dialog in dialogs),
@@ -99,6 +102,15 @@ def prepare_sentences(
         write_text(claimed.path / REPORT_FILE, json.dumps(asdict(report), indent=1))
         claimed.finish(asdict(report))
         return report
+
+
+def _parts(total: int, available: Sequence[int]) -> list[int]:
+    """How many of each: all of those that have few, equal parts of the others."""
+    parts, left = [0] * len(available), total
+    for place, (number, index) in enumerate(sorted((number, index) for index, number in enumerate(available))):
+        parts[index] = min(number, left // (len(available) - place))
+        left -= parts[index]
+    return parts
 
 
 def _tested_texts(dialogs_folder: Path) -> set[tuple[str, ...]]:
@@ -127,15 +139,8 @@ def _prepared(path: Path) -> Iterator[Path]:
 
 
 def _sentences(file: str | Path) -> Iterator[str]:
-    """As they are spoken; a paragraph ends at an empty line."""
-    path = Path(file)
-    if not path.is_file():
-        raise InputError(f"{path} does not exist: give a file of plain text.")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no UTF-8 text ({error}): convert it first.") from error
-    text = _ABBREVIATION.sub(lambda match: _ABBREVIATIONS[match[0]], text)
-    for paragraph in re.split(r"\n\s*\n", text):
-        for sentence in _SENTENCE_END.split(" ".join(paragraph.split())):
+    """As they are spoken."""
+    for text in read_texts(file):
+        written = _ABBREVIATION.sub(lambda match: _ABBREVIATIONS[match[0]], text)
+        for sentence in _SENTENCE_END.split(written):
             yield spoken_text(sentence.replace("_", " "))

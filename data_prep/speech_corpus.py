@@ -13,27 +13,33 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from data_prep import espeak
-from data_prep.augment import SAMPLE_RATE, draw_noise, draw_variation, vary
+from data_prep import espeak, kokoro
+from data_prep.augment import SAMPLE_RATE, at_rate, draw_noise, draw_variation, vary
 from data_prep.flite import SpokenText
 from data_prep.not_understood import NOTHING_SAID
-from data_prep.synthesisers import check_speakers, flite_voice, speak_as
+from data_prep.synthesisers import check_speakers, flite_voice, speak_as, speak_plainly
 from usdm.audio import read_audio
 from usdm.data.speech_corpus import MANIFEST_FILE
 from usdm.runs import Shards, Task, claim, in_processes, publishing
 from usdm.types import AlignedWord, InputError
 
 _DIALOGS_PER_PART = 100
+UNKNOWN_TIMES = SpokenText(np.zeros(0, np.int16), SAMPLE_RATE, (), ())
 
 
 @dataclass(frozen=True)
 class Voices:
-    """Who speaks: agents are named as in `data_prep.flite.VOICES`, users as in `data_prep.synthesisers.SPEAKERS`."""
+    """Who speaks, by names of `data_prep.synthesisers.SPEAKERS`; agents are voices of flite or Kokoro."""
 
     agents: Sequence[str]  # one a dialog
     user: Sequence[str]
     espeak_share: float  # of user turns, spoken by a random eSpeak voice
     held_out: Sequence[str] = ()  # heard in split "test" only
+    kokoro: str | Path = kokoro.HUB  # the model, on the hub or in a folder
+
+    @property
+    def kokoro_speaks(self) -> bool:
+        return any(name.startswith("kokoro-") for name in (*self.agents, *self.user, *self.held_out))
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,7 @@ def synthesize_corpus(
     voices: Voices,
     processes: int,
     seed: int,
+    share: float = 1.0,
     retry_errors: bool = False,
     overwrite: bool = False,
 ) -> CorpusReport:
@@ -62,6 +69,7 @@ def synthesize_corpus(
 
     Args:
         processes: one is this one; each of several has one thread.
+        share: of the dialogs, drawn by their names; the others stay silent.
         retry_errors: dialogs that failed are tried again.
         overwrite: delete what other voices or another seed made, or what was made of dialogs that are gone.
 
@@ -72,30 +80,32 @@ def synthesize_corpus(
     """
     source = Path(dialogs_file)
     _check_dialogs(source)
-    agents = [f"flite-{agent}" for agent in voices.agents]
     of_espeak = [f"espeak-{voice}" for voice in espeak.VOICES] if voices.espeak_share else []
-    check_speakers([*agents, *voices.user, *voices.held_out, *of_espeak])
+    for agent in voices.agents:
+        speak_plainly(agent, "hello.", kokoro_model=voices.kokoro)
+    check_speakers([*voices.user, *voices.held_out, *of_espeak], kokoro_model=voices.kokoro)
+    who = {name: value for name, value in asdict(voices).items() if name != "kokoro"}
     folder = Path(output_dir)
     with claim(
         folder,
-        {"voices": asdict(voices), "seed": seed},
-        {"dialogs_file": source},
+        {"voices": who, "seed": seed, "share": share},
+        {"dialogs_file": source, "kokoro": voices.kokoro if voices.kokoro_speaks else None},
         results=(MANIFEST_FILE, "audio/*", "parts/*", "parts/rows/*"),
         grows=("dialogs_file",),
         overwrite=overwrite,
     ) as claimed:
         (folder / "audio").mkdir(exist_ok=True)
         shards = Shards(folder / "parts", ".jsonl")
-        share = shards.share([source], _DIALOGS_PER_PART, overwrite=overwrite, retry_failed=retry_errors)
-        made = in_processes(partial(_Speaker, shards, folder, voices, seed), share.tasks, processes)
-        for _ in tqdm(made, total=len(share.tasks), unit="part", desc="synthesize_corpus"):
+        work = shards.share([source], _DIALOGS_PER_PART, overwrite=overwrite, retry_failed=retry_errors)
+        made = in_processes(partial(_Speaker, shards, folder, voices, seed, share), work.tasks, processes)
+        for _ in tqdm(made, total=len(work.tasks), unit="part", desc="synthesize_corpus"):
             pass
         manifest = folder / MANIFEST_FILE
-        if share.tasks or not (claimed.record.done and manifest.is_file()):  # else others may have added to its rows
+        if work.tasks or not (claimed.record.done and manifest.is_file()):  # else others may have added to its rows
             with publishing(manifest) as part, part.open("wb") as file:
                 for shard in shards.done():
                     file.write(shard.path.read_bytes())
-        failed = tuple(f"{row.id}: {row.message}" for row in shards.outcome(share).failed)
+        failed = tuple(f"{row.id}: {row.message}" for row in shards.outcome(work).failed)
         report = CorpusReport(sum(1 for _ in manifest.open("rb")), failed)
         claimed.finish({"turns": report.turns, "failed": len(failed)})
     return report
@@ -129,13 +139,15 @@ def _name(dialog: dict) -> str:
 class _Speaker:
     """Says dialogs, in one process."""
 
-    def __init__(self, shards: Shards, folder: Path, voices: Voices, seed: int, number: int) -> None:
-        self.shards, self.folder, self.voices, self.seed = shards, folder, voices, seed
+    def __init__(self, shards: Shards, folder: Path, voices: Voices, seed: int, share: float, number: int) -> None:
+        self.shards, self.folder, self.voices, self.seed, self.share = shards, folder, voices, seed, share
 
     def __call__(self, task: Task) -> None:
         with self.shards.making(task) as (part, failed), part.open("w", encoding="utf-8") as file:
             for _, line in task.rows:
                 dialog = json.loads(line)
+                if _draw(f"{self.seed}/share/{dialog['dialog']}") >= self.share:
+                    continue
                 try:
                     rows = self._speak(dialog)
                 except InputError as error:
@@ -152,9 +164,13 @@ class _Speaker:
             name = f"{dialog['dialog']}-{index}"
             if turn["role"] == "agent":
                 audio = f"audio/agent-{agent}-{hashlib.sha256(turn['text'].encode()).hexdigest()[:16]}.flac"
-                speaker, spoken, speed = f"flite-{agent}", flite_voice(agent).speak(turn["text"]), 1.0
-                sound = spoken.samples.astype(np.float32) / 32768
                 is_there = (self.folder / audio).is_file()  # the same text in the same voice, whoever wrote it
+                speaker, speed = agent, 1.0
+                if is_there and agent.startswith("kokoro-"):  # slow, and it knows no times
+                    spoken, sound = UNKNOWN_TIMES, read_audio(self.folder / audio, SAMPLE_RATE).samples.numpy()
+                else:
+                    spoken = speak_plainly(agent, turn["text"], kokoro_model=self.voices.kokoro)
+                    sound = at_rate(spoken.samples, spoken.sample_rate)
             else:
                 audio = f"audio/{name}.flac"
                 variation = draw_variation(random)
@@ -205,7 +221,12 @@ def _speak_user(
     else:
         names = list(voices.user) + (list(voices.held_out) if split == "test" else [])
         speaker = names[random.integers(len(names))]
-    return speaker, speak_as(speaker, text, random, speed=speed)
+    return speaker, speak_as(speaker, text, random, speed=speed, kokoro_model=voices.kokoro)
+
+
+def _draw(name: str) -> float:
+    """A number in [0, 1) that depends on the name alone."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
 @lru_cache(maxsize=100_000)

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache, lru_cache
+from pathlib import Path
 
 import numpy as np
 
-from data_prep import espeak, festival, flite, pico, rhvoice
+from data_prep import espeak, festival, flite, kokoro, pico, rhvoice
 from data_prep.flite import Flite, SpokenText
 from usdm.types import InputError
 
 SPEAKERS = tuple(
     f"{synthesiser.__name__.rpartition('.')[2]}-{voice}"
-    for synthesiser in (flite, espeak, rhvoice, pico, festival)
+    for synthesiser in (flite, espeak, rhvoice, pico, festival, kokoro)
     for voice in synthesiser.VOICES
 )
 
 
-def speak_as(speaker: str, text: str, random: np.random.Generator, *, speed: float = 1.0) -> SpokenText:
+def speak_as(
+    speaker: str,
+    text: str,
+    random: np.random.Generator,
+    *,
+    speed: float = 1.0,
+    kokoro_model: str | Path = kokoro.HUB,
+) -> SpokenText:
     """Say `text` in a drawn tempo, and pitch where the synthesiser has one, slower by `speed`.
 
     Args:
-        speaker: one of `SPEAKERS`.
+        speaker: one of `SPEAKERS`; of Kokoro also a blend, such as `kokoro-af_heart*bm_lewis`.
+        kokoro_model: on the hub, or a folder.
 
     Raises:
         InputError: the speaker is unknown, its synthesiser is not installed, or nothing in the text can be spoken.
@@ -40,23 +49,45 @@ def speak_as(speaker: str, text: str, random: np.random.Generator, *, speed: flo
         return pico.speak(text, voice, speed=int(random.integers(80, 125) / speed), pitch=int(random.integers(80, 120)))
     if synthesiser == "festival":
         return festival.speak(text, voice, stretch=float(random.uniform(0.9, 1.25)) * speed)
+    if synthesiser == "kokoro":
+        return kokoro_voices(kokoro_model).speak(text, voice, speed=float(random.uniform(0.85, 1.25)) / speed)
     raise InputError(f"Unknown speaker '{speaker}': choose one of {', '.join(SPEAKERS)}.")
 
 
-def check_speakers(speakers: Sequence[str]) -> None:
+def speak_plainly(speaker: str, text: str, *, kokoro_model: str | Path = kokoro.HUB) -> SpokenText:
+    """Say `text` as the voice says it by itself: an agent's way. Only flite and Kokoro.
+
+    Raises:
+        InputError: as `speak_as`.
+    """
+    synthesiser, _, voice = speaker.partition("-")
+    if synthesiser == "flite":
+        return flite_voice(voice).speak(text)
+    if synthesiser == "kokoro":
+        return kokoro_voices(kokoro_model).speak(text, voice)
+    raise InputError(f"'{speaker}' cannot be an agent: choose a voice of flite or Kokoro.")
+
+
+def check_speakers(speakers: Sequence[str], *, kokoro_model: str | Path = kokoro.HUB) -> None:
     """Have each speaker say a word, so that what is not installed is known before any work.
 
     Raises:
         InputError: a speaker is unknown, or its synthesiser or voice is not installed.
     """
     for speaker in speakers:
-        speak_as(speaker, "hello.", np.random.default_rng(0))
+        speak_as(speaker, "hello.", np.random.default_rng(0), kokoro_model=kokoro_model)
 
 
 @cache
 def flite_voice(voice: str) -> Flite:
     """One object a voice: loading it takes longer than a turn."""
     return Flite(voice)
+
+
+@lru_cache(maxsize=1)
+def kokoro_voices(model: str | Path) -> kokoro.Kokoro:
+    """One object a process: it has hundreds of megabytes."""
+    return kokoro.Kokoro(model)
 
 
 @lru_cache(maxsize=1)

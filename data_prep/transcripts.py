@@ -170,7 +170,7 @@ class _Whisper:
         try:
             with quiet():
                 self.processor = WhisperProcessor.from_pretrained(name)
-                self.model: PreTrainedModel = WhisperForConditionalGeneration.from_pretrained(name)
+                self.model: PreTrainedModel = WhisperForConditionalGeneration.from_pretrained(name, dtype=torch.float32)
         except UNREADABLE as error:
             raise InputError(f"recogniser={name} cannot be read ({first_line(error)}).") from error
         self.model.to(device).eval()

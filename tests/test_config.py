@@ -58,6 +58,7 @@ WITHOUT_SECTION = {
     "import_corpus",
     "average_models",
     "status",
+    "make_model",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from collections import Counter
@@ -226,6 +227,32 @@ def test_sentences_are_drawn_alike_from_every_file(text_files: list[str], prepar
     assert {dialog["split"] for dialog in _sentences(text_files, prepared, tmp_path / "four", dev_share=1.0)} == {"dev"}
 
 
+def test_a_file_with_few_sentences_gives_them_all(text_files: list[str], prepared: str, tmp_path: Path) -> None:
+    drawn = _sentences(text_files, prepared, tmp_path / "one", sentences=20)
+    assert len([dialog for dialog in drawn if dialog["turns"][0]["text"].startswith("this is example ")]) == 17
+
+
+def test_texts_are_read_from_what_data_sets_publish(prepared: str, tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "rows.jsonl.gz", "wt") as file:
+        file.write(json.dumps({"text": "Lines have texts.", "split": "train"}) + "\n")
+        file.write(json.dumps({"text": "Never learnt from.", "split": "test"}) + "\n")
+        turns = [{"speaker": "user", "text": "Users speak too."}, {"speaker": "agent", "text": "Agents stay out."}]
+        file.write(json.dumps({"turns": turns}) + "\n")
+    (tmp_path / "table.csv").write_text('text,category\n"Yes, columns as well.",a\n')
+    intents = {"train": [["intents have names", "a"]], "oos_test": [["tests are left out", "oos"]]}
+    (tmp_path / "intents.json").write_text(json.dumps(intents))
+    files = [str(tmp_path / name) for name in ("rows.jsonl.gz", "table.csv", "intents.json")]
+    drawn = _sentences(files, prepared, tmp_path / "out", sentences=4)
+    assert {dialog["turns"][0]["text"] for dialog in drawn} == {
+        "lines have texts.", "users speak too.", "yes, columns as well.", "intents have names.",
+    }  # fmt: skip
+    with pytest.raises(InputError, match="intents.json is not laid out"):
+        (tmp_path / "intents.json").write_text("[1]")
+        _sentences(files, prepared, tmp_path / "other", sentences=1)
+    with pytest.raises(InputError, match="files that end in"):
+        _sentences([str(tmp_path / "out")], prepared, tmp_path / "third", sentences=1)
+
+
 def test_strange_sentences_are_not_understood(text_files: list[str], prepared: str, tmp_path: Path) -> None:
     drawn = _sentences(text_files, prepared, tmp_path / "one", not_understood_share=1.0)
     answered = {dialog["turns"][0]["text"]: len(dialog["turns"]) == 2 for dialog in drawn}
@@ -235,8 +262,8 @@ def test_strange_sentences_are_not_understood(text_files: list[str], prepared: s
 
 
 def test_sentences_that_cannot_be_had_are_named(text_files: list[str], prepared: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="novel.txt has 3 different sentences of 3 to 6 words, 4 are wanted"):
-        _sentences(text_files, prepared, tmp_path / "out", sentences=8)  # the fourth is said in a test dialog
+    with pytest.raises(InputError, match="have 33 different sentences of 3 to 6 words, 34 are wanted"):
+        _sentences(text_files, prepared, tmp_path / "out", sentences=34)  # one more is said in a test dialog
     with pytest.raises(InputError, match="text_files: .*nowhere.txt: no such file or folder"):
         _sentences([str(tmp_path / "nowhere.txt")], prepared, tmp_path / "out")
     with pytest.raises(InputError, match="at least one file"):
@@ -295,7 +322,7 @@ def test_a_synthesised_corpus_can_be_read(dialog_files: tuple[str, str], tmp_pat
     dialogs = (tmp_path / "dialogs.jsonl").read_text().splitlines()
     few = tmp_path / "few.jsonl"
     few.write_text("\n".join([dialogs[0], dialogs[-1]]) + "\n")
-    voices = Voices(agents=("kal16",), user=("flite-kal16",), espeak_share=0.5)
+    voices = Voices(agents=("flite-kal16",), user=("flite-kal16",), espeak_share=0.5)
     report = synthesize_corpus(str(few), str(tmp_path / "speech"), voices=voices, processes=1, seed=3)
     utterances = list(read_speech_corpora([tmp_path / "speech"]))
     assert (len(utterances), report.failed) == (report.turns, ())
@@ -323,7 +350,7 @@ def write_sayings(path: Path, names: str, **texts: str) -> Path:
 
 
 def speak(dialogs: Path, folder: Path, *, user: str = "flite-kal16", seed: int = 0, **options: Any) -> CorpusReport:
-    voices = Voices(agents=("kal16",), user=(user,), espeak_share=0.0)
+    voices = Voices(agents=("flite-kal16",), user=(user,), espeak_share=0.0)
     return synthesize_corpus(str(dialogs), str(folder), voices=voices, processes=1, seed=seed, **options)
 
 
@@ -415,9 +442,9 @@ def test_a_missing_synthesiser_is_named_before_any_work(tmp_path: Path, monkeypa
     (tmp_path / "dialogs.jsonl").write_text(json.dumps(dialog) + "\n")
     synthesize = partial(synthesize_corpus, str(tmp_path / "dialogs.jsonl"), processes=1, seed=0)
     with pytest.raises(InputError, match="eSpeak NG is not installed"):
-        synthesize(str(tmp_path / "a"), voices=Voices(("kal16",), ("flite-kal16",), espeak_share=0.1))
+        synthesize(str(tmp_path / "a"), voices=Voices(("flite-kal16",), ("flite-kal16",), espeak_share=0.1))
     assert not (tmp_path / "a").exists()
-    synthesize(str(tmp_path / "b"), voices=Voices(("kal16",), ("flite-kal16",), espeak_share=0.0))
+    synthesize(str(tmp_path / "b"), voices=Voices(("flite-kal16",), ("flite-kal16",), espeak_share=0.0))
 
 
 @needs_synthesisers
@@ -433,7 +460,7 @@ def test_a_corpus_takes_recordings_and_noise_as_turns(tmp_path: Path) -> None:
         },
     ]
     (tmp_path / "dialogs.jsonl").write_text("".join(json.dumps(dialog) + "\n" for dialog in dialogs))
-    voices = Voices(agents=("kal16",), user=("flite-kal16",), espeak_share=0.0)
+    voices = Voices(agents=("flite-kal16",), user=("flite-kal16",), espeak_share=0.0)
     synthesize_corpus(str(tmp_path / "dialogs.jsonl"), str(tmp_path / "speech"), voices=voices, processes=1, seed=0)
     noise, _, said, _ = read_speech_corpora([tmp_path / "speech"])
     assert (noise.speaker, noise.text, noise.words, noise.pronunciation) == ("noise", "...", (), ())
@@ -462,6 +489,10 @@ def test_recordings_are_imported_and_failures_reported(tmp_path: Path) -> None:
     first, second, rest = read_speech_corpora([tmp_path / "out"])
     assert (first.text, first.duration, first.split) == ("hello there.", 0.5, "train")
     assert (second.duration, rest.duration, second.split) == (2.0, 0.5, "dev")
+    manifest = tmp_path / "out/manifest.jsonl"
+    manifest.write_text(added := manifest.read_text().replace("null", '"a recogniser heard this."'))
+    again = import_recordings([str(source)], str(tmp_path / "out"), max_seconds=2.0, dev_every=2)
+    assert (again.utterances, again.without_text, manifest.read_text()) == (3, 2, added)
     with pytest.raises(InputError, match=r"max_seconds: 2\.0 then, 1\.0 now"):
         import_recordings([str(source)], str(tmp_path / "out"), max_seconds=1.0, dev_every=2)
     shutil.copytree(source, tmp_path / "other/source")

@@ -58,6 +58,11 @@ def test_both_spellings_are_the_same_words(written: str, spoken: str) -> None:
     assert scored_words(spoken) == spoken.split()
 
 
+def test_word_errors_are_those_of_whispers_normaliser() -> None:
+    assert word_errors("at six thirty p m, it's twenty dollars.", "At 6:30 p m it is $20") == WordErrors(hits=8)
+    assert word_errors("Mister Smith's favourite colour", "mr. smith's favorite color") == WordErrors(hits=5)
+
+
 def test_word_errors_are_counted_and_add_up() -> None:
     first = word_errors("Book a table for two.", "please book the table two")
     assert first == WordErrors(hits=3, substitutions=1, deletions=1, insertions=1)
@@ -255,30 +260,30 @@ def test_a_limit_takes_whole_dialogs_from_all_over_the_set(tmp_path: Path) -> No
 
 
 def outcome(name: str, **known: object) -> Outcome:
-    facts = {"key": name, "id": name, "dialog": name, "speaker": "a", "user_text": "one two", "reference": "three four"}
+    facts = {"key": name, "id": name, "dialog": name, "speaker": "a", "user_text": "oak elm", "reference": "pine birch"}
     return Outcome(**{**facts, "question_seconds": 3.0, **known})  # type: ignore[arg-type]
 
 
 def test_figures_follow_from_the_outcomes() -> None:
     good = outcome(
         "1",
-        transcript="one two",
-        reply="three four",
-        user_recognised="one",
-        agent_recognised="three four",
-        resynthesis_recognised="three",
-        reply_recognised="three for",
-        synthesis_recognised="three four",
+        transcript="oak elm",
+        reply="pine birch",
+        user_recognised="oak",
+        agent_recognised="pine birch",
+        resynthesis_recognised="pine",
+        reply_recognised="pine bark",
+        synthesis_recognised="pine birch",
         reply_seconds=2.0,
         timings={"transcribe": 0.25, "speak": 0.75},
     )
     poor = outcome(
         "2",
         speaker="b",
-        transcript="one",
-        reply="five",
-        reply_recognised="five",
-        synthesis_recognised="fife",
+        transcript="oak",
+        reply="ash",
+        reply_recognised="ash",
+        synthesis_recognised="ask",
         reply_seconds=1.0,
         timings={"transcribe": 0.5, "speak": 0.5},
         truncated=("speak",),
@@ -299,7 +304,7 @@ def test_figures_follow_from_the_outcomes() -> None:
 
 
 def test_without_a_synthesiser_the_agent_recordings_are_the_ceiling() -> None:
-    one = outcome("1", reply="five", reply_recognised="five", agent_recognised="three")
+    one = outcome("1", reply="ash", reply_recognised="ash", agent_recognised="pine")
     figures = summarise([one], [], seed=0, facts={}).figures()
     assert (figures["spoken_reply_wer"], figures["spoken_reply_ceiling_wer"]) == (0, 0.5)
 
@@ -314,13 +319,21 @@ def test_baselines_answer_without_listening() -> None:
 
 
 def test_replies_are_scored_by_what_is_heard_too() -> None:
-    written = outcome("1", reply="three four", reply_recognised="three")
-    wordless = outcome("2", reply_recognised="three four")
+    written = outcome("1", reply="pine birch", reply_recognised="pine")
+    wordless = outcome("2", reply_recognised="pine birch")
     card = summarise([written, wordless], [], seed=0, facts={})
     assert card.reply is not None and card.reply.rouge_l == 1
     assert card.reply_heard is not None and card.reply_heard.rouge_l == pytest.approx((2 / 3 + 1) / 2)
     assert card.figures()["reply_heard_rouge_l"] == card.reply_heard.rouge_l
     assert "| reply as it is heard, ROUGE-L" in scorecard_table(card)
+
+
+def test_the_cascade_stands_beside_the_chain() -> None:
+    both = outcome("1", reply="pine", cascade_reply="pine birch")
+    card = summarise([both, outcome("2", cascade_reply="ash")], [], seed=0, facts={"recogniser": "ears"})
+    assert card.cascade is not None and card.figures()["cascade_rouge_l"] == card.cascade.rouge_l == 0.5
+    assert "0.500 behind ears" in scorecard_table(card)
+    assert "behind" not in scorecard_table(summarise([outcome("1", reply="pine")], [], seed=0, facts={}))
 
 
 def test_refusals_are_counted_in_replies_and_references() -> None:
@@ -349,7 +362,7 @@ def test_a_set_in_which_nothing_is_said_has_no_rate_but_its_words_are_told() -> 
     assert card.figures()["transcript_false_alarms_words"] == 2
     assert "2 words in 1 of 2 turns" in scorecard_table(card)
     # Among turns with words they count as insertions.
-    mixed = summarise([misheard, outcome("3", transcript="one two")], [], seed=0, facts={})
+    mixed = summarise([misheard, outcome("3", transcript="oak elm")], [], seed=0, facts={})
     assert mixed.figures()["transcript_wer"] == 2 / 2
 
 

@@ -77,7 +77,12 @@ STAGES = [
     Stage(
         "speech synthesis",
         [
-            *("synthesize_corpus", "dialogs_file=dialogs.jsonl", "voices.user=[flite-kal16]", "voices.agents=[kal16]"),
+            *(
+                "synthesize_corpus",
+                "dialogs_file=dialogs.jsonl",
+                "voices.user=[flite-kal16]",
+                "voices.agents=[flite-kal16]",
+            ),
             *("voices.held_out=[]", "voices.espeak_share=0", "processes=1"),
         ],
         ("flite",),

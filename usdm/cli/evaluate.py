@@ -17,6 +17,8 @@ from usdm.cli.model import load_model
 from usdm.data.speech_corpus import Utterance, read_speech_corpora
 from usdm.evaluation import (
     PocketSphinxRecogniser,
+    Recogniser,
+    WhisperRecogniser,
     evaluate,
     evaluate_recordings,
     read_held_out,
@@ -47,7 +49,8 @@ def run(config: DictConfig) -> Figures:
     replies, service_replies = training_replies(config.training_corpus), services(config.dialogs_file)
     synthesiser = flite(config.synthesiser) if config.synthesiser else None
     Path(config.output_dir).mkdir(parents=True, exist_ok=True)
-    pipeline, recogniser = load_model(config), PocketSphinxRecogniser()
+    judge = recogniser(config.recogniser)
+    pipeline = load_model(config)
     failed = 0
     figures: dict[str, float] = {}
     if config.dialogs:
@@ -55,7 +58,7 @@ def run(config: DictConfig) -> Figures:
             scorecard = evaluate(
                 pipeline,
                 config.held_out or PACKAGED_SET,
-                recogniser,
+                judge,
                 config.output_dir,
                 limit=config.limit,
                 training_replies=replies,
@@ -76,7 +79,7 @@ def run(config: DictConfig) -> Figures:
                 evaluate_recordings(
                     pipeline,
                     folder,
-                    recogniser,
+                    judge,
                     config.output_dir,
                     where=where,
                     by=config.by,
@@ -124,6 +127,11 @@ def training_replies(corpus: str | None) -> list[str]:
 
 def services(dialogs_file: str | None) -> ServiceReplies | None:
     return None if dialogs_file is None else read_dialogs_file(dialogs_file)
+
+
+def recogniser(name: str) -> Recogniser:
+    """PocketSphinx, or the Whisper model of that name or folder. Raises InputError if it cannot be had."""
+    return PocketSphinxRecogniser() if name == "pocketsphinx" else WhisperRecogniser(name)
 
 
 def flite(voice: str) -> Synthesiser:

@@ -172,6 +172,7 @@ class Evaluate(UseModel):
     dialogs_file: str | None = None
     refusal_phrase: str | None = None
     synthesiser: str | None = None
+    recogniser: str = MISSING
     output_dir: str = MISSING
     limit: int | None = None
     examples: int = MISSING

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
@@ -68,6 +68,7 @@ class PrepareSentences(Stage):
 class SynthesizeCorpus(Stage):
     dialogs_file: str = MISSING
     voices: Any = MISSING
+    share: float = MISSING
     processes: int = MISSING
     seed: int = MISSING
     retry_errors: bool = MISSING
@@ -110,6 +111,27 @@ class Align(Stage):
     processes: int = MISSING
     retry_errors: bool = MISSING
     overwrite: bool = MISSING
+
+
+@dataclass
+class RecipeStage:
+    verb: str = MISSING
+    hours: float = MISSING  # on two cores
+    settings: list[str] = field(default_factory=list)  # as on the command line
+
+
+@dataclass
+class MakeModel(Verb):
+    shared: Shared = MISSING
+    stages: list[RecipeStage] = MISSING
+    settings: dict[str, list[str]] = MISSING  # by verb
+    texts: str | None = None
+    recordings: str | None = None
+    heard: str | None = None
+    data: str | None = None
+    whisper: str = MISSING
+    kokoro: str = MISSING
+    show: bool = MISSING
 
 
 @dataclass
@@ -171,6 +193,20 @@ class ExtractUnits(Stage):
     device: str = MISSING
     job: int = MISSING
     num_jobs: int = MISSING
+    retry_errors: bool = MISSING
+    overwrite: bool = MISSING
+
+
+@dataclass
+class ComposeUnits(Stage):
+    dialogs_file: str = MISSING
+    corpora: list[str] = MISSING
+    unit_corpora: list[str] = MISSING
+    agents: list[str] = MISSING
+    least_phones: int = MISSING
+    shard_dialogs: int = MISSING
+    processes: int = MISSING
+    seed: int = MISSING
     retry_errors: bool = MISSING
     overwrite: bool = MISSING
 

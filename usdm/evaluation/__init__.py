@@ -7,7 +7,7 @@ print(scorecard_table(scorecard))
 from usdm.evaluation.dialogs import evaluate
 from usdm.evaluation.held_out import HeldOutItem, read_held_out
 from usdm.evaluation.intervals import WordErrorGap, WordErrorRate
-from usdm.evaluation.recogniser import PocketSphinxRecogniser, Recogniser
+from usdm.evaluation.recogniser import PocketSphinxRecogniser, Recogniser, WhisperRecogniser
 from usdm.evaluation.recordings import TranscriptScore, evaluate_recordings, transcript_table
 from usdm.evaluation.scorecard import ReplyScores, Scorecard, Speed
 from usdm.evaluation.table import scorecard_table
@@ -23,6 +23,7 @@ __all__ = [
     "TranscriptScore",
     "WordErrorGap",
     "WordErrorRate",
+    "WhisperRecogniser",
     "WordErrors",
     "evaluate",
     "evaluate_recordings",

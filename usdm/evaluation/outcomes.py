@@ -19,7 +19,7 @@ from usdm.evaluation.held_out import HeldOutItem
 from usdm.evaluation.ledger import Progress, complete
 from usdm.evaluation.recogniser import Recogniser
 from usdm.evaluation.text import meteor, rouge_l, scored_words, word_errors
-from usdm.types import Waveform
+from usdm.types import SpokenReply, Waveform
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ class Outcome:
     transcript: str | None = None  # what the model heard; None in chains that do not transcribe
     reply: str | None = None  # what it says in return; None in chains that do not write it down
     user_recognised: str = ""  # the recogniser on the user's recording
+    cascade_reply: str | None = None  # the model's to what the recogniser heard; None where it heard no word
     agent_recognised: str = ""  # on the recording of the reference
     resynthesis_recognised: str = ""  # on that recording, turned into units and back into sound
     reply_recognised: str = ""  # on the spoken reply
@@ -103,11 +104,13 @@ def _run_item(
         resynthesis = pipeline.resynthesize(agent.samples, agent.sample_rate, seed=seed)
         said = torch.zeros(0) if reply.waveform is None else reply.waveform  # a reply without units is not heard
         sound = Waveform(said, reply.sample_rate)
+        recognised = recogniser(question)
         return replace(
             outcome,
             transcript=reply.user_text,
             reply=reply.agent_text,
-            user_recognised=recogniser(question),
+            user_recognised=recognised,
+            cascade_reply=_cascade(pipeline, item, reply, recognised, seed),
             agent_recognised=recogniser(agent),
             resynthesis_recognised=recogniser(resynthesis),
             reply_recognised=recogniser(sound),
@@ -119,6 +122,16 @@ def _run_item(
     except Exception as error:  # one bad item must not end a long run; it is counted and makes the run fail
         logger.exception("%s failed", item.id)
         return replace(outcome, error=f"{type(error).__name__}: {error}")
+
+
+def _cascade(
+    pipeline: SpokenDialogPipeline, item: HeldOutItem, reply: SpokenReply, recognised: str, seed: int
+) -> str | None:
+    """What the same model replies to the recogniser's words; chains without texts have no such thing."""
+    if reply.user_text is None or reply.agent_text is None or not scored_words(recognised):
+        return None
+    text = " ".join(scored_words(recognised)) + ("?" if recognised.endswith("?") else ".")
+    return pipeline.respond(text=text, history=item.history, speak=False, seed=seed).agent_text
 
 
 def _synthesised(reply: str | None, recogniser: Recogniser, synthesiser: Synthesiser | None) -> str | None:

@@ -1,16 +1,19 @@
-"""A recogniser that has nothing to do with the model, to judge how intelligible sound is."""
+"""Recognisers that have nothing to do with the model, to judge how intelligible sound is."""
 
 from __future__ import annotations
 
 import hashlib
 from importlib.metadata import version
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from pocketsphinx import Decoder
 
 from usdm.audio import resample
-from usdm.types import Waveform
+from usdm.runs import content_digest
+from usdm.types import InputError, Waveform
+from usdm.units.hub import UNREADABLE, first_line, hub_config, quiet
 
 PCM16_FULL_SCALE = 32767
 SILENCE = 1e-3  # peak, -60 dBFS; in digital silence PocketSphinx hears a word
@@ -59,6 +62,46 @@ class PocketSphinxRecogniser:
         self._decoder.end_utt()
         hypothesis = self._decoder.hyp()
         return hypothesis.hypstr if hypothesis is not None else ""
+
+
+class WhisperRecogniser:
+    """A Whisper model (arXiv 2212.04356), greedy and in English: of a sound longer than 30 s the first 30 s.
+
+    Args:
+        model: name on the hub, or a folder.
+
+    Raises:
+        InputError: it cannot be had or read, or is no Whisper model.
+    """
+
+    sample_rate = 16_000  # Hz
+
+    def __init__(self, model: str) -> None:
+        from transformers import WhisperForConditionalGeneration, WhisperProcessor
+
+        if (kind := hub_config(model).model_type) != "whisper":
+            raise InputError(f"recogniser={model} is of model_type '{kind}': give a Whisper model, or pocketsphinx.")
+        try:
+            with quiet():
+                self._processor = WhisperProcessor.from_pretrained(model)
+                self._model: Any = WhisperForConditionalGeneration.from_pretrained(model, dtype=torch.float32).eval()
+        except UNREADABLE as error:
+            raise InputError(f"recogniser={model} cannot be read ({first_line(error)}).") from error
+        several = self._model.generation_config.is_multilingual
+        self._options = {"language": "en", "task": "transcribe"} if several else {}
+        self.name = f"{Path(model).name} {content_digest(model)[:8]}"
+
+    @torch.inference_mode()
+    def __call__(self, waveform: Waveform) -> str:
+        """The words heard; "" where nothing is."""
+        if waveform.seconds < SHORTEST or waveform.samples.abs().max() < SILENCE:
+            return ""
+        samples = resample(waveform.samples.detach().float().cpu(), waveform.sample_rate, self.sample_rate)
+        features = self._processor(samples.numpy(), sampling_rate=self.sample_rate, return_tensors="pt").input_features
+        with quiet():  # transformers warns of what its Whisper passes to itself
+            ids = self._model.generate(features, do_sample=False, **self._options)
+        text: str = self._processor.batch_decode(ids, skip_special_tokens=True)[0]
+        return text.strip()
 
 
 class RememberingRecogniser:

@@ -57,6 +57,7 @@ class Scorecard:
     user_false_alarms: FalseAlarms | None
     reply: ReplyScores | None  # of its text
     reply_heard: ReplyScores | None  # of what the recogniser hears in the spoken reply
+    cascade: ReplyScores | None  # of the text that the model replies to what the recogniser heard
     reply_baselines: Mapping[str, ReplyScores]  # what answers that have nothing to do with the question get
     refused: Mean | None  # share of replies that have the refusal phrase
     refused_references: Mean | None  # of the replies that they should be
@@ -85,7 +86,12 @@ class Scorecard:
         for name in ("spoken_reply_gap", "resynthesis_gap"):
             gap: WordErrorGap | None = getattr(self, name)
             found[name] = gap.gap if gap else None
-        replies = {"reply": self.reply, "reply_heard": self.reply_heard, **self.reply_baselines}
+        replies = {
+            "reply": self.reply,
+            "reply_heard": self.reply_heard,
+            "cascade": self.cascade,
+            **self.reply_baselines,
+        }
         for name, scores in replies.items():
             found[f"{name.replace(' ', '_')}_meteor"] = scores.meteor if scores else None
             found[f"{name.replace(' ', '_')}_rouge_l"] = scores.rouge_l if scores else None
@@ -138,6 +144,7 @@ def summarise(
         user_false_alarms=false_alarms([errors for _, errors in user]),
         reply=_reply_scores([(o.reference, reply) for o, reply in replied]),
         reply_heard=_reply_scores([(o.reference, o.reply_recognised) for o in scored]),
+        cascade=_reply_scores([(o.reference, o.cascade_reply) for o in scored if o.cascade_reply is not None]),
         reply_baselines={
             name: scores
             for name, replies in baselines.items()

@@ -25,6 +25,7 @@ def scorecard_table(scorecard: Scorecard) -> str:
         *_silence_rows(scorecard, facts.get("recogniser", "recogniser")),
         ["reply METEOR", _score(scorecard.reply, "meteor"), _beside(baselines, "meteor"), NONE],
         ["reply ROUGE-L", _score(scorecard.reply, "rouge_l"), _beside(baselines, "rouge_l"), NONE],
+        *_cascade_rows(scorecard, facts.get("recogniser", "recogniser")),
         ["reply as it is heard, METEOR", _score(scorecard.reply_heard, "meteor"), NONE, NONE],
         ["reply as it is heard, ROUGE-L", _score(scorecard.reply_heard, "rouge_l"), NONE, NONE],
         *_refusal_rows(scorecard, facts.get("refusal_phrase")),
@@ -106,6 +107,16 @@ def _silence_rows(scorecard: Scorecard, recogniser: str) -> list[list[str]]:
     if other is None:
         return []
     return [["heard where nothing is said", false_alarms_cell(model), f"{false_alarms_cell(other)} {recogniser}", NONE]]
+
+
+def _cascade_rows(scorecard: Scorecard, recogniser: str) -> list[list[str]]:
+    """The same model behind another's ears; no row where the chain has no texts."""
+    if scorecard.cascade is None:
+        return []
+    return [
+        [f"reply {name}", _score(scorecard.reply, key), f"{_score(scorecard.cascade, key)} behind {recogniser}", NONE]
+        for name, key in (("METEOR", "meteor"), ("ROUGE-L", "rouge_l"))
+    ]
 
 
 def _refusal_rows(scorecard: Scorecard, phrase: str | None) -> list[list[str]]:

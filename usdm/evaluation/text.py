@@ -1,7 +1,7 @@
 """Text as it is scored, word errors, and how near a reply comes to its reference.
 
-Both sides of every comparison pass through `scored_words` first, so that case, punctuation and the spelling of
-numbers cost nothing.
+Word error rates are those of Whisper's English normaliser, as the field reports them. What compares replies passes both
+sides through `scored_words` first, so that case, punctuation and the spelling of numbers cost nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import jiwer
 from nltk.translate.meteor_score import single_meteor_score
 from num2words import num2words
 from rouge_score.rouge_scorer import RougeScorer
+from whisper_normalizer.english import EnglishTextNormalizer
 
 _APOSTROPHES = str.maketrans("’‘`´", "''''")
 _SYMBOLS = str.maketrans({"&": " and ", "%": " percent ", "+": " plus ", "@": " at "})
@@ -105,9 +106,23 @@ class WordErrors:
 
 
 def word_errors(reference: str, hypothesis: str) -> WordErrors:
-    """Fewest word edits from `reference` to `hypothesis` (package jiwer), both as `scored_words` has them."""
-    counts = jiwer.process_words(" ".join(scored_words(reference)), " ".join(scored_words(hypothesis)))
+    """Fewest word edits from `reference` to `hypothesis` (package jiwer), both as `normalised` writes them."""
+    counts = jiwer.process_words(normalised(reference), normalised(hypothesis))
     return WordErrors(counts.hits, counts.substitutions, counts.deletions, counts.insertions)
+
+
+def normalised(text: str) -> str:
+    """By Whisper's English normaliser (arXiv 2212.04356, appendix C; package whisper-normalizer).
+
+    >>> normalised("At 6:30 P.M., it's twenty dollars - okay?")
+    'at 6 30 p m it is $20 okay'
+    """
+    return " ".join(word for word in _normaliser()(text).split() if any(map(str.isalnum, word)))
+
+
+@cache
+def _normaliser() -> EnglishTextNormalizer:
+    return EnglishTextNormalizer()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,20 @@
+"""Dialogs in units that nobody spoke: from pieces of speech whose phones are known."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from data_prep.composed_units import ComposedReport, compose_units
+from usdm.cli import WorkFailed
+from usdm.cli.stage import Stage
+
+
+def tell(report: ComposedReport, config: DictConfig) -> None:
+    print(
+        f"{report.units} units of {report.turns} turns in {config.output_dir}, {report.phones_a_piece} phones a piece"
+    )
+    if report.failed:
+        raise WorkFailed(f"{len(report.failed)} dialogs could not be composed:\n" + "\n".join(report.failed))
+
+
+run = Stage(compose_units, tell)
