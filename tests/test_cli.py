@@ -167,6 +167,19 @@ def test_a_defect_shows_its_trace_and_how_to_report_it(
     assert "HYDRA_FULL_ERROR" not in os.environ
 
 
+def test_a_torchaudio_for_another_torch_is_told_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(config: DictConfig) -> None:
+        cause = OSError("libc10_cuda.so: cannot open shared object file: No such file or directory")
+        raise OSError("Could not load this library: /lib/torchaudio/lib/_torchaudio.so") from cause
+
+    monkeypatch.setattr("usdm.cli.plan.run", load)
+    assert main(["plan"]) == 1
+    told = capsys.readouterr().err
+    assert "libc10_cuda.so" in told and "install both from the same index" in told and "Traceback" not in told
+
+
 def test_a_defect_in_one_of_several_jobs_is_told_alike(
     stage: list, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

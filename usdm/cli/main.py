@@ -229,6 +229,11 @@ def expected_error(error: BaseException) -> BaseException | None:
         return expected_error(error.__cause__)
     if isinstance(error, ModuleNotFoundError):
         return None if (error.name or "").partition(".")[0] in OWN_PACKAGES else error
+    if isinstance(error, OSError) and "_torchaudio" in str(error):  # its library, which `import torchaudio` loads
+        return WorkFailed(
+            f"{error} ({error.__cause__}): the installed torchaudio is no build for the installed torch, one of them "
+            "for CUDA and one without, say; install both from the same index"
+        )
     if isinstance(error, ConfigAttributeError | ConfigKeyError):  # asked for by our code: Hydra wraps the user's own
         return None
     kinds = (WorkFailed, InputError, HydraException, OmegaConfBaseException)
