@@ -86,22 +86,35 @@ class AdversarialVocoderTask(AdversarialTask):
 
     def losses(self, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         made = self.spectral.vocoder(self.spectral.mel(batch))
-        with torch.no_grad():
-            heard_real = self.discriminators(batch)
-        heard_made = self.discriminators(made)
-        spectral = self.spectral.distance(made, batch)
-        adversarial = adversarial_loss(heard_made)
-        features = feature_matching_loss(heard_real, heard_made)
-        loss = (
-            self.spectral_weight * spectral["loss"]
-            + self.adversarial_weight * adversarial
-            + self.feature_weight * features
-        )
-        parts = {"spectral": spectral.pop("loss"), **spectral, "adversarial": adversarial, "features": features}
-        return {"loss": loss, **parts}
+        weights = (self.spectral_weight, self.adversarial_weight, self.feature_weight)
+        return generator_losses(self.discriminators, self.spectral.distance(made, batch), made, batch, weights)
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
         return self.spectral.validate(step, folder)
 
     def save(self, folder: Path) -> None:
         self.spectral.save(folder)
+
+
+def generator_losses(
+    discriminators: Discriminators,
+    spectral: dict[str, Tensor],
+    made: Tensor,
+    real: Tensor,
+    weights: tuple[float, float, float],
+) -> dict[str, Tensor]:
+    """ "loss" and its parts, of sound (B, T) that is `made` and shall pass as `real`.
+
+    `spectral`: their distances, with "loss"; `weights` of these, of the scores, and of the features.
+    """
+    with torch.no_grad():
+        heard_real = discriminators(real)
+    heard_made = discriminators(made)
+    distances = dict(spectral)
+    parts = {
+        "spectral": distances.pop("loss"),
+        "adversarial": adversarial_loss(heard_made),
+        "features": feature_matching_loss(heard_real, heard_made),
+    }
+    loss = torch.stack([weight * part for weight, part in zip(weights, parts.values(), strict=True)]).sum()
+    return {"loss": loss, **parts, **distances}

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from usdm.audio import write_audio
 from usdm.data.unit_corpus import UnitCorpus
+from usdm.training.adversarial_vocoder import generator_losses
 from usdm.training.corpus_audio import CorpusAudio
 from usdm.training.corpus_units import evenly_spread, units_by_id, utterances_with_units
-from usdm.training.discriminators import Discriminators, adversarial_loss, discriminator_loss, feature_matching_loss
+from usdm.training.discriminators import Discriminators, discriminator_loss
 from usdm.training.loop import training_device
 from usdm.training.task import AdversarialTask
 from usdm.training.vocoder import HEARD_UTTERANCES, RESOLUTIONS, SpectralDistance, spectral_distance
@@ -119,21 +120,13 @@ class UnitHifiGanTask(AdversarialTask):
 
     def losses(self, batch: UnitSound, generator: torch.Generator) -> dict[str, Tensor]:
         made = self.model.sound(batch.units)
-        with torch.no_grad():
-            heard_real = self.discriminators(batch.sound)
-        heard_made = self.discriminators(made)
         spectral = spectral_distance(self.distances, made, batch.sound)
-        parts = {
-            "spectral": spectral["loss"],
-            "adversarial": adversarial_loss(heard_made),
-            "features": feature_matching_loss(heard_real, heard_made),
-        }
         weights = (self.spectral_weight, self.adversarial_weight, self.feature_weight)
-        loss = torch.stack([weight * part for weight, part in zip(weights, parts.values(), strict=True)]).sum()
+        losses = generator_losses(self.discriminators, spectral, made, batch.sound, weights)
         if self.model.durations is not None:
-            parts["durations"] = self._duration_loss(batch.units)
-            loss = loss + self.duration_weight * parts["durations"]
-        return {"loss": loss, **parts}
+            losses["durations"] = self._duration_loss(batch.units)
+            losses["loss"] = losses["loss"] + self.duration_weight * losses["durations"]
+        return losses
 
     @torch.inference_mode()
     def validate(self, step: int, folder: Path) -> dict[str, float]:

@@ -6,7 +6,6 @@ one's own is a subclass of `UnitTokenizer` in any module that Python can import.
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from usdm.checkpoint import read_object
 from usdm.types import InputError
 
 SETTINGS_FILE = "units.json"
@@ -114,10 +114,4 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / SETTINGS_FILE
     if not path.is_file():
         raise InputError(f"{folder} is no unit tokenizer: {SETTINGS_FILE} is missing. Give a folder that has it.")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); make or copy the folder again") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path} holds a JSON {type(values).__name__}, an object is needed")
-    return values
+    return read_object(path, "make or copy the folder again")
