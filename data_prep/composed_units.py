@@ -67,6 +67,7 @@ def compose_units(
     agents: Sequence[str],
     least_phones: int,
     shard_dialogs: int,
+    max_failed_share: float,
     processes: int,
     seed: int,
     retry_errors: bool = False,
@@ -84,11 +85,13 @@ def compose_units(
         unit_corpora: what `extract_units` made of them, plain or varied.
         agents: speakers that say the agents' turns, by their names in the corpora; the others say users'.
         least_phones: that a user must have said; who said less only helps out.
+        max_failed_share: of the dialogs that may have a phone that nobody says; they are left out and told.
         processes: one is this one; each of several has one thread.
 
     Raises:
-        InputError: a corpus or the dialogs cannot be read, nothing in them has both phone times and units, an agent
-            says nothing there, flite is not installed, or what came of other inputs lies in `output_dir`.
+        InputError: more dialogs fail, a corpus or the dialogs cannot be read, nothing in them has both phone times and
+            units, an agent says nothing there, flite is not installed, or what came of other inputs lies in
+            `output_dir`.
     """
     source = Path(dialogs_file)
     if not source.is_file():
@@ -109,6 +112,11 @@ def compose_units(
         turns = sum(parquet.num_rows for parquet in map(_metadata, corpus.files))
         units = sum(group.units for group in corpus.groups)
         failed = tuple(f"{row.id}: {row.message}" for row in shards.outcome(share).failed)
+        if len(failed) > max_failed_share * len(share.own):
+            raise InputError(
+                f"{len(failed)} dialogs could not be composed, at most a share of {max_failed_share:g} may fail: "
+                f"{'; '.join(failed[:5])}"
+            )
         report = ComposedReport(turns, units, round(phones / max(1, pieces), 2), failed)
         claimed.finish({"turns": turns, "units": units, "phones_a_piece": report.phones_a_piece, "failed": len(failed)})
     return report

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +40,9 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 def compose(spoken: tuple[str, str], tmp_path: Path, user: str, agent: str | None = None) -> ComposedReport:
     dialog = write_dialog(tmp_path / "dialogs.jsonl", "b", user, agent)
-    settings = dict(agents=["flite-rms"], least_phones=5, shard_dialogs=10, processes=1, seed=0)
+    settings: dict[str, Any] = dict(
+        agents=["flite-rms"], least_phones=5, shard_dialogs=10, max_failed_share=0.0, processes=1, seed=0
+    )
     return compose_units(dialog, [spoken[0]], [spoken[1]], str(tmp_path / "composed"), **settings)
 
 
@@ -72,14 +76,12 @@ def test_a_sound_that_nobody_makes_is_told(spoken: tuple[str, str], tmp_path: Pa
         for name, text in (("u", "two."), ("z", "judge."))
     ]
     dialogs.write_text("".join(lines))
-    report = compose_units(
-        dialogs, [spoken[0]], [spoken[1]], str(tmp_path / "composed"),
-        agents=[], least_phones=5, shard_dialogs=10, processes=1, seed=0,
-    )  # fmt: skip
+    settings: dict[str, Any] = dict(least_phones=5, shard_dialogs=10, processes=1, seed=0)
+    compose_all = partial(compose_units, dialogs, [spoken[0]], [spoken[1]], **settings)
+    report = compose_all(str(tmp_path / "composed"), agents=[], max_failed_share=0.5)
     assert report.turns == 1
     assert [message.partition(":")[0] for message in report.failed] == ["z"]
+    with pytest.raises(InputError, match="1 dialogs could not be composed, at most a share of 0.4 may fail: z"):
+        compose_all(str(tmp_path / "strict"), agents=[], max_failed_share=0.4)
     with pytest.raises(InputError, match="kokoro-af_heart says nothing"):
-        compose_units(
-            dialogs, [spoken[0]], [spoken[1]], str(tmp_path / "other"),
-            agents=["kokoro-af_heart"], least_phones=5, shard_dialogs=10, processes=1, seed=0,
-        )  # fmt: skip
+        compose_all(str(tmp_path / "other"), agents=["kokoro-af_heart"], max_failed_share=0.5)

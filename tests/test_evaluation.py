@@ -59,7 +59,7 @@ def test_both_spellings_are_the_same_words(written: str, spoken: str) -> None:
 
 
 def test_word_errors_are_those_of_whispers_normaliser() -> None:
-    assert word_errors("at six thirty p m, it's twenty dollars.", "At 6:30 p m it is $20") == WordErrors(hits=8)
+    assert word_errors("it's twenty dollars, mister.", "It is $20 Mr.") == WordErrors(hits=4)
     assert word_errors("Mister Smith's favourite colour", "mr. smith's favorite color") == WordErrors(hits=5)
 
 

@@ -24,7 +24,8 @@ from data_prep import transcripts
 from data_prep.transcripts import transcribe_corpus
 from usdm.cli.main import main
 from usdm.data.speech_corpus import read_speech_corpora
-from usdm.types import InputError
+from usdm.evaluation import WhisperRecogniser
+from usdm.types import InputError, Waveform
 
 
 @pytest.fixture(scope="module")
@@ -188,3 +189,13 @@ def test_another_model_is_refused(tmp_path: Path, recogniser: str) -> None:
     (Path(other) / "config.json").write_text(Path(recogniser, "config.json").read_text())
     with pytest.raises(InputError, match="cannot be read"):
         transcribe(source, source, str(other))
+
+
+def test_the_same_model_is_a_judge(recogniser: str, tmp_path: Path) -> None:
+    judge = WhisperRecogniser(recogniser)
+    noise = torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, 16_000)).float()
+    assert set(judge(Waveform(noise, 16_000))) <= set("hi") and judge(Waveform(noise, 16_000))
+    assert judge(Waveform(torch.zeros(16_000), 16_000)) == ""
+    with pytest.raises(InputError, match="recogniser=.*'wav2vec2': give a Whisper model, or pocketsphinx"):
+        (tmp_path / "config.json").write_text('{"model_type": "wav2vec2"}')
+        WhisperRecogniser(str(tmp_path))

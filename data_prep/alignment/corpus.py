@@ -221,9 +221,10 @@ def _problem(name: str, aligned: dict[str, Any] | None, failed: dict[str, str]) 
 def _with_times(row: dict[str, Any], aligned: dict[str, Any], corpus: Path, folder: Path) -> dict[str, Any]:
     """A line of the manifest, its sound found from the new folder."""
     for key in ("words", "word_confidence", "phones"):
-        row.pop(key, None)
         if aligned.get(key):
-            row[key] = aligned[key]
+            row[key] = aligned[key]  # in its place, so that a second run writes the same line
+        else:
+            row.pop(key, None)
     if aligned.get("pronunciation"):
         row["pronunciation"] = aligned["pronunciation"]
     if not Path(row["audio"]).is_absolute():

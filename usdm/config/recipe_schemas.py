@@ -205,6 +205,7 @@ class ComposeUnits(Stage):
     agents: list[str] = MISSING
     least_phones: int = MISSING
     shard_dialogs: int = MISSING
+    max_failed_share: float = MISSING
     processes: int = MISSING
     seed: int = MISSING
     retry_errors: bool = MISSING
