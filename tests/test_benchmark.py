@@ -294,7 +294,7 @@ def test_random_weights_reply_at_the_length_that_is_set() -> None:
 def test_random_weights_are_the_same_for_the_same_seed() -> None:
     """All of them are drawn: none is whatever the memory held before."""
     one, other = (random_pipeline(**RANDOM, seed=3).parts for _ in range(2))
-    for part in ("units", "llm", "decoder", "vocoder"):
+    for part in ("units", "llm", "speech"):
         state, expected = getattr(one, part).state_dict(), getattr(other, part).state_dict()
         for name, value in state.items():
             assert torch.equal(value, expected[name]), f"{part}: {name}"

@@ -20,7 +20,8 @@ from usdm.data.unit_corpus import UnitCorpus, UnitCorpusWriter, UnitSource, Unit
 from usdm.decoder import UnitDecoder, UnitDecoderConfig, units_per_frame
 from usdm.decoder.estimator import symmetric_alibi
 from usdm.decoder.flow_matching import Solver, integrate, velocity_error
-from usdm.training.decoder import DecoderTask, read_units
+from usdm.training.corpus_units import units_by_id
+from usdm.training.decoder import DecoderTask
 from usdm.types import InputError, ReferenceVoice
 from usdm.vocoder import VocosSettings, VocosVocoder
 
@@ -457,9 +458,9 @@ def test_validation_leaves_pictures_and_sound(make_task: Callable[..., DecoderTa
 def test_units_of_another_kind_are_refused(corpus: Path) -> None:
     units = UnitCorpus(corpus / "units.parquet")
     with pytest.raises(InputError, match=r"num_units=12, but the decoder 40"):
-        read_units(units, UnitDecoderConfig(n_tokens=40, unit_rate=25))
+        units_by_id(units, 40, 25)
     with pytest.raises(InputError, match=r"unit_rate=25, but the decoder 50"):
-        read_units(units, UnitDecoderConfig(n_tokens=12))
+        units_by_id(units, 12, 50)
 
 
 def test_units_that_do_not_fit_the_sound_are_refused(make_task: Callable[..., DecoderTask], corpus: Path) -> None:

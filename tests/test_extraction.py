@@ -111,7 +111,7 @@ def test_units_of_another_extractor_or_of_changed_rows_are_refused(tmp_path: Pat
 def test_a_folder_that_is_no_extractor_costs_no_units(tmp_path: Path, extractor: str) -> None:
     corpus, folder = write_corpus(tmp_path / "speech", "ab"), tmp_path / "units"
     extract(corpus, extractor, folder)
-    with pytest.raises(InputError, match=r"speech is no unit extractor: units\.json is missing"):
+    with pytest.raises(InputError, match=r"speech is no unit tokenizer: units\.json is missing"):
         extract(corpus, str(corpus), folder, overwrite=True)
     assert len(units_in(folder)) == 2
 

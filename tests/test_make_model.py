@@ -53,6 +53,7 @@ def make(*settings: str) -> int:
     return main(["make_model", "--config-dir", "conf", "experiment=two", "data=.", *settings])
 
 
+@pytest.mark.slow
 def test_what_failed_is_told_and_the_same_command_goes_on(recipe: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert make() == 1
     said = capfd.readouterr()
