@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
@@ -83,14 +84,13 @@ def made(pipeline: SpokenDialogPipeline, asked: Asked) -> dict[str, Any]:
     question = Question(
         units=None if asked.heard is None else torch.tensor(asked.heard),
         text=_words("transcript", asked.transcript),
-        reply=_words("reply", asked.reply),
         history=tuple(Turn(turn.role, turn.text) for turn in asked.history),
     )
-    # Words that were corrected are what is answered, and not the units beside them.
     request = pipeline.request(
         question,
         pipeline.chain(),
-        0.0,
+        time.perf_counter(),
+        reply=_words("reply", asked.reply),
         reference=reference,
         voice=voice,
         sampling=_sampling(pipeline, asked),
@@ -103,7 +103,7 @@ def made(pipeline: SpokenDialogPipeline, asked: Asked) -> dict[str, Any]:
 
 
 def _check_units(pipeline: SpokenDialogPipeline, asked: Asked) -> None:
-    most = pipeline.parts.units.num_units
+    most = pipeline.parts.template.vocabulary.num_units
     for name, units in (("heard", asked.heard), ("said", asked.said)):
         if units is not None and max(units) >= most:
             raise InputError(f"{name}: unit {max(units)}; this model has 0 to {most - 1}")

@@ -49,7 +49,7 @@ def build_app(pipeline: SpokenDialogPipeline, token: str | None = None) -> gr.Bl
     with gr.Blocks(title="usdm", analytics_enabled=False, delete_cache=FORGET, fill_width=True) as app:
         history = gr.State(())  # of Turn
         gr.Markdown("# usdm\nSpoken dialog, in one model: it hears, thinks and speaks.", elem_id="heading")
-        gr.HTML(talk_element(pipeline, token), elem_id="talk", padding=False, js_on_load=None)
+        gr.HTML(talk_element(pipeline, token), elem_id="talk", js_on_load=None, apply_default_css=False)
         gr.Markdown("## Turn by turn", elem_id="turns")
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
