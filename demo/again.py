@@ -78,7 +78,12 @@ def made(pipeline: SpokenDialogPipeline, asked: Asked) -> dict[str, Any]:
         speaker = pipeline.speaker(reference, voice)
         units = torch.tensor(asked.said)
         sound = units_to_sound(pipeline.parts, units, speaker, pipeline.settings.decoder, asked.seed, {})
-        return {"transcript": asked.transcript, "reply": asked.reply, "said": asked.said, "audio": _pcm(pipeline, sound)}
+        return {
+            "transcript": asked.transcript,
+            "reply": asked.reply,
+            "said": asked.said,
+            "audio": _pcm(pipeline, sound),
+        }
     if asked.heard is None and asked.transcript is None:
         raise InputError("there is nothing to answer: give the units that were heard, or their transcript")
     question = Question(
@@ -119,9 +124,7 @@ def _sampling(pipeline: SpokenDialogPipeline, asked: Asked) -> Mapping[str, Samp
     drawn = {stage: replace(own, seed=asked.seed) for stage, own in pipeline.settings.sampling.items()}
     if asked.temperature is not None:  # what is drawn is not searched
         beams = 1 if asked.temperature else wording(pipeline).num_beams
-        drawn["respond"] = replace(
-            wording(pipeline), temperature=asked.temperature, seed=asked.seed, num_beams=beams
-        )
+        drawn["respond"] = replace(wording(pipeline), temperature=asked.temperature, seed=asked.seed, num_beams=beams)
     return drawn
 
 

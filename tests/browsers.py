@@ -55,14 +55,14 @@ def recording(path: Path, *parts: Path | float) -> Path:
     return path
 
 
-def until(find: Callable[[], Found], seconds: float = WAIT) -> Found:
-    """What `find` finds, as soon as it is not empty."""
+def until(find: Callable[[], Found], seconds: float = WAIT, tell: Callable[[], object] = str) -> Found:
+    """What `find` finds, as soon as it is not empty. `tell`: what to say of it if it never is."""
     end = time.monotonic() + seconds
     while True:
         with contextlib.suppress(WebDriverException):  # the page is being redrawn
             if found := find():
                 return found
-        assert time.monotonic() < end, "the page did not change in time"
+        assert time.monotonic() < end, f"the page did not change in time: {tell()}"
         time.sleep(0.1)
 
 
@@ -93,6 +93,10 @@ class Page:
         """As the page knows them, `sound` as its number of samples."""
         turns: list[dict[str, Any]] = self.js("session.turns.map(turn => ({...turn, sound: turn.sound.length}))")
         return turns
+
+    def state(self) -> tuple[object, ...]:
+        """To be told when a test fails."""
+        return self.text("status"), self.text("complaint"), [{**turn, "units": 0} for turn in self.turns()]
 
     def text(self, part: str) -> str:
         return self.find(f".talk-{part}").text

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -197,7 +197,7 @@ def test_four_pages_at_once_and_a_server_that_dies_in_mid_reply(tmp_path: Path) 
                 driver.execute_script("say(arguments[0])", spoken)
             for handle, page in pages:
                 driver.switch_to.window(handle)
-                until(lambda page=page: len(page.turns()) == 2 and page.turns()[1]["units"])
+                until(lambda page=page: len(page.turns()) == 2 and page.turns()[1]["units"], tell=page.state)
                 assert "restaurant" in page.turns()[0]["text"]
             driver.execute_script("say(arguments[0])", spoken)
             until(lambda: page.js("session.response"))
