@@ -35,7 +35,9 @@ export class Session {
   close() {
     this.isWanted = false;
     this.silence();
-    this.socket?.close();
+    const { socket } = this;
+    this.lost(socket);
+    socket?.close();
   }
 
   // Nothing is left of it.
