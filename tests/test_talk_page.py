@@ -80,6 +80,7 @@ def test_a_question_is_spoken_and_its_answer_heard(url: str, tmp_path: Path) -> 
         page = Page(driver, url)
         page.click(".talk-button")
         until(lambda: page.text("status") == "Listening …")
+        until(lambda: page.text("status") == "Listening …" and "okay" in page.text("log"))  # said so far
         until(lambda: page.js("session.speaker.playedSamples") > 24_000)
         until(lambda: len(page.turns()) == 2 and all(turn["units"] for turn in page.turns()))
         asked, answered = page.turns()

@@ -78,7 +78,8 @@ export class Session {
     this.settings = settings;
     const { voice, seed, temperature } = settings;
     const audio = { input: { transcription: {} }, output: { voice: voice || null } };
-    this.send("session.update", { session: { type: "realtime", audio, usdm: { seed, temperature } } });
+    const usdm = { seed, temperature, partial_transcripts: true };
+    this.send("session.update", { session: { type: "realtime", audio, usdm } });
   }
 
   // Stop the reply that is made or played, and say how much of it was heard.
@@ -155,6 +156,10 @@ export class Session {
       this.silence();
       this.find(item_id, "user");
     },
+    "input_audio_buffer.partial_transcript": ({ item_id, transcript }) => {
+      const turn = this.find(item_id, "user");
+      turn.text = turn.heard = transcript;
+    },
     "input_audio_buffer.speech_stopped": () => {
       this.isHearing = false;
     },
@@ -210,7 +215,7 @@ export class Session {
     error: ({ error }) => {
       // Nobody spoke in what was taken for a turn, or a turn went meanwhile: no news for the person.
       if (["input_audio_buffer_commit_empty", "item_not_found", "response_cancel_not_active"].includes(error.code)) {
-        this.turns = this.turns.filter((turn) => turn.role === "agent" || turn.state !== "made" || turn.text);
+        this.turns = this.turns.filter((turn) => turn.role === "agent" || turn.state !== "made");
       } else this.complain(error.message);
     },
   };
