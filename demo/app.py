@@ -1,12 +1,15 @@
-"""The page: speak or type on the left, and read, hear and see the answer on the right.
+"""The page: talk at the top, with an open microphone; below it turn by turn: speak or type on the left, and read, hear
+and see the answer on the right.
 
-A recording is answered as soon as it ends, a file as soon as it is uploaded, a typed question on Enter. The
+Talking is the work of `page/talk.js` and of the server of `usdm.serve`, whose routes are on the same port. Turn by
+turn, a recording is answered as soon as it ends, a file as soon as it is uploaded, a typed question on Enter. The
 reply is heard while it is being made: its chunks go to a hidden box, and `player.js` plays what is in it. The page
 is all served from here: no analytics, no remote fonts, nothing that leaves the machine.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,11 @@ from typing import Any
 import gradio as gr
 
 from demo.answer import Asked, answer, blank, wording
+from demo.talk import HEAD, app_options, talk_element
 from usdm.chain import SpokenDialogPipeline
+from usdm.serve.access import LOOPBACK
+from usdm.serve.model import make_server
+from usdm.turns import Silence, TurnDetection
 from usdm.types import InputError
 
 MAX_UPLOAD = "50mb"
@@ -37,11 +44,13 @@ def theme() -> gr.themes.Base:
     )
 
 
-def build_app(pipeline: SpokenDialogPipeline) -> gr.Blocks:
-    """The page for one pipeline; `launch` serves it."""
+def build_app(pipeline: SpokenDialogPipeline, token: str | None = None) -> gr.Blocks:
+    """The page for one pipeline; `launch` serves it. `token`: of the server that one talks to."""
     with gr.Blocks(title="usdm", analytics_enabled=False, delete_cache=FORGET, fill_width=True) as app:
         history = gr.State(())  # of Turn
         gr.Markdown("# usdm\nSpoken dialog, in one model: it hears, thinks and speaks.", elem_id="heading")
+        gr.HTML(talk_element(pipeline, token), elem_id="talk", js_on_load=None, apply_default_css=False)
+        gr.Markdown("## Turn by turn", elem_id="turns")
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
                 recording = gr.Audio(
@@ -144,14 +153,18 @@ def launch(
     port: int = 7860,
     share: bool = False,
     block: bool = True,
+    rule: TurnDetection = Silence(),  # noqa: B008 (frozen)
 ) -> gr.Blocks:
     """Serve the page at http://`host`:`port` until interrupted, or with `block` False until the page is closed.
 
-    `share` asks gradio for a public tunnel, the one thing that uses the network.
+    `share` asks gradio for a public tunnel, the one thing that uses the network. `rule` finds the ends of turns that
+    are talked. Whoever can open the page can talk: elsewhere than on this machine by a token that the page brings.
 
-    Raises InputError if the port is taken.
+    Raises InputError if the port is taken, and as `make_server` does.
     """
-    app = build_app(pipeline)
+    token = None if host in LOOPBACK and not share else secrets.token_urlsafe()
+    server = make_server(pipeline, rule, token=token)
+    app = build_app(pipeline, token)
     try:
         app.launch(
             server_name=host,
@@ -160,7 +173,8 @@ def launch(
             prevent_thread_lock=not block,
             theme=theme(),
             css_paths=STYLE,
-            head=f"<script>{PLAYER.read_text(encoding='utf-8')}</script>",
+            head=f"<script>{PLAYER.read_text(encoding='utf-8')}</script>{HEAD}",
+            app_kwargs=app_options(server),
             footer_links=[],
             run_history=False,
             ssr_mode=False,

@@ -27,7 +27,15 @@ from usdm.chain import LanguageModelChain, Question, SpokenDialogPipeline
 from usdm.cli.main import main
 from usdm.lm import TokenStream
 from usdm.serve.engine import Engine
-from usdm.serve.engine_events import ReplyEnded, ReplySound, ReplyText, TurnHeard, TurnStarted, TurnStopped
+from usdm.serve.engine_events import (
+    PartialTranscript,
+    ReplyEnded,
+    ReplySound,
+    ReplyText,
+    TurnHeard,
+    TurnStarted,
+    TurnStopped,
+)
 from usdm.serve.heard import by_model, heard_text
 from usdm.serve.limits import Limits
 from usdm.serve.line import Line
@@ -219,6 +227,9 @@ def test_a_reply_is_begun_in_a_pause_and_told_when_it_is_asked_for(
         kinds = {ReplyText: "text", ReplySound: "wire"}
         return [(type(event), getattr(event, kinds.get(type(event), "truncated"))) for event in events]
 
+    def first(kind: type) -> Any:
+        return next((event for event in told if isinstance(event, kind)), None)
+
     with Engine(pipeline, 2) as engine:
         line = Line(engine, told.append, None, rate, 60.0)
         line.listen_to(rate, lambda: Silence(silence_ms=600).detector(pipeline.parts.units, Path()))
@@ -227,17 +238,19 @@ def test_a_reply_is_begun_in_a_pause_and_told_when_it_is_asked_for(
         line.hear(torch.zeros(rate // 4))
         until(lambda: line._early is not None and not engine.num_written)
         early = line._early
-        assert early is not None and early._events and [type(event) for event in told] == [TurnStarted]
+        assert early is not None and early._events
+        assert [type(event) for event in told] == [TurnStarted, PartialTranscript]
         line.hear(question.samples[: rate // 2])  # the person goes on
         until(lambda: line._early is None)
         line.hear(torch.zeros(rate))
-        until(lambda: isinstance(told[-1], TurnStopped))
+        until(lambda: first(TurnStopped))
         line.commit("item")
-        until(lambda: isinstance(told[-1], TurnHeard))
-        asked = Question(units=told[-1].units)
+        until(lambda: first(TurnHeard))
+        asked = Question(units=first(TurnHeard).units)
         assert line._early is not None and line._early.is_for(ReplyOrder("early", asked, settings))
         line.reply(ReplyOrder("early", asked, settings))
-        until(lambda: isinstance(told[-1], ReplyEnded))
+        until(lambda: first(ReplyEnded))
+        assert first(PartialTranscript).text == pipeline.respond(question.samples, rate, speak=False).user_text
         line.reply(ReplyOrder("again", asked, settings))
         until(lambda: getattr(told[-1], "reply_id", None) == "again" and isinstance(told[-1], ReplyEnded))
         line.close()

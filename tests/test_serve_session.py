@@ -16,6 +16,7 @@ from torch import Tensor
 from usdm.serve.audio_formats import FORMATS, PCM16
 from usdm.serve.engine_events import (
     HeardText,
+    PartialTranscript,
     ReplyEnded,
     ReplySound,
     ReplyText,
@@ -250,7 +251,8 @@ def test_an_interruption_cuts_the_history_to_what_was_played() -> None:
     (retrieved,) = client.say("conversation.item.retrieve", item_id=item_id)
     (part,) = retrieved["item"]["content"]
     assert part["transcript"] == "i am"
-    assert part["usdm"] == {"heard_ms": 700, "made_ms": 2000, "unheard_transcript": "fine thanks"}
+    cut = {"heard_ms": 700, "made_ms": 2000, "unheard_transcript": "fine thanks"}
+    assert part["usdm"] == {**cut, "units": UNITS.tolist()}
     assert len(base64.b64decode(part["audio"])) == 96_000  # the whole record
 
 
@@ -527,3 +529,16 @@ def test_detectors_are_made_for_the_clients_settings() -> None:
     audio = {"input": {"turn_detection": {"type": "server_vad", "silence_duration_ms": 120}}}
     client.say("session.update", session={"type": "realtime", "audio": audio, "usdm": {"interrupt_after_ms": 600}})
     assert [detection.silence_duration_ms for detection in made] == [120]
+
+
+def test_what_was_understood_in_a_pause_is_told_to_those_who_ask() -> None:
+    client = Client(TurnDetection())
+    partial = PartialTranscript("a table")
+    (started,) = client.hear(TurnStarted(0))
+    assert client.hear(partial) == []
+    client.say("session.update", session={"type": "realtime", "usdm": {"partial_transcripts": True}})
+    (told,) = client.hear(partial)
+    assert told["type"] == "input_audio_buffer.partial_transcript" and told["transcript"] == "a table"
+    assert told["item_id"] == started["item_id"]
+    client.hear(TurnStopped(900))
+    assert client.hear(partial) == []

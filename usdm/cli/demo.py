@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from demo import launch
@@ -9,6 +10,7 @@ from usdm.cli.model import load_model
 
 
 def run(config: DictConfig) -> None:
-    app = launch(load_model(config), host=config.host, port=config.port, share=config.share, block=False)
+    rule = instantiate(config.turn_detection)
+    app = launch(load_model(config), config.host, config.port, config.share, block=False, rule=rule)
     print(f"{app.local_url} (Ctrl-C ends it)", flush=True)
     app.block_thread()

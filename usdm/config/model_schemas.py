@@ -115,6 +115,7 @@ class Demo(UseModel):
     host: str = MISSING
     port: int = MISSING
     share: bool = MISSING
+    turn_detection: Any = MISSING
 
 
 @dataclass

@@ -113,6 +113,7 @@ class OwnSettings(_Strict):
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     temperature: Annotated[float, Field(ge=0, le=10)] | None = None
     interrupt_after_ms: Annotated[int, Field(ge=0, le=5000)] | None = None
+    partial_transcripts: bool | None = None
 
 
 class SessionSettings(_Strict):

@@ -51,8 +51,10 @@ class Item:
         part: dict[str, Any] = {"type": f"{side}_audio", "transcript": None if self.text is None else self.known_text}
         if with_sound is not None:
             part["audio"] = with_sound
+            part["usdm"] = {"units": [] if self.units is None else self.units.tolist()}
         if self.heard_ms is not None:
             part["usdm"] = {
+                **part.get("usdm", {}),
                 "heard_ms": self.heard_ms,
                 "made_ms": self.sound_ms,
                 "unheard_transcript": (self.text or "")[len(self.heard_text or "") :].strip(),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from usdm.chain import LanguageModelChain, Question, SpokenDialogPipeline
 from usdm.serve.engine import Owner
-from usdm.serve.engine_events import EngineEvent, ReplyEnded, ReplySound, ReplyText
+from usdm.serve.engine_events import EngineEvent, PartialTranscript, ReplyEnded, ReplySound, ReplyText
 from usdm.serve.replies import LiveReply, ReplyOrder, Tell
 from usdm.serve.settings import ReplySettings
 
@@ -18,7 +18,7 @@ Play = Callable[[Tensor, int], None]
 
 
 class EarlyReply:
-    """For the engine's thread alone. Until it is released nothing is told or counted as played."""
+    """For the engine's thread alone. Until it is released only what was said is told, and nothing counted as played."""
 
     def __init__(
         self,
@@ -60,6 +60,8 @@ class EarlyReply:
     def _hear(self, event: EngineEvent) -> None:
         if self._id is None:
             self._events.append(event)
+            if isinstance(event, ReplyText) and event.role == "user":
+                self._tell(PartialTranscript(event.text))
         elif isinstance(event, ReplyText | ReplySound | ReplyEnded):
             if isinstance(event, ReplyEnded):
                 self._end(self._id)

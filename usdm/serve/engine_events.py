@@ -57,6 +57,13 @@ class TranscriptionFailed:
 
 
 @dataclass(frozen=True)
+class PartialTranscript:
+    """What was said so far in a turn that goes on, as it was understood in a pause."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class HeardText:
     """What of an agent's text had been said when it was cut off."""
 
@@ -122,6 +129,7 @@ EngineEvent = (
     | TurnRefused
     | Transcribed
     | TranscriptionFailed
+    | PartialTranscript
     | HeardText
     | ReplyText
     | ReplySound

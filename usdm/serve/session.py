@@ -33,6 +33,7 @@ from usdm.serve.engine_events import (
     EngineEvent,
     Fault,
     HeardText,
+    PartialTranscript,
     ReplyEnded,
     ReplySound,
     ReplyText,
@@ -167,6 +168,7 @@ class Session:
             TurnRefused: self._turn_refused,
             Transcribed: self._transcribed,
             TranscriptionFailed: self._transcription_failed,
+            PartialTranscript: self._partial_transcript,
             HeardText: self._heard_text,
             ReplyText: self._reply_text,
             ReplySound: self._reply_sound,
@@ -333,6 +335,10 @@ class Session:
         self._send("input_audio_buffer.speech_stopped", audio_end_ms=event.end_ms, item_id=self._speaking)
         self._stopped_at = self._clock()
         self._commit(answer=detection.create_response)
+
+    def _partial_transcript(self, event: PartialTranscript) -> None:
+        if self._speaking is not None and self._config.partial_transcripts:
+            self._send("input_audio_buffer.partial_transcript", item_id=self._speaking, transcript=event.text)
 
     def _turn_heard(self, event: TurnHeard) -> None:
         answer, place = self._commits.pop(event.item_id), self._places.pop(event.item_id, None)

@@ -63,6 +63,7 @@ class SessionConfig:
     turn_detection: TurnDetection | None = None
     transcription: dict[str, Any] | None = None
     interrupt_after_ms: int = 400  # of speech, below which it does not stop a reply
+    partial_transcripts: bool = False  # whether the client hears of them
 
     def updated(self, new: SessionSettings, voices: list[str], kinds: list[str]) -> SessionConfig:
         """Raises EventError for a voice or a kind of turn detection that this server lacks."""
@@ -85,6 +86,8 @@ class SessionConfig:
             config = replace(config, turn_detection=detection)
         if new.usdm.interrupt_after_ms is not None:
             config = replace(config, interrupt_after_ms=new.usdm.interrupt_after_ms)
+        if new.usdm.partial_transcripts is not None:
+            config = replace(config, partial_transcripts=new.usdm.partial_transcripts)
         return replace(config, reply=_reply(config.reply, new, new.usdm, voices, "session"))
 
     def for_response(self, new: ResponseSettings | None, voices: list[str]) -> ReplySettings:
@@ -118,6 +121,7 @@ class SessionConfig:
                 "seed": reply.seed,
                 "temperature": reply.temperature,
                 "interrupt_after_ms": self.interrupt_after_ms,
+                "partial_transcripts": self.partial_transcripts,
             },
         }
 
