@@ -314,6 +314,7 @@ def test_a_question_is_typed_and_a_file_uploaded_in_a_browser(page: str, browser
         ]
 
     browser.get(page)
+    until(lambda: elements(".talk-button"))  # it moves what is below it
     until(lambda: elements("#question button[aria-label='Upload file']"))[0].click()
     until(lambda: elements("#question input[type=file]"))[0].send_keys(str(question))
     until(lambda: len(bubbles()) == 2)
