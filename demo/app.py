@@ -130,7 +130,10 @@ def build_app(pipeline: SpokenDialogPipeline, token: str | None = None) -> gr.Bl
         shown = [history, conversation, message, sound, picture, times, live]
 
         def speak(recording_path: str | None, *chosen: Any) -> Iterator[list[Any]]:
-            yield from answer(pipeline, Asked(recording_path, None, *chosen))
+            if recording_path is None:  # somebody went from the microphone to files, which is an input to gradio too
+                yield [gr.skip() for _ in shown]
+            else:
+                yield from answer(pipeline, Asked(recording_path, None, *chosen))
 
         def write(text: str, *chosen: Any) -> Iterator[list[Any]]:
             yield from answer(pipeline, Asked(None, text, *chosen))

@@ -316,6 +316,7 @@ def test_a_question_is_typed_and_a_file_uploaded_in_a_browser(page: str, browser
     browser.get(page)
     until(lambda: elements(".talk-button"))  # it moves what is below it
     until(lambda: elements("#question button[aria-label='Upload file']"))[0].click()
+    time.sleep(2)  # as somebody who looks for a file: from the microphone to files is an input to gradio, of nothing
     until(lambda: elements("#question input[type=file]"))[0].send_keys(str(question))
     until(lambda: len(bubbles()) == 2)
     (link,) = until(lambda: elements("#reply audio") and elements("#reply a[download]"))
