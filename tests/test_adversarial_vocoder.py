@@ -128,6 +128,7 @@ def rows(folder: Path) -> list[dict]:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
+@pytest.mark.slow  # the ordinary tests kill every stage in test_torture.py
 def test_a_killed_run_goes_on_to_the_same_numbers_and_leaves_a_vocoder_alone(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

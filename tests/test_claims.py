@@ -122,6 +122,7 @@ def test_another_start_or_corpus_is_another_model(capsys: pytest.CaptureFixture[
         assert "finished by an earlier run" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # the ordinary tests kill every stage in test_torture.py
 def test_a_killed_training_goes_on_and_no_part_of_a_file_stays() -> None:
     Path("own.py").write_text(
         "import os\n"

@@ -309,6 +309,7 @@ def test_validation_by_kind_adds_up_to_the_models_own_loss(
     assert figures["loss"] == pytest.approx(loss.item(), abs=1e-5)
 
 
+@pytest.mark.slow  # the ordinary tests kill every stage in test_torture.py
 def test_a_killed_run_goes_on_to_the_same_losses_and_weights(
     pretrained: tuple[Path, dict[str, float]], vocabulary: SpeechTextVocabulary, corpus: Path, tmp_path: Path
 ) -> None:

@@ -64,6 +64,7 @@ def num_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+@pytest.mark.slow  # the ordinary tests kill every stage in test_torture.py
 def test_a_run_that_was_killed_twice_ends_as_if_it_had_not(bundle: Path, folder: Path) -> None:
     slow = "decoding.steps=16"
     assert main(arguments(bundle, "output_dir=whole", slow)) == 0
