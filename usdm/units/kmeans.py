@@ -115,10 +115,10 @@ def _plus_plus(sample: Tensor, draws: Tensor) -> Tensor:
         distances = (squares[:, None] - 2 * sample @ candidates.T + candidates.square().sum(1)).clamp(min=0)
         if number:
             distances = torch.minimum(distances, nearest[:, None])
-        best = distances.sum(0).argmin()
-        nearest = distances[:, best]
-        chosen.append(candidates[best])
-    return torch.stack(chosen)
+        best = distances.sum(0).argmin(0, keepdim=True)  # a tensor of one: a GPU need not be waited for
+        nearest = distances.index_select(1, best)[:, 0]
+        chosen.append(candidates.index_select(0, best))
+    return torch.cat(chosen)
 
 
 def class_means(features: Tensor, units: Tensor, num_units: int, *, seed: int) -> Tensor:
