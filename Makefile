@@ -1,7 +1,7 @@
 # `make respond`: hear a reply. `make test`: what CI runs. `make demo`: talk to it in the browser.
 # `make test-all`: also the tests that take minutes. `make torture`: every stage, killed twenty times.
 # `make update`: the newest versions of everything, tested, into constraints.txt. `make test-lowest`: the lower bounds
-# of pyproject.toml, tested. (--no-compile: Python compiles what is imported, which is a fraction of what is installed.)
+# of pyproject.toml, tested.
 PYTHON ?= python3
 BIN := .venv/bin
 # Every optional part that one environment can hold (vLLM brings a torch of its own).
@@ -50,9 +50,9 @@ clean:
 	$(PYTHON) -m venv .venv
 
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	touch $@
 
 .venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@ .venv/installed
