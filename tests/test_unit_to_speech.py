@@ -14,7 +14,8 @@ from hums import write_hums
 from random_codecs import CODES, random_codec
 from tiny_models import SHORT_TEMPLATE, build_random_bundle, save_random_llm
 
-from usdm.chain import SpokenDialogPipeline
+from usdm.chain import SpokenDialogPipeline, bundle_places
+from usdm.chain.plan import plan_model
 from usdm.chain.streaming import SpokenChunk
 from usdm.cli.main import main
 from usdm.types import InputError, Sampling, Waveform
@@ -102,6 +103,15 @@ def test_a_pipeline_speaks_through_a_unit_hifigan(bundle: Path, tmp_path: Path) 
     assert SpokenDialogPipeline.from_pretrained(bundle).sample_rate == 16_000
 
 
+def test_a_plan_counts_a_unit_hifigan(bundle: Path, tmp_path: Path) -> None:
+    model = hifigan(predict_durations=True)
+    model.save_pretrained(tmp_path / "hifigan")
+    plan = plan_model(bundle_places(bundle, {"decoder": tmp_path / "hifigan"}))
+    parameters = {part.part: part.parameters for part in plan.parts}
+    assert list(parameters) == ["units", "llm", "decoder"]
+    assert parameters["decoder"] == sum(weight.numel() for weight in model.parameters())
+
+
 def test_a_whole_system_on_a_codec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     CodecTokenizer(random_codec("dac"), CodecSettings("delayed", 2)).save_pretrained("codec")
@@ -170,6 +180,8 @@ def test_a_decoder_of_one_s_own(bundle: Path, tmp_path: Path, monkeypatch: pytes
     )
     assert reply.sample_rate == 8_000 and reply.agent_units is not None and reply.waveform is not None
     assert len(reply.waveform) == 320 * len(reply.agent_units)
+    plan = plan_model(bundle_places(bundle, {"decoder": tmp_path / "tones"}))
+    assert [part.parameters for part in plan.parts if part.part == "decoder"] == [0]
 
 
 OWN_DECODER = '''

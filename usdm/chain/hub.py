@@ -19,7 +19,7 @@ SHARDS_FILE = "model.safetensors.index.json"
 NEEDED_FILES = {
     "units": ("*.json", "*.safetensors"),
     "llm": ("*.json", "*.safetensors"),
-    "decoder": ("config.json", "model.safetensors", "unit_source.json"),
+    "decoder": ("config.json", "model.safetensors", "unit_source.json", "units.json"),  # the last of a codec
     "vocoder": ("config.json", "model.safetensors", "bigvgan_generator.pt"),
 }
 WEIGHTS = ("*.safetensors", "bigvgan_generator.pt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,7 +14,9 @@ from usdm.audio import MelSettings
 from usdm.checkpoint import read_config
 from usdm.decoder import UnitDecoder, UnitDecoderConfig
 from usdm.types import InputError
+from usdm.unit_to_speech.hifigan import UnitHifiGan, UnitHifiGanConfig
 from usdm.unit_to_speech.loading import is_codec, load_unit_to_speech, needs_vocoder
+from usdm.unit_to_speech.protocol import UNIT_HIFIGAN
 from usdm.units import UnitExtractor, UnitSettings
 from usdm.units.codec import CodecTokenizer
 from usdm.units.encoder import encoder_class, encoder_config, keep_layers
@@ -42,7 +45,7 @@ def build_skeleton(part: str, folder: Path) -> nn.Module:
 def _units(folder: Path) -> nn.Module:
     kind = tokenizer_class(folder)
     if kind is not UnitExtractor:
-        return _codec(folder) if issubclass(kind, CodecTokenizer) else _loaded(kind.from_pretrained(folder))
+        return _codec(folder) if issubclass(kind, CodecTokenizer) else _loaded(lambda: kind.from_pretrained(folder))
     values = read_settings(folder)
     values.pop("centroid_hash", None)  # of the centroids themselves, which are not looked at
     settings = UnitSettings(**values)
@@ -65,12 +68,17 @@ def _codec(folder: Path) -> nn.Module:
 def _decoder(folder: Path) -> nn.Module:
     if needs_vocoder(folder):
         return UnitDecoder(UnitDecoderConfig(**read_config(folder)))
-    return _codec(folder) if is_codec(folder) else _loaded(load_unit_to_speech(folder, None))
+    if is_codec(folder):
+        return _codec(folder)
+    if read_config(folder).get("model_type") == UNIT_HIFIGAN:
+        return UnitHifiGan(UnitHifiGanConfig.load(folder))
+    return _loaded(lambda: load_unit_to_speech(folder, None))
 
 
-def _loaded(module: nn.Module) -> nn.Module:
-    """A part that cannot be shaped without its weights: they are small, and let go again."""
-    return module.to("meta")
+def _loaded(load: Callable[[], nn.Module]) -> nn.Module:
+    """A part of somebody's own, which cannot be shaped without its weights: they are read, and let go again."""
+    with torch.device("cpu"):
+        return load().to("meta")
 
 
 def _vocoder(folder: Path) -> nn.Module:

@@ -16,8 +16,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from usdm.serve.engine_events import EngineEvent
 from usdm.serve.line import Line
+from usdm.serve.response import Event
 from usdm.serve.server import Server, refusal, refused
-from usdm.serve.session import Event, Session
+from usdm.serve.session import Session
 
 logger = logging.getLogger(__name__)
 

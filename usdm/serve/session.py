@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -43,17 +43,15 @@ from usdm.serve.engine_events import (
     TurnRefused,
     TurnStarted,
     TurnStopped,
-    Usage,
 )
 from usdm.serve.limits import Limits
 from usdm.serve.metrics import Metrics
 from usdm.serve.playback import Playback
 from usdm.serve.replies import ReplyOrder
+from usdm.serve.response import Event, Response
 from usdm.serve.settings import ReplySettings, SessionConfig, TurnDetection
 from usdm.turns import TurnDetector
 from usdm.types import InputError, Turn
-
-Event = dict[str, Any]
 
 
 class ModelLine(Protocol):
@@ -100,24 +98,6 @@ class Model:
     voices: list[str]
     detectors: Mapping[str, Callable[[TurnDetection, int], Callable[[], TurnDetector]]]  # by type of turn detection
     check_text: Callable[[str], None]  # raises InputError for words that the model cannot read
-
-
-@dataclass(eq=False)
-class Response:
-    """A reply that is being made."""
-
-    id: str
-    item_id: str
-    question_id: str
-    settings: ReplySettings
-    metadata: dict[str, str] | None
-    sound: bytearray = field(default_factory=bytearray)  # 16-bit PCM at 24 kHz
-    cancelled: str | None = None  # why
-    cut_ms: int | None = None  # how much of it was heard, if it was cut off
-
-    @property
-    def sound_ms(self) -> int:
-        return PCM16.milliseconds(len(self.sound) // PCM16.bytes_per_sample)
 
 
 class Session:
@@ -418,7 +398,7 @@ class Session:
         if response is None or response.id != event.reply_id:
             return
         self._response = None
-        status, details = _status(event, response)
+        status, details = response.status(event)
         item = self._conversation.change(
             response.item_id,
             status="completed" if status == "completed" else "incomplete",
@@ -432,7 +412,9 @@ class Session:
             item = self._conversation.change(item.id, text="")
         self._send_ends(response, item)
         self._send("conversation.item.done", previous_item_id=self._conversation.before(item.id), item=item.as_dict())
-        self._send("response.done", response=self._as_dict(response, status, details, item, event.usage))
+        self._send(
+            "response.done", response=response.as_dict(self._conversation_id, status, details, item, event.usage)
+        )
         self._metrics.responses.labels(status).inc()
         self._remember()
         if response.cut_ms is not None:
@@ -473,7 +455,9 @@ class Session:
             self._refuse(error, None)
             return
         self._response = response
-        self._send("response.created", response=self._as_dict(response, "in_progress", None, None, None))
+        self._send(
+            "response.created", response=response.as_dict(self._conversation_id, "in_progress", None, None, None)
+        )
         self._send("response.output_item.added", response_id=response.id, output_index=0, item=item.as_dict())
         self._send("conversation.item.added", previous_item_id=previous, item=item.as_dict())
         part = {"type": "audio", "transcript": ""} if spoken else {"type": "text", "text": ""}
@@ -581,52 +565,6 @@ class Session:
         self._metrics.errors.labels(error.code).inc()
         said = {"type": error.kind, "code": error.code, "message": error.message, "param": error.param}
         self._send("error", error={**said, "event_id": event_id})
-
-    def _as_dict(
-        self, response: Response, status: str, details: Event | None, item: Item | None, usage: Usage | None
-    ) -> Event:
-        settings = response.settings
-        output = SessionConfig(settings).as_dict("", "")["audio"]["output"]
-        return {
-            "id": response.id,
-            "object": "realtime.response",
-            "status": status,
-            "status_details": details,
-            "output": [] if item is None else [item.as_dict()],
-            "conversation_id": self._conversation_id,
-            "output_modalities": [settings.modality],
-            "max_output_tokens": settings.max_output_tokens or "inf",
-            "audio": {"output": {"format": output["format"], "voice": settings.voice}},
-            "metadata": response.metadata,
-            "usage": None if usage is None else _usage(usage),
-        }
-
-
-def _status(event: ReplyEnded, response: Response) -> tuple[str, Event | None]:
-    if event.failure is not None:
-        kind = "server_error" if event.is_defect else "invalid_request_error"
-        error = {"type": kind, "code": "response_failed", "message": event.failure}
-        return "failed", {"type": "failed", "error": error}
-    if response.cancelled is not None:
-        return "cancelled", {"type": "cancelled", "reason": response.cancelled}
-    if event.truncated:
-        return "incomplete", {"type": "incomplete", "reason": "max_output_tokens"}
-    return "completed", None
-
-
-def _usage(usage: Usage) -> Event:
-    read, written = usage.read_text + usage.read_units, usage.written_text + usage.written_units
-    return {
-        "total_tokens": read + written,
-        "input_tokens": read,
-        "output_tokens": written,
-        "input_token_details": {
-            "text_tokens": usage.read_text,
-            "audio_tokens": usage.read_units,
-            "cached_tokens": usage.cached,
-        },
-        "output_token_details": {"text_tokens": usage.written_text, "audio_tokens": usage.written_units},
-    }
 
 
 def _new_id(kind: str) -> str:

@@ -15,7 +15,7 @@ from usdm.audio import MelSpectrogram, resample
 from usdm.decoder import StreamingDecoder, StreamingSettings, UnitDecoder
 from usdm.types import InputError, ReferenceVoice, Waveform
 from usdm.unit_to_speech.protocol import DecoderSampling, Synthesis, UnitToSpeech
-from usdm.vocoder import StreamingVocoder, Vocoder, vocode_batch
+from usdm.vocoder import StreamingVocoder, Vocoder, load_vocoder, vocode_batch
 
 
 class FlowMatchingToSpeech(UnitToSpeech):
@@ -79,12 +79,22 @@ class FlowMatchingToSpeech(UnitToSpeech):
         return self.decoder.device
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> FlowMatchingToSpeech:
-        """A folder that holds `decoder` and `vocoder`. A bundle has the two beside each other."""
-        from usdm.vocoder import load_vocoder
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        vocoder: str | Path | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        use_cuda_kernel: bool = False,
+    ) -> FlowMatchingToSpeech:
+        """A unit decoder's folder, and a vocoder's. `dtype` is the decoder's, `use_cuda_kernel` BigVGAN's.
 
-        folder = Path(folder)
-        return cls(UnitDecoder.from_pretrained(folder / "decoder"), load_vocoder(folder / "vocoder"))
+        Raises InputError for what is missing or damaged, or not made for each other.
+        """
+        if vocoder is None:
+            raise InputError(f"{folder}: this decoder makes mels, which need a vocoder; give its folder or hub name")
+        decoder = UnitDecoder.from_pretrained(folder, dtype=dtype)
+        return cls(decoder, load_vocoder(vocoder, use_cuda_kernel=use_cuda_kernel))
 
 
 class FlowMatchingStream:

@@ -19,9 +19,8 @@ from torch.nn import functional
 
 from usdm.checkpoint import CONFIG_FILE, fill, read_config, read_weights, save_folder
 from usdm.types import InputError, ReferenceVoice
-from usdm.unit_to_speech.protocol import DecoderSampling, Synthesis, UnitToSpeech, refuse_voices
+from usdm.unit_to_speech.protocol import UNIT_HIFIGAN, DecoderSampling, Synthesis, UnitToSpeech, refuse_voices
 
-MODEL_TYPE = "unit_hifigan"
 LONGEST_UNIT = 50  # repeats that a predicted duration has at most
 
 
@@ -53,6 +52,19 @@ class UnitHifiGanConfig:
                 raise InputError(
                     f"a kernel of {kernel} for an upsampling by {rate}: give one that is larger by an even number"
                 )
+
+    @classmethod
+    def load(cls, folder: str | Path) -> UnitHifiGanConfig:
+        """`config.json` in `folder`. Raises InputError if it is missing or wrong."""
+        values = read_config(folder)
+        values.pop("model_type", None)
+        for name in ("upsample_rates", "upsample_kernel_sizes", "resblock_kernel_sizes", "resblock_dilation_sizes"):
+            if name in values:
+                values[name] = tuple(tuple(each) if isinstance(each, list) else each for each in values[name])
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise InputError(f"{Path(folder) / CONFIG_FILE}: not a unit HiFi-GAN's configuration ({error})") from error
 
 
 class DurationPredictor(nn.Module):
@@ -143,18 +155,10 @@ class UnitHifiGan(UnitToSpeech):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> UnitHifiGan:
-        values = read_config(folder)
-        values.pop("model_type", None)
-        for name in ("upsample_rates", "upsample_kernel_sizes", "resblock_kernel_sizes", "resblock_dilation_sizes"):
-            if name in values:
-                values[name] = tuple(tuple(each) if isinstance(each, list) else each for each in values[name])
-        try:
-            model = cls(UnitHifiGanConfig(**values))
-        except TypeError as error:
-            raise InputError(f"{Path(folder) / CONFIG_FILE}: not a unit HiFi-GAN's configuration ({error})") from error
+        model = cls(UnitHifiGanConfig.load(folder))
         fill(model, read_weights(folder), folder)
         return model.eval()
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Write `config.json` and `model.safetensors`."""
-        save_folder(folder, {"model_type": MODEL_TYPE, **asdict(self.config)}, self, dtype)
+        save_folder(folder, {"model_type": UNIT_HIFIGAN, **asdict(self.config)}, self, dtype)

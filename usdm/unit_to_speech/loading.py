@@ -7,14 +7,10 @@ from pathlib import Path
 import torch
 
 from usdm.checkpoint import CLASS_KEY, CONFIG_FILE, class_named, read_config
-from usdm.decoder import UnitDecoder
 from usdm.types import InputError
 from usdm.unit_to_speech.flow_matching import FlowMatchingToSpeech
-from usdm.unit_to_speech.protocol import UnitToSpeech
+from usdm.unit_to_speech.protocol import UNIT_HIFIGAN, UnitToSpeech
 from usdm.units.tokenizer import SETTINGS_FILE
-from usdm.vocoder import load_vocoder
-
-UNIT_HIFIGAN = "unit_hifigan"
 
 
 def needs_vocoder(decoder: str | Path) -> bool:
@@ -41,11 +37,7 @@ def load_unit_to_speech(
     damaged or of no known kind, and for a vocoder that is missing or is not needed.
     """
     if needs_vocoder(decoder):
-        if vocoder is None:
-            raise InputError(f"{decoder}: this decoder makes mels, which need a vocoder; give its folder or hub name")
-        return FlowMatchingToSpeech(
-            UnitDecoder.from_pretrained(decoder, dtype=dtype), load_vocoder(vocoder, use_cuda_kernel=use_cuda_kernel)
-        )
+        return FlowMatchingToSpeech.from_pretrained(decoder, vocoder, dtype=dtype, use_cuda_kernel=use_cuda_kernel)
     if vocoder is not None:
         raise InputError(f"vocoder={vocoder}: {decoder} makes sound by itself; give vocoder=null")
     if is_codec(decoder):

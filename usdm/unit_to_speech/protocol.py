@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from usdm.decoder.flow_matching import Solver
 from usdm.types import InputError, ReferenceVoice, Waveform
 
+UNIT_HIFIGAN = "unit_hifigan"  # the model_type of `usdm.unit_to_speech.hifigan`
+
 
 @dataclass(frozen=True)
 class DecoderSampling:
@@ -91,8 +93,7 @@ class UnitToSpeech(nn.Module, ABC):
 
     def voice(self, units: Tensor, recording: Waveform) -> ReferenceVoice:
         """A recording, and its units (U,), as a voice to speak in. Raises InputError for a kind that has one voice."""
-        refuse_voices(self, [ReferenceVoice(units, torch.empty(0, 0))])
-        raise AssertionError("refused above")
+        raise one_voice_alone(self)
 
     @property
     def device(self) -> torch.device:
@@ -139,7 +140,11 @@ class WholeStream:
 def refuse_voices(speaker: UnitToSpeech, voices: Sequence[ReferenceVoice | None]) -> None:
     """Raises InputError if a voice is given to a kind that has but one."""
     if any(voice is not None for voice in voices):
-        raise InputError(
-            f"a reference voice for {type(speaker).__name__}: it speaks in the voice that its units or its training "
-            "gave it; leave the voice out, or take a flow matching decoder"
-        )
+        raise one_voice_alone(speaker)
+
+
+def one_voice_alone(speaker: UnitToSpeech) -> InputError:
+    return InputError(
+        f"a reference voice for {type(speaker).__name__}: it speaks in the voice that its units or its training gave "
+        "it; leave the voice out, or take a flow matching decoder"
+    )
