@@ -28,6 +28,7 @@ from usdm.cli.main import main
 from usdm.lm import TokenStream
 from usdm.serve.engine import Engine
 from usdm.serve.engine_events import (
+    EngineEvent,
     PartialTranscript,
     ReplyEnded,
     ReplySound,
@@ -374,6 +375,20 @@ def test_a_client_that_vanishes_leaves_nothing_behind(port: int, server: Server,
         talker.socket.socket.shutdown(socket.SHUT_RDWR)
     until(lambda: not server.sessions and not server.engine.num_written)
     until(lambda: gc.collect() >= 0 and gone() is None)
+
+
+def test_what_is_asked_of_a_closed_line_is_not_done(port: int, server: Server) -> None:
+    """As a session asks that is told how its last reply went after its client has gone."""
+    told: list[EngineEvent] = []
+    line = Line(server.engine, told.append, server.chain, 24_000, 5.0)
+    gone = weakref.ref(line._ear)
+    line.close()
+    until(lambda: gone() is None)
+    line.remember(())
+    line.clear()
+    line.cancel("none")
+    line.commit("none")
+    assert told == [] and not server.engine.num_jobs(line)
 
 
 def test_more_connections_than_there_are_sessions(port: int, server: Server) -> None:

@@ -71,7 +71,8 @@ class Line:
 
     def remember(self, history: Sequence[Turn]) -> None:
         """What the next turn comes after."""
-        self._post(partial(self._ear.remember, tuple(history)))
+        known = tuple(history)
+        self._post(lambda: self._ear.remember(known))
 
     def expect(self, settings: ReplySettings | None) -> None:
         """How turns that stop will be answered; None: they will not be. Replies may be begun early then."""
@@ -88,7 +89,7 @@ class Line:
 
     def clear(self) -> None:
         """Forget the turn."""
-        self._post(self._ear.clear)
+        self._post(lambda: self._ear.clear())
 
     def hear_whole(self, item_id: str, samples: Tensor, sample_rate: int) -> None:
         """A turn that is recorded already: told as `TurnHeard` or `TurnRefused`."""
@@ -150,7 +151,7 @@ class Line:
         self._post(find)
 
     def close(self) -> None:
-        """Whatever is asked for later is not done."""
+        """Whatever is asked for later is not done: the session may still be told what was under way."""
         self._is_closed = True
         self._engine.close(self)
 
