@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torchaudio
 
-from usdm.audio.variation import room_response
+from usdm.audio.augmentation import room_response
 
 SAMPLE_RATE = 16_000  # Hz, of everything in a synthesised corpus
 

@@ -12,7 +12,7 @@ from typing import Any
 import soundfile
 
 from data_prep.augment import SAMPLE_RATE
-from data_prep.flite import Flite
+from data_prep.embedded_model.flite import Flite
 from data_prep.spoken_text import spoken_text
 from usdm.audio import read_audio
 from usdm.data.speech_corpus import MANIFEST_FILE, manifest_lines, manifest_row
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ImportReport:
+class RecordingsReport:
     """What became of the rows of a source."""
 
     utterances: int
@@ -33,7 +33,7 @@ class ImportReport:
 
 def import_recordings(
     sources: Sequence[str], output_dir: str, *, max_seconds: float, dev_every: int, overwrite: bool = False
-) -> ImportReport:
+) -> RecordingsReport:
     """Read folders with a `manifest.jsonl` of `id`, `audio`, `speaker` and perhaps `text`; write one corpus.
 
     What is done already is not done again: an aligner or a recogniser may have added to the manifest.
@@ -64,7 +64,7 @@ def import_recordings(
     ) as claimed:
         if claimed.record.done and (folder / MANIFEST_FILE).is_file():  # others may have added to its rows
             known = claimed.record.figures
-            return ImportReport(int(known["utterances"]), int(known["without_text"]), ())
+            return RecordingsReport(int(known["utterances"]), int(known["without_text"]), ())
         (folder / "audio").mkdir(exist_ok=True)
         importer = _Importer(folder, max_seconds, dev_every)
         with publishing(folder / MANIFEST_FILE) as part, part.open("w", encoding="utf-8") as file:
@@ -73,7 +73,7 @@ def import_recordings(
                     file.writelines(json.dumps(row) + "\n" for row in importer.rows(source, item))
         for message in importer.failed:
             logger.warning("left out: %s", message)
-        report = ImportReport(importer.utterances, importer.without_text, tuple(importer.failed))
+        report = RecordingsReport(importer.utterances, importer.without_text, tuple(importer.failed))
         claimed.finish({**asdict(report), "failed": len(report.failed)})
     return report
 

@@ -13,23 +13,23 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from data_prep import espeak, kokoro
 from data_prep.augment import SAMPLE_RATE, at_rate, draw_noise, draw_variation, vary
-from data_prep.flite import SpokenText
-from data_prep.not_understood import NOTHING_SAID
-from data_prep.synthesisers import check_speakers, flite_voice, speak_as, speak_plainly
+from data_prep.embedded_model import espeak, kokoro
+from data_prep.embedded_model.flite import Synthesised
+from data_prep.embedded_model.not_understood import NOTHING_SAID
+from data_prep.embedded_model.synthesisers import check_speakers, flite_voice, speak_as, speak_plainly
 from usdm.audio import read_audio
 from usdm.data.speech_corpus import MANIFEST_FILE
 from usdm.runs import Shards, Task, claim, in_processes, publishing
 from usdm.types import AlignedWord, InputError
 
 _DIALOGS_PER_PART = 100
-UNKNOWN_TIMES = SpokenText(np.zeros(0, np.int16), SAMPLE_RATE, (), ())
+UNKNOWN_TIMES = Synthesised(np.zeros(0, np.int16), SAMPLE_RATE, (), ())
 
 
 @dataclass(frozen=True)
 class Voices:
-    """Who speaks, by names of `data_prep.synthesisers.SPEAKERS`; agents are voices of flite or Kokoro."""
+    """Who speaks, by names of `SPEAKERS` in `embedded_model.synthesisers`; agents are voices of flite or Kokoro."""
 
     agents: Sequence[str]  # one a dialog
     user: Sequence[str]
@@ -173,9 +173,9 @@ class _Speaker:
                     sound = at_rate(spoken.samples, spoken.sample_rate)
             else:
                 audio = f"audio/{name}.flac"
-                variation = draw_variation(random)
-                speaker, spoken = _user_sound(turn, dialog["split"], self.voices, variation.speed, random)
-                speed, sound = variation.speed, vary(spoken.samples, spoken.sample_rate, variation, random)
+                augmentation = draw_variation(random)
+                speaker, spoken = _user_sound(turn, dialog["split"], self.voices, augmentation.speed, random)
+                speed, sound = augmentation.speed, vary(spoken.samples, spoken.sample_rate, augmentation, random)
                 is_there = False  # what has the name may be of other words
             if not is_there:
                 with publishing(self.folder / audio) as part:  # two processes may say the same agent text
@@ -202,19 +202,19 @@ class _Speaker:
 
 def _user_sound(
     turn: dict, split: str, voices: Voices, speed: float, random: np.random.Generator
-) -> tuple[str, SpokenText]:
+) -> tuple[str, Synthesised]:
     """A recording that the turn brings, noise alone where nothing is said, or a synthesiser's voice."""
     if "audio" in turn:
         samples = (read_audio(turn["audio"], SAMPLE_RATE).samples.numpy() * 32767).astype(np.int16)
-        return "recording", SpokenText(samples, SAMPLE_RATE, (), ())
+        return "recording", Synthesised(samples, SAMPLE_RATE, (), ())
     if turn["text"] == NOTHING_SAID:
-        return "noise", SpokenText(draw_noise(random), SAMPLE_RATE, (), ())
+        return "noise", Synthesised(draw_noise(random), SAMPLE_RATE, (), ())
     return _speak_user(turn["text"], split, voices, speed, random)
 
 
 def _speak_user(
     text: str, split: str, voices: Voices, speed: float, random: np.random.Generator
-) -> tuple[str, SpokenText]:
+) -> tuple[str, Synthesised]:
     """Slower by `speed`, which the variation will make up for: it moves the voice, not the tempo."""
     if random.random() < voices.espeak_share:
         speaker = f"espeak-{espeak.VOICES[random.integers(len(espeak.VOICES))]}"

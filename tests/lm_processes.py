@@ -29,13 +29,13 @@ from usdm.training.lm_settings import LanguageModelSettings
 from usdm.training.lm_trainer import SpeechTextTrainer
 
 # Three rows to validate on: no multiple of two processes.
-WHOLE = dataclasses.replace(SETTINGS, rows=4, validate_every=3, validation_rows=3, save_every=3)
-SHARDED = dataclasses.replace(WHOLE, rows=2, accumulation=2, sharding="fsdp2")
+WHOLE = dataclasses.replace(SETTINGS, batch_size=4, validate_every=3, validation_rows=3, save_every=3)
+SHARDED = dataclasses.replace(WHOLE, batch_size=2, gradient_accumulation_steps=2, sharding="fsdp2")
 
 
 def halved(settings: LanguageModelSettings) -> LanguageModelSettings:
     """For two processes."""
-    return dataclasses.replace(settings, rows=settings.rows // 2)
+    return dataclasses.replace(settings, batch_size=settings.batch_size // 2)
 
 
 def cut_off(run: Path, copy: Path) -> None:

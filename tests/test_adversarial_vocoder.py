@@ -36,9 +36,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_hums(tmp_path_factory.mktemp("hums") / "corpus")
 
 
-def task(corpus: Path, initial: Path | None = None, settings: VocosSettings = TINY) -> AdversarialVocoderTask:
+def task(corpus: Path, init_from: Path | None = None, settings: VocosSettings = TINY) -> AdversarialVocoderTask:
     return AdversarialVocoderTask(
-        [corpus], settings, batch_size=2, crop_frames=16, initial=initial, period_width=4, resolution_width=4
+        [corpus], settings, batch_size=2, crop_frames=16, init_from=init_from, period_width=4, resolution_width=4
     )
 
 

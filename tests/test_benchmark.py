@@ -15,20 +15,20 @@ import soundfile
 import torch
 from tiny_models import SHORT_TEMPLATE, build_random_bundle
 
+from usdm.benchmark.answers import LISTENING, WAYS, measure_answers
+from usdm.benchmark.batch_server import BatchServer
+from usdm.benchmark.benchmark import Benchmark, benchmark
+from usdm.benchmark.decoding import measure_decoding, weight_bytes
+from usdm.benchmark.figures import figure, interval
+from usdm.benchmark.machine import memory_bandwidth, peak_memory
+from usdm.benchmark.reference_pipeline import reference_respond
+from usdm.benchmark.report import benchmark_table
 from usdm.chain import DecoderSampling, GenerationSettings, LoadOptions, SpokenDialogPipeline
-from usdm.chain.random_parts import random_pipeline, random_tokenizer
+from usdm.chain.random_components import random_pipeline, random_tokenizer
 from usdm.chain.requests import SynthesisRequest, read_requests
 from usdm.cli.benchmark import packaged_questions
 from usdm.cli.main import main
 from usdm.decoder import UnitDecoderConfig
-from usdm.evaluation.benchmark import Benchmark, benchmark
-from usdm.evaluation.benchmark_answers import LISTENING, WAYS, measure_answers
-from usdm.evaluation.benchmark_decoding import measure_decoding, weight_bytes
-from usdm.evaluation.benchmark_figures import figure, interval
-from usdm.evaluation.benchmark_machine import memory_bandwidth, peak_memory
-from usdm.evaluation.benchmark_report import benchmark_table
-from usdm.evaluation.benchmark_server import BatchServer
-from usdm.evaluation.published import published_respond
 from usdm.tokens import TemplateSettings
 from usdm.types import InputError, Sampling, Waveform
 from usdm.units import UnitSettings
@@ -40,7 +40,7 @@ SMALL: dict[str, Any] = {
     "rounds": 1,
     "concurrency": (1, 3),
     "batch": 3,
-    "batch_published": 2,
+    "batch_reference": 2,
 }
 
 
@@ -119,12 +119,12 @@ def test_every_figure_is_filled(result: Benchmark) -> None:
         assert any(expected in name for name in names), expected
     assert len(set(names)) == len(names)
     for row in result.figures:
-        assert row.published > 0 and row.ours > 0 and row.ratio > 0, row
+        assert row.reference > 0 and row.ours > 0 and row.ratio > 0, row
         assert row.pairs in (1, 4)  # two questions, two repeats
         assert (row.low is None) == (row.pairs == 1)
         assert row.low is None or row.high is None or row.low <= row.ratio <= row.high
     assert [level.concurrency for level in result.load] == [1, 3]
-    assert all(wait.p50 <= wait.p95 for level in result.load for wait in (level.published, level.ours))
+    assert all(wait.p50 <= wait.p95 for level in result.load for wait in (level.reference, level.ours))
     assert [level.ours.replies for level in result.load] == [1, 3]
     assert (result.batch.questions, result.batch.published_questions) == (3, 2)
     assert math.isclose(result.decoding.bound * result.decoding.weight_bytes, result.decoding.bandwidth)
@@ -163,7 +163,7 @@ def test_the_verb(
         "concurrency=[2]",
         "rounds=1",
         "batch=2",
-        "batch_published=1",
+        "batch_reference=1",
         "decoding_tokens=3",
     ]
     arguments = [f"questions={questions[0].folder}", f"output_dir={tmp_path / 'out'}", "decoding_context=10", *reduced]
@@ -205,24 +205,22 @@ def test_questions_that_cannot_be_compared(pipeline: SpokenDialogPipeline) -> No
 
 
 def test_the_order_alternates(pipeline: SpokenDialogPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    from usdm.evaluation import benchmark_answers
+    from usdm.benchmark import answers as measured
 
     asked: list[str] = []
-    answer = benchmark_answers.procedures(pipeline, 0)["whole"]
+    answer = measured.procedures(pipeline, 0)["whole"]
 
-    def recorded(name: str) -> benchmark_answers.Procedure:
+    def recorded(name: str) -> measured.Procedure:
         return lambda question: asked.append(name) or answer(question)  # type: ignore[func-returns-value]
 
-    monkeypatch.setattr(
-        benchmark_answers, "procedures", lambda *_: {name: recorded(name) for name in ("published", "b")}
-    )
+    monkeypatch.setattr(measured, "procedures", lambda *_: {name: recorded(name) for name in ("reference", "b")})
     measure_answers(pipeline, [noise(0)], repeats=4, warmup=0)
-    assert asked == ["published", "b", "b", "published"] * 2
+    assert asked == ["reference", "b", "b", "reference"] * 2
 
 
 def test_figures() -> None:
     faster = figure("time", "s", [4.0, 6.0, 8.0], [2.0, 2.0, 2.0])
-    assert (faster.published, faster.ours, faster.ratio, faster.pairs) == (6.0, 2.0, 3.0, 3)
+    assert (faster.reference, faster.ours, faster.ratio, faster.pairs) == (6.0, 2.0, 3.0, 3)
     assert faster.low == 2.0 and faster.high == 4.0
     more = figure("rate", "1/s", [2.0], [8.0], more_is_better=True)
     assert (more.ratio, more.low, more.high) == (4.0, None, None)
@@ -262,7 +260,7 @@ def test_weight_bytes(pipeline: SpokenDialogPipeline) -> None:
 
 def test_the_decode_loop_is_measured_on_all_three_ways(pipeline: SpokenDialogPipeline) -> None:
     speed = measure_decoding(pipeline.parts, context=10, tokens=4, repeats=1)
-    assert min(speed.chain, speed.forward, speed.published, speed.bandwidth) > 0
+    assert min(speed.chain, speed.forward, speed.reference, speed.bandwidth) > 0
     assert speed.share_of_forward == pytest.approx(speed.chain / speed.forward)
 
 
@@ -285,10 +283,10 @@ def test_random_weights_reply_at_the_length_that_is_set() -> None:
         assert reply.truncated == ("transcribe", "respond", "speak")  # nothing ended before its limit
         assert reply.waveform is not None and torch.isfinite(reply.waveform).all()
     assert replies[0].user_text == replies[1].user_text != replies[2].user_text
-    published = published_respond(one.parts, noise(0), sampling=one.settings.sampling)
-    assert published.agent_units is not None and replies[0].agent_units is not None
-    assert published.agent_units.tolist() == replies[0].agent_units.tolist()
-    assert published.user_text == replies[0].user_text
+    reference = reference_respond(one.parts, noise(0), sampling=one.settings.sampling)
+    assert reference.agent_units is not None and replies[0].agent_units is not None
+    assert reference.agent_units.tolist() == replies[0].agent_units.tolist()
+    assert reference.user_text == replies[0].user_text
 
 
 def test_random_weights_are_the_same_for_the_same_seed() -> None:

@@ -26,7 +26,7 @@ from usdm.chain import (
     Question,
     SpokenDialogPipeline,
 )
-from usdm.chain.parts import fingerprint
+from usdm.chain.components import fingerprint
 from usdm.chain.sound import speech
 from usdm.lm import in_transformers
 from usdm.runs import identity

@@ -28,10 +28,10 @@ LOOP = ["loop.steps=2", "loop.warmup_steps=1", "loop.log_every=1", "loop.validat
 VOCODER = ["vocoder.dim=8", "vocoder.intermediate_dim=8", "vocoder.num_layers=1", "task.validation_utterances=1"]
 TRAIN_VOCODER = ["train_vocoder", "corpora=[runs/tiny/speech]", *LOOP, *VOCODER]
 SMALL, LARGE = ["task.batch_size=1", "task.crop_frames=16"], ["task.batch_size=3", "task.crop_frames=32"]
-ROWS = [*LOOP, "loop.row_length=160", "loop.rows=1", "loop.validation_rows=2", "loop.report_to=[]"]
+ROWS = [*LOOP, "loop.max_length=160", "loop.batch_size=1", "loop.validation_rows=2", "loop.report_to=[]"]
 SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 LLM = [*(f"llm.model.{name}={size}" for name, size in SIZES.items()), *ROWS, "shared.num_units=12"]
-FINETUNE = ["finetune", *ROWS, "shared.num_units=12", "splices=null"]
+FINETUNE = ["finetune", *ROWS, "shared.num_units=12", "splice_augmentation=null"]
 WORDS = ("play", "some", "music", "now", "please")
 
 
@@ -108,7 +108,7 @@ def test_another_start_or_corpus_is_another_model(capsys: pytest.CaptureFixture[
     write_units(Path("more"), "abcdefghij")
     assert main(["pretrain", *LLM, "corpora=[more]", "seed=1"]) == 2
     told = capsys.readouterr().err
-    assert "loop.seed: 0 then, 1 now" in told and "initial.seed: 0 then, 1 now" in told
+    assert "loop.seed: 0 then, 1 now" in told and "init_from.seed: 0 then, 1 now" in told
     assert "corpora: ['" in told and "unit_corpus'] (content " in told and "more'] (content " in told
     usdm("pretrain", *LLM, "corpora=[more]", "seed=1", "output_dir=b")
     assert model("b") != pretrained

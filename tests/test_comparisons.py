@@ -17,7 +17,6 @@ from usdm.audio import read_audio
 from usdm.chain import DecoderSampling, SpokenDialogPipeline
 from usdm.decoder import StreamingSettings
 from usdm.evaluation.held_out import read_held_out, spread
-from usdm.evaluation.intervals import WordErrorGap, WordErrorRate
 from usdm.evaluation.sampling_report import sampling_markdown, save_sampling_plot
 from usdm.evaluation.sampling_table import (
     PUBLISHED,
@@ -28,10 +27,11 @@ from usdm.evaluation.sampling_table import (
     evaluations,
     mean_gap,
 )
-from usdm.evaluation.speaker import SpeakerEncoder
 from usdm.evaluation.streaming import compare_streaming
-from usdm.evaluation.text import WordErrors
 from usdm.evaluation.voices import OWN_VOICE, compare_voices
+from usdm.metrics.intervals import WordErrorGap, WordErrorRate
+from usdm.metrics.speaker import SpeakerEncoder
+from usdm.metrics.text import WordErrors
 from usdm.types import InputError, Waveform
 
 HELD_OUT = Path(usdm.__file__).parent / "assets" / "held_out"

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_prep.composed_units import ComposedReport, compose_units
+from data_prep.embedded_model.composed_units import ComposedReport, compose_units
 from data_prep.speech_corpus import Voices, synthesize_corpus
-from usdm.chain.places import bundle_folder
+from usdm.chain.locations import bundle_folder
 from usdm.data.extraction import extract_units
 from usdm.data.unit_corpus import UnitCorpus, UnitUtterance
 from usdm.types import InputError

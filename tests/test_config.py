@@ -46,7 +46,7 @@ GIVEN_BY_CODE = {
     "usdm.cli.pretrain.extend_pretrained": {"vocabulary"},
     "usdm.chain.SpokenDialogPipeline.from_pretrained": {"options"},
     "usdm.chain.SpokenDialogPipeline.from_parts": {"options"},
-    "usdm.chain.random_parts.random_pipeline": {"options"},
+    "usdm.chain.random_components.random_pipeline": {"options"},
 }
 
 # Verbs that take their sections of an experiment, but whose file in `conf/` is itself all that there is to say.

@@ -15,12 +15,12 @@ import usdm
 from usdm.audio import read_audio
 from usdm.chain import SpokenDialogPipeline
 from usdm.cli.main import main
+from usdm.conversation.client import BLOCK, Person, Speaker
+from usdm.conversation.full_duplex_bench import Segment, find_samples, read_output, score, task_score
+from usdm.conversation.report import Measurement, draw_timeline, measurement_table, timeline_json
+from usdm.conversation.script import WIRE_RATE, Act, Habits, Room, Script, draw_scripts
+from usdm.conversation.timeline import Event, PlayedReply, SaidAct, Stretch, Timeline, added, figures
 from usdm.data.speech_corpus import read_speech_corpora
-from usdm.evaluation.conversation_client import BLOCK, Person, Speaker
-from usdm.evaluation.conversation_report import Measurement, draw_timeline, measurement_table, timeline_json
-from usdm.evaluation.conversation_script import WIRE_RATE, Act, Habits, Room, Script, draw_scripts
-from usdm.evaluation.conversation_timeline import Event, PlayedReply, SaidAct, Stretch, Timeline, added, figures
-from usdm.evaluation.full_duplex_bench import Segment, find_samples, read_output, score, task_score
 from usdm.serve.model import make_server
 from usdm.turns import Silence
 from usdm.turns.moments import PauseLengths

@@ -25,7 +25,7 @@ from usdm.chain import DecoderSampling, GenerationSettings
 from usdm.cli.main import main
 from usdm.types import Sampling
 
-ROWS = (*LOOP, "loop.row_length=96", "loop.rows=1", "loop.steps=1", "loop.validation_rows=1", "loop.report_to=[]")
+ROWS = (*LOOP, "loop.max_length=96", "loop.batch_size=1", "loop.steps=1", "loop.validation_rows=1", "loop.report_to=[]")
 TINY_LLM = ("llm.tokenizer=tokenizer", "llm.model.hidden_size=32", "llm.model.intermediate_size=32")
 PART = (*LOOP, "loop.steps=1", "task.batch_size=1", "loop.validate_every=1", "loop.save_every=1", "shared.unit_rate=25")
 DECODER = ("decoder.hidden_size=32", "decoder.intermediate_size=32", "decoder.num_hidden_layers=2")
@@ -59,7 +59,7 @@ COMMANDS = {
     "extract_units": command("extract_units", SHARED, SPEECH, "extractor=bundle/units", "processes=1"),
     "fit_kmeans": command(
         *("fit_kmeans", "shared.unit_layer=0", "shared.encoder_padding=0", "encoder_folder=bundle/units"),
-        *(SHARED, SPEECH, "predecessor=bundle/units"),
+        *(SHARED, SPEECH, "init_from=bundle/units"),
     ),
     "train_encoder": command("train_encoder", LOOP, SPEECH, "loop.steps=1", "task.repeats=null"),
     "train_tokenizer": command("train_tokenizer", SPEECH, "size=330"),
@@ -69,13 +69,15 @@ COMMANDS = {
         "mixture=[{_target_: usdm.data.mixture.MixtureMember, text: [text.jsonl]}]",
     ),
     "pretrain_llm": command("pretrain", SHARED, ROWS, "corpora=[unit_corpus]", "llm=mistral_7b", "llm.folder=plain"),
-    "finetune": command("finetune", SHARED, ROWS, "corpora=[unit_corpus]", "pretrained=bundle/llm", "splices=null"),
+    "finetune": command(
+        "finetune", SHARED, ROWS, "corpora=[unit_corpus]", "pretrained=bundle/llm", "splice_augmentation=null"
+    ),
     "train_decoder": command("train_decoder", PART, DECODER, SPEECH, "unit_corpus=unit_corpus"),
     "train_decoder_on": command(
-        "train_decoder", PART, DECODER, SPEECH, "unit_corpus=unit_corpus", "task.initial=bundle/decoder"
+        "train_decoder", PART, DECODER, SPEECH, "unit_corpus=unit_corpus", "task.init_from=bundle/decoder"
     ),
     "train_vocoder": command("train_vocoder", PART, VOCODER, "corpora=[hums]"),
-    "train_vocoder_on": command("train_vocoder", PART, VOCODER, "corpora=[hums]", "task.initial=bundle/vocoder"),
+    "train_vocoder_on": command("train_vocoder", PART, VOCODER, "corpora=[hums]", "task.init_from=bundle/vocoder"),
     "average_models": command("average_models", "models=[bundle/llm,other]", "shares=[1,1]"),
     "package_model": command(
         "package_model",

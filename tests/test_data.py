@@ -23,7 +23,7 @@ from usdm.data.dialogs import DialogSequences
 from usdm.data.packing import PackedRow, PackedRows, build_row, pack
 from usdm.data.sequences import KINDS, TrainingSequence, cut
 from usdm.data.speech_text import SpeechTextSequences
-from usdm.data.splices import Splices
+from usdm.data.splice_augmentation import SpliceAugmentation
 from usdm.data.unit_corpus import UnitCorpus, UnitCorpusWriter, UnitSource, UnitUtterance
 from usdm.tokens import (
     IGNORED,
@@ -454,7 +454,7 @@ def test_splices_say_what_their_pieces_say() -> None:
     turns = [make_utterance(number) for number in range(5)]
     random, lengths = np.random.default_rng(0), set()
     for _ in range(50):
-        units, text = Splices(1.0, most_pieces=1, most_words=3).splice(turns, [], random)
+        units, text = SpliceAugmentation(1.0, most_pieces=1, most_words=3).splice(turns, [], random)
         said = text.strip(".").split()
         lengths.add(len(said))
         places = [
@@ -469,10 +469,13 @@ def test_splices_say_what_their_pieces_say() -> None:
         ]
         assert any(np.array_equal(units, cut) for cut in cuts)
     assert lengths == {1, 2, 3}
-    units, text = Splices(1.0, most_pieces=4).splice(turns, [], random)
+    units, text = SpliceAugmentation(1.0, most_pieces=4).splice(turns, [], random)
     assert len(text.split()) <= 4 * 6 and units.dtype == np.int64
     alone = [replace(make_utterance(9), words=("alone",), word_ends=np.array([1], np.int32), text="alone")]
-    drawn = [Splices(1.0, most_pieces=3, alone_share=0.3).splice(turns, alone, random)[1].split() for _ in range(300)]
+    drawn = [
+        SpliceAugmentation(1.0, most_pieces=3, alone_share=0.3).splice(turns, alone, random)[1].split()
+        for _ in range(300)
+    ]
     pieces_alone = sum(words.count("alone") for words in drawn)
     assert 120 < pieces_alone < 240  # 600 pieces are expected, 180 of them alone
 
@@ -480,12 +483,12 @@ def test_splices_say_what_their_pieces_say() -> None:
 def test_pieces_are_whole_turns_as_often_as_asked_and_where_word_times_lack() -> None:
     timed, random = [make_utterance(number) for number in range(5)], np.random.default_rng(0)
     whole = {turn.text: turn.units.tolist() for turn in timed}
-    splices = Splices(1.0, most_pieces=1, most_words=1, whole_share=0.5)
-    drawn = [splices.splice(timed, [], random) for _ in range(200)]
+    splice_augmentation = SpliceAugmentation(1.0, most_pieces=1, most_words=1, whole_share=0.5)
+    drawn = [splice_augmentation.splice(timed, [], random) for _ in range(200)]
     assert 70 < sum(text in whole for _, text in drawn) < 130
     assert all(units.tolist() == whole[text] for units, text in drawn if text in whole)
     untimed = [replace(turn, words=(), word_ends=np.empty(0, np.int32)) for turn in timed]
-    cut_if_possible = Splices(1.0, most_pieces=2, alone_share=1.0)
+    cut_if_possible = SpliceAugmentation(1.0, most_pieces=2, alone_share=1.0)
     for _ in range(20):
         units, text = cut_if_possible.splice(timed, untimed, random)
         assert any(text == " ".join(turns) for turns in [*itertools.product(whole, repeat=2), *((t,) for t in whole)])
@@ -494,7 +497,7 @@ def test_pieces_are_whole_turns_as_often_as_asked_and_where_word_times_lack() ->
 
 def test_spliced_turns_are_transcribed_and_not_answered(corpus: UnitCorpus, template: DialogTemplate) -> None:
     plain = {each.input_ids.tobytes() for each in all_sequences(DialogSequences(corpus, template, 512))}
-    source = DialogSequences(corpus, template, 512, splices=Splices(0.5))
+    source = DialogSequences(corpus, template, 512, splice_augmentation=SpliceAugmentation(0.5))
     made = all_sequences(source)
     spliced = [each for each in made if each.input_ids.tobytes() not in plain]
     assert len(made) == 96 and 30 < len(spliced) < 66
@@ -514,7 +517,9 @@ def test_pieces_come_from_what_is_heard_and_from_turns_alone(tmp_path: Path, tem
     recording = replace(saying(8, "recorded"), id="r", dialog="r")
     untimed = replace(saying(10, "read"), id="u", dialog="u", words=(), word_ends=np.empty(0, np.int32))
     corpus = UnitCorpus(write_corpus(tmp_path / "c.parquet", [*dialog, recording, untimed]))
-    source = DialogSequences(corpus, template, 512, splices=Splices(1.0, most_pieces=1, alone_share=0.5))
+    source = DialogSequences(
+        corpus, template, 512, splice_augmentation=SpliceAugmentation(1.0, most_pieces=1, alone_share=0.5)
+    )
     heard = {
         template.vocabulary.decode_text(each.labels[each.labels != IGNORED].tolist()).strip()
         for epoch in range(4)
@@ -527,13 +532,13 @@ def test_splices_need_word_times_and_sense(tmp_path: Path, template: DialogTempl
     untimed = [replace(make_utterance(i), words=(), word_ends=np.empty(0, np.int32)) for i in range(4)]
     corpus = UnitCorpus(write_corpus(tmp_path / "c.parquet", untimed))
     with pytest.raises(InputError, match="no answered turn of split 'train' has word times"):
-        DialogSequences(corpus, template, 512, splices=Splices(0.5))
+        DialogSequences(corpus, template, 512, splice_augmentation=SpliceAugmentation(0.5))
     timed = UnitCorpus(write_corpus(tmp_path / "d.parquet", [make_utterance(i) for i in range(4)]))
     with pytest.raises(InputError, match="alone_share=0.5, but no turn stands alone"):
-        DialogSequences(timed, template, 512, splices=Splices(0.5, alone_share=0.5))
+        DialogSequences(timed, template, 512, splice_augmentation=SpliceAugmentation(0.5, alone_share=0.5))
     for wrong, message in (({"share": 1.5}, "share=1.5"), ({"share": 0.5, "most_words": 0}, "most_words=0")):
         with pytest.raises(InputError, match=message):
-            Splices(**wrong)  # type: ignore[arg-type]
+            SpliceAugmentation(**wrong)  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_learnt_is_counted_and_told(
@@ -544,10 +549,10 @@ def test_what_cannot_be_learnt_is_counted_and_told(
     utterances[6] = silent
     source = DialogSequences(UnitCorpus(write_corpus(tmp_path / "c.parquet", utterances)), template, 512)
     assert len(source) == 3 and source.incomplete == 1
-    source.row_length = min(len(each.input_ids) for each in all_sequences(source))
+    source.max_length = min(len(each.input_ids) for each in all_sequences(source))
     caplog.clear()
     assert len(all_sequences(source)) == 1 and source.left_out == 2
-    assert len(caplog.messages) == 1 and f"ids do not fit rows of {source.row_length}" in caplog.messages[0]
+    assert len(caplog.messages) == 1 and f"ids do not fit rows of {source.max_length}" in caplog.messages[0]
 
 
 def test_a_split_without_replies_is_an_error(corpus: UnitCorpus, template: DialogTemplate) -> None:

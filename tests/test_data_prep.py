@@ -17,13 +17,13 @@ from kills import die, killed
 
 from data_prep import speech_corpus
 from data_prep.augment import SAMPLE_RATE, Variation, draw_variation, vary
-from data_prep.dialog_text import prepare_dialogs
-from data_prep.espeak import Espeak
-from data_prep.flite import Flite
-from data_prep.held_out import make_held_out
+from data_prep.embedded_model.dialog_text import prepare_dialogs
+from data_prep.embedded_model.espeak import Espeak
+from data_prep.embedded_model.flite import Flite
+from data_prep.embedded_model.held_out import make_held_out
+from data_prep.embedded_model.sentences import prepare_sentences
+from data_prep.embedded_model.small_talk import INTENTS
 from data_prep.recordings import import_recordings
-from data_prep.sentences import prepare_sentences
-from data_prep.small_talk import INTENTS
 from data_prep.speech_corpus import CorpusReport, Voices, synthesize_corpus
 from data_prep.spoken_text import spoken_text, spoken_words
 from usdm.data.speech_corpus import read_speech_corpora
@@ -437,7 +437,7 @@ def test_a_missing_synthesiser_is_named_before_any_work(tmp_path: Path, monkeypa
     def missing() -> None:
         raise InputError("eSpeak NG is not installed")
 
-    monkeypatch.setattr("data_prep.synthesisers._espeak", missing)
+    monkeypatch.setattr("data_prep.embedded_model.synthesisers._espeak", missing)
     dialog = {"dialog": "d", "split": "train", "turns": [{"role": "user", "text": "hello"}]}
     (tmp_path / "dialogs.jsonl").write_text(json.dumps(dialog) + "\n")
     synthesize = partial(synthesize_corpus, str(tmp_path / "dialogs.jsonl"), processes=1, seed=0)

@@ -13,7 +13,7 @@ import torch
 
 import usdm
 from data_prep.augment import SAMPLE_RATE, draw_noise
-from data_prep.small_talk import INTENTS
+from data_prep.embedded_model.small_talk import INTENTS
 from usdm.audio import read_audio
 from usdm.chain import bundle_folder
 from usdm.cli.main import main

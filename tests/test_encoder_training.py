@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import WhisperConfig, WhisperModel
 
-from usdm.audio.variation import SoundVariation, shift_formants
+from usdm.audio.augmentation import SoundAugmentation, shift_formants
 from usdm.data.extraction import extract_units
 from usdm.data.unit_corpus import UnitCorpus
 from usdm.training.encoder import NO_LABEL, EncoderTask, WhisperStart
@@ -95,7 +95,12 @@ def test_labels_lie_where_the_phones_are(corpus: Path) -> None:
 
 def test_varied_sound_keeps_its_labels_in_time(corpus: Path) -> None:
     varied = EncoderTask(
-        [str(corpus)], CONFIG, layer=1, padding=0, batch_seconds=8.0, variation=SoundVariation(speed=0.3, noise_share=1)
+        [str(corpus)],
+        CONFIG,
+        layer=1,
+        padding=0,
+        batch_seconds=8.0,
+        augmentation=SoundAugmentation(speed=0.3, noise_share=1),
     )
     step = varied.batch(3)
     again = varied.batch(3)
@@ -122,19 +127,19 @@ def test_a_run_can_start_from_an_earlier_one(corpus: Path, tmp_path: Path) -> No
     settings = LoopSettings(steps=20, learning_rate=3e-3, warmup_steps=5, log_every=10, save_every=10, threads=1)
     train(task(corpus), settings, tmp_path / "first")
     checkpoint = torch.load(tmp_path / "first/checkpoint.pt", weights_only=True)
-    second = EncoderTask([str(corpus)], CONFIG, layer=1, padding=0, initial=str(tmp_path / "first"))
+    second = EncoderTask([str(corpus)], CONFIG, layer=1, padding=0, init_from=str(tmp_path / "first"))
     for name, value in second.model.state_dict().items():
         assert torch.equal(value, checkpoint["average"][f"model.{name}"])
     with pytest.raises(InputError, match="nowhere/checkpoint.pt does not exist"):
-        EncoderTask([str(corpus)], CONFIG, layer=1, padding=0, initial=str(tmp_path / "nowhere"))
+        EncoderTask([str(corpus)], CONFIG, layer=1, padding=0, init_from=str(tmp_path / "nowhere"))
     masking = CONFIG | {"apply_spec_augment": True, "mask_time_prob": 0.2, "mask_time_length": 2}
-    third = EncoderTask([str(corpus)], masking, layer=1, padding=0, initial=str(tmp_path / "first"))
+    third = EncoderTask([str(corpus)], masking, layer=1, padding=0, init_from=str(tmp_path / "first"))
     for name, value in second.model.state_dict().items():
         assert torch.equal(value, third.model.state_dict()[name])
     layers = int(str(CONFIG["num_hidden_layers"]))
     for change in ({"hidden_size": 48}, {"num_hidden_layers": layers + 1}, {"num_hidden_layers": layers - 1}):
         with pytest.raises(InputError, match="is of another encoder"):
-            EncoderTask([str(corpus)], CONFIG | change, layer=1, padding=0, initial=str(tmp_path / "first"))
+            EncoderTask([str(corpus)], CONFIG | change, layer=1, padding=0, init_from=str(tmp_path / "first"))
 
 
 @pytest.fixture(scope="module")
@@ -223,13 +228,13 @@ class TestSoundVariation:
     def test_speed_moves_length_and_pitch_and_keeps_loudness(self) -> None:
         random = np.random.default_rng(0)
         for _ in range(5):
-            sound, speed = SoundVariation(speed=0.2).vary(self.TONE, 16_000, random)
+            sound, speed = SoundAugmentation(speed=0.2).vary(self.TONE, 16_000, random)
             assert len(sound) == pytest.approx(32_000 / speed, abs=1)
             assert torch.fft.rfft(sound).abs().argmax() * 16_000 / len(sound) == pytest.approx(440 * speed, rel=0.01)
             assert sound[1000:-1000].square().mean() == pytest.approx(0.5, rel=0.05)
 
     def test_nothing_asked_for_is_nothing_done(self) -> None:
-        sound, speed = SoundVariation().vary(self.TONE, 16_000, np.random.default_rng(0))
+        sound, speed = SoundAugmentation().vary(self.TONE, 16_000, np.random.default_rng(0))
         assert speed == 1.0
         assert torch.allclose(sound, self.TONE, atol=1e-5)
 
@@ -247,16 +252,16 @@ class TestSoundVariation:
 
     def test_noise_lies_within_its_bounds(self) -> None:
         random = np.random.default_rng(1)
-        variation = SoundVariation(noise_share=1.0, quietest_signal_to_noise=8.0)
+        augmentation = SoundAugmentation(noise_share=1.0, quietest_signal_to_noise=8.0)
         for _ in range(5):
-            noise = variation.vary(self.TONE, 16_000, random)[0] - self.TONE
+            noise = augmentation.vary(self.TONE, 16_000, random)[0] - self.TONE
             assert 7.5 < 10 * np.log10(float(self.TONE.square().mean() / noise.square().mean())) < 40.5
 
     def test_a_room_answers_for_its_time_and_not_longer(self) -> None:
         click = torch.zeros(32_000)
         click[8_000] = 1.0
         for seed in range(5):
-            sound, _ = SoundVariation(room_share=1.0).vary(click, 16_000, np.random.default_rng(seed))
+            sound, _ = SoundAugmentation(room_share=1.0).vary(click, 16_000, np.random.default_rng(seed))
             energy = sound.square()
             assert energy[8_000] == pytest.approx(1, abs=0.2)  # the direct path
             assert energy[8_001:8_800].sum() > 0.05  # its answer within 50 ms
@@ -266,7 +271,7 @@ class TestSoundVariation:
     def test_a_telephone_carries_nothing_high(self) -> None:
         click = torch.zeros(16_000)
         click[8_000] = 1.0
-        sound, _ = SoundVariation(telephone_share=1.0).vary(click, 16_000, np.random.default_rng(0))
+        sound, _ = SoundAugmentation(telephone_share=1.0).vary(click, 16_000, np.random.default_rng(0))
         spectrum = torch.fft.rfft(sound).abs()
         assert spectrum[3_500:].max() < 0.01 * spectrum[:3_300].min()
 
@@ -281,7 +286,7 @@ class TestSoundVariation:
     )
     def test_bad_settings_say_why(self, change: dict[str, float], message: str) -> None:
         with pytest.raises(InputError, match=message):
-            SoundVariation(**change)
+            SoundAugmentation(**change)
 
 
 def test_encoder_to_unit_corpus(corpus: Path, tmp_path: Path) -> None:
@@ -307,19 +312,19 @@ def test_encoder_to_unit_corpus(corpus: Path, tmp_path: Path) -> None:
 
     made, again = tmp_path / "units/model", tmp_path / "again"
     arguments = (str(tmp_path / "encoder/model"), [str(corpus)], str(again))
-    fit_kmeans(*arguments, settings=units, frames=400, predecessor=str(made), seed=1)
+    fit_kmeans(*arguments, settings=units, frames=400, init_from=str(made), seed=1)
     old, new = UnitExtractor.from_pretrained(made), UnitExtractor.from_pretrained(again / "model")
     sound = [torch.from_numpy(soundfile.read(corpus / "3.wav", dtype="float32")[0])]
     assert (old(sound)[0] == new(sound)[0]).float().mean() > 0.5  # of eight units: chance is 0.125
     with pytest.raises(InputError, match=r"seed: 1 then, 2 now\n  predecessor: .*units/model .* then, None"):
         fit_kmeans(*arguments, settings=units, frames=400, seed=2)
     before = (again / "model/centroids.safetensors").stat().st_mtime_ns
-    predecessor = {"predecessor": str(made)}
-    assert fit_kmeans(*arguments, settings=units, frames=400, **predecessor, seed=1).used_units == 8
+    init_from = {"predecessor": str(made)}
+    assert fit_kmeans(*arguments, settings=units, frames=400, **init_from, seed=1).used_units == 8
     assert (again / "model/centroids.safetensors").stat().st_mtime_ns == before
     other = (*arguments[:2], str(tmp_path / "other"))
     with pytest.raises(InputError, match="8 units at 25 Hz, wanted are 9 at 25 Hz"):
-        fit_kmeans(*other, settings=replace(units, num_units=9), frames=400, **predecessor, seed=1)
+        fit_kmeans(*other, settings=replace(units, num_units=9), frames=400, **init_from, seed=1)
     with pytest.raises(InputError, match=r"padding=200, .* learnt with 0: set shared.encoder_padding=0"):
         fit_kmeans(*other, settings=replace(units, padding=200), frames=400, seed=1)
 

@@ -27,11 +27,11 @@ from usdm.evaluation import (
     word_errors,
 )
 from usdm.evaluation.held_out import spread
-from usdm.evaluation.intervals import mean_of, word_error_gap, word_error_rate
-from usdm.evaluation.outcomes import Outcome
+from usdm.evaluation.predictions import Prediction
 from usdm.evaluation.recordings import read_recordings
 from usdm.evaluation.scorecard import summarise
-from usdm.evaluation.text import FalseAlarms, false_alarms, most_frequent, says
+from usdm.metrics.intervals import mean_of, word_error_gap, word_error_rate
+from usdm.metrics.text import FalseAlarms, false_alarms, most_frequent, says
 from usdm.types import InputError, Sampling, Turn, Waveform
 
 HELD_OUT = Path(__file__).resolve().parents[1] / "usdm" / "assets" / "held_out"
@@ -259,13 +259,13 @@ def test_a_limit_takes_whole_dialogs_from_all_over_the_set(tmp_path: Path) -> No
 # The scorecard
 
 
-def outcome(name: str, **known: object) -> Outcome:
+def prediction(name: str, **known: object) -> Prediction:
     facts = {"key": name, "id": name, "dialog": name, "speaker": "a", "user_text": "oak elm", "reference": "pine birch"}
-    return Outcome(**{**facts, "question_seconds": 3.0, **known})  # type: ignore[arg-type]
+    return Prediction(**{**facts, "question_seconds": 3.0, **known})  # type: ignore[arg-type]
 
 
 def test_figures_follow_from_the_outcomes() -> None:
-    good = outcome(
+    good = prediction(
         "1",
         transcript="oak elm",
         reply="pine birch",
@@ -277,7 +277,7 @@ def test_figures_follow_from_the_outcomes() -> None:
         reply_seconds=2.0,
         timings={"transcribe": 0.25, "speak": 0.75},
     )
-    poor = outcome(
+    poor = prediction(
         "2",
         speaker="b",
         transcript="oak",
@@ -288,7 +288,7 @@ def test_figures_follow_from_the_outcomes() -> None:
         timings={"transcribe": 0.5, "speak": 0.5},
         truncated=("speak",),
     )
-    scorecard = summarise([good, poor, outcome("3", error="ValueError: no")], [], seed=0, facts={})
+    scorecard = summarise([good, poor, prediction("3", error="ValueError: no")], [], seed=0, facts={})
     figures = scorecard.figures()
     assert (scorecard.items, scorecard.failed, scorecard.truncated) == (2, 1, {"speak": 1})
     assert figures["transcript_wer"] == 1 / 4
@@ -304,23 +304,23 @@ def test_figures_follow_from_the_outcomes() -> None:
 
 
 def test_without_a_synthesiser_the_agent_recordings_are_the_ceiling() -> None:
-    one = outcome("1", reply="ash", reply_recognised="ash", agent_recognised="pine")
+    one = prediction("1", reply="ash", reply_recognised="ash", agent_recognised="pine")
     figures = summarise([one], [], seed=0, facts={}).figures()
     assert (figures["spoken_reply_wer"], figures["spoken_reply_ceiling_wer"]) == (0, 0.5)
 
 
 def test_baselines_answer_without_listening() -> None:
-    outcomes = [outcome(str(n), reply="", reference=text) for n, text in enumerate(["yes", "yes", "no"])]
-    from_set = summarise(outcomes, [], seed=0, facts={}).reply_baselines
+    predictions = [prediction(str(n), reply="", reference=text) for n, text in enumerate(["yes", "yes", "no"])]
+    from_set = summarise(predictions, [], seed=0, facts={}).reply_baselines
     assert from_set["most frequent reply"].rouge_l == pytest.approx(2 / 3)
-    from_training = summarise(outcomes, ["no", "no"], seed=0, facts={}).reply_baselines
+    from_training = summarise(predictions, ["no", "no"], seed=0, facts={}).reply_baselines
     assert from_training["most frequent reply"] == from_training["random reply"]
     assert from_training["random reply"].rouge_l == pytest.approx(1 / 3)
 
 
 def test_replies_are_scored_by_what_is_heard_too() -> None:
-    written = outcome("1", reply="pine birch", reply_recognised="pine")
-    wordless = outcome("2", reply_recognised="pine birch")
+    written = prediction("1", reply="pine birch", reply_recognised="pine")
+    wordless = prediction("2", reply_recognised="pine birch")
     card = summarise([written, wordless], [], seed=0, facts={})
     assert card.reply is not None and card.reply.rouge_l == 1
     assert card.reply_heard is not None and card.reply_heard.rouge_l == pytest.approx((2 / 3 + 1) / 2)
@@ -329,17 +329,17 @@ def test_replies_are_scored_by_what_is_heard_too() -> None:
 
 
 def test_the_cascade_stands_beside_the_chain() -> None:
-    both = outcome("1", reply="pine", cascade_reply="pine birch")
-    card = summarise([both, outcome("2", cascade_reply="ash")], [], seed=0, facts={"recogniser": "ears"})
+    both = prediction("1", reply="pine", cascade_reply="pine birch")
+    card = summarise([both, prediction("2", cascade_reply="ash")], [], seed=0, facts={"recogniser": "ears"})
     assert card.cascade is not None and card.figures()["cascade_rouge_l"] == card.cascade.rouge_l == 0.5
     assert "0.500 behind ears" in scorecard_table(card)
-    assert "behind" not in scorecard_table(summarise([outcome("1", reply="pine")], [], seed=0, facts={}))
+    assert "behind" not in scorecard_table(summarise([prediction("1", reply="pine")], [], seed=0, facts={}))
 
 
 def test_refusals_are_counted_in_replies_and_references() -> None:
-    refused = outcome("1", reply="Sorry, I did not understand that.", reference="i did not understand")
-    wrongly = outcome("2", reply="i did not understand", reference="how many people?")
-    answered = outcome("3", reply="for two", reference="how many people?")
+    refused = prediction("1", reply="Sorry, I did not understand that.", reference="i did not understand")
+    wrongly = prediction("2", reply="i did not understand", reference="how many people?")
+    answered = prediction("3", reply="for two", reference="how many people?")
     card = summarise(
         [refused, wrongly, answered, answered],
         [],
@@ -354,20 +354,20 @@ def test_refusals_are_counted_in_replies_and_references() -> None:
 
 
 def test_a_set_in_which_nothing_is_said_has_no_rate_but_its_words_are_told() -> None:
-    deaf = outcome("1", user_text="...", speaker="noise", transcript="...", user_recognised="the")
-    misheard = outcome("2", user_text="...", speaker="noise", transcript="book it", user_recognised="")
+    deaf = prediction("1", user_text="...", speaker="noise", transcript="...", user_recognised="the")
+    misheard = prediction("2", user_text="...", speaker="noise", transcript="book it", user_recognised="")
     card = summarise([deaf, misheard], [], seed=0, facts={})
     assert card.transcript is None and card.transcript_by_speaker == {}
     assert card.transcript_false_alarms == FalseAlarms(2, 1, 2) and card.user_false_alarms == FalseAlarms(2, 1, 1)
     assert card.figures()["transcript_false_alarms_words"] == 2
     assert "2 words in 1 of 2 turns" in scorecard_table(card)
     # Among turns with words they count as insertions.
-    mixed = summarise([misheard, outcome("3", transcript="oak elm")], [], seed=0, facts={})
+    mixed = summarise([misheard, prediction("3", transcript="oak elm")], [], seed=0, facts={})
     assert mixed.figures()["transcript_wer"] == 2 / 2
 
 
 def test_a_chain_without_text_has_no_text_scores() -> None:
-    scorecard = summarise([outcome("1", reply_seconds=1.0, timings={"speak": 1.0})], [], seed=0, facts={})
+    scorecard = summarise([prediction("1", reply_seconds=1.0, timings={"speak": 1.0})], [], seed=0, facts={})
     assert scorecard.transcript is None and scorecard.reply is None and scorecard.spoken_reply is None
     assert scorecard.speed.real_time_factor == 1.0
     assert "transcript_wer" not in json.loads(scorecard.to_json())

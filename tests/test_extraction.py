@@ -17,7 +17,7 @@ import torch
 from kills import die, killed
 from tiny_models import random_extractor
 
-from usdm.audio.variation import SoundVariation
+from usdm.audio.augmentation import SoundAugmentation
 from usdm.cli.main import main
 from usdm.data import extraction
 from usdm.data.extraction import ExtractionReport, device_of_process, extract_units
@@ -190,14 +190,14 @@ def test_users_are_extracted_as_other_voices(tmp_path: Path, extractor: str) -> 
     rows = [row | {"role": "agent" if row["id"] in "bdf" else "user"} for row in rows]
     rows.append(rows[0] | {"id": "again", "dialog": "again"})  # said a second time with the same sound
     (corpus / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    other_voices = SoundVariation(formants=0.2, filter_decibels=6.0, noise_share=1.0)
+    other_voices = SoundAugmentation(formants=0.2, filter_decibels=6.0, noise_share=1.0)
 
     def extracted(name: str, **settings: Any) -> dict[str, UnitUtterance]:
         extract(corpus, extractor, tmp_path / name, **settings)
         return units_in(tmp_path / name)
 
     plain = extracted("plain")
-    varied = extracted("varied", variation=other_voices, seed=3)
+    varied = extracted("varied", augmentation=other_voices, seed=3)
     assert set(varied) == {f"varied3-{name}" for name in plain}
     for name, row in plain.items():
         other = varied[f"varied3-{name}"]
@@ -205,16 +205,16 @@ def test_users_are_extracted_as_other_voices(tmp_path: Path, extractor: str) -> 
         assert len(other.units) == len(row.units) and other.word_ends.tolist() == row.word_ends.tolist()
         assert (other.units.tolist() == row.units.tolist()) == (row.role == "agent")
     assert varied["varied3-again"].units.tolist() != varied["varied3-a"].units.tolist()
-    sharded = extracted("sharded", variation=other_voices, seed=3, shard_utterances=3, batch_seconds=0.5)
+    sharded = extracted("sharded", augmentation=other_voices, seed=3, shard_utterances=3, batch_seconds=0.5)
     assert all(sharded[name].units.tolist() == row.units.tolist() for name, row in varied.items())
 
     extracted("plain", seed=4)  # the seed is of the variation alone
-    with pytest.raises(InputError, match=r"variation\.formants: null then, 0\.2 now"):
-        extracted("plain", variation=other_voices, seed=3)
-    with pytest.raises(InputError, match=r"variation\.seed: 3 then, 4 now"):
-        extracted("varied", variation=other_voices, seed=4)
-    with pytest.raises(InputError, match=r"variation\.speed=0\.1: words would no longer"):
-        extracted("faster", variation=replace(other_voices, speed=0.1))
+    with pytest.raises(InputError, match=r"augmentation\.formants: null then, 0\.2 now"):
+        extracted("plain", augmentation=other_voices, seed=3)
+    with pytest.raises(InputError, match=r"augmentation\.seed: 3 then, 4 now"):
+        extracted("varied", augmentation=other_voices, seed=4)
+    with pytest.raises(InputError, match=r"augmentation\.speed=0\.1: words would no longer"):
+        extracted("faster", augmentation=replace(other_voices, speed=0.1))
 
 
 def test_processes_share_the_gpus(tmp_path: Path, extractor: str, monkeypatch: pytest.MonkeyPatch) -> None:

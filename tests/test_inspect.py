@@ -16,13 +16,13 @@ import soundfile
 import torch
 
 from usdm.cli.main import main
-from usdm.data.inspection import Inspection, inspect_corpora
-from usdm.data.inspection_audio import measure
-from usdm.data.inspection_findings import findings
-from usdm.data.inspection_statistics import Extremes, Fingerprints, Rows, distribution
-from usdm.data.inspection_units import unit_usage
 from usdm.data.unit_corpus import UnitCorpusWriter, UnitSource, UnitUtterance
-from usdm.evaluation.inspection_report import HTML_FILE, JSON_FILE, write_report
+from usdm.inspection.audio import measure
+from usdm.inspection.corpus import Inspection, inspect_corpora
+from usdm.inspection.findings import findings
+from usdm.inspection.report import HTML_FILE, JSON_FILE, write_report
+from usdm.inspection.statistics import Extremes, Fingerprints, Rows, distribution
+from usdm.inspection.units import unit_usage
 from usdm.types import InputError, Waveform
 
 RATE = 16_000

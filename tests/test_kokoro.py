@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from data_prep.kokoro import SAMPLE_RATE, Kokoro
-from data_prep.synthesisers import speak_as
+from data_prep.embedded_model.kokoro import SAMPLE_RATE, Kokoro
+from data_prep.embedded_model.synthesisers import speak_as
 from usdm.types import InputError
 
 pytestmark = pytest.mark.system_packages("espeak-ng")

@@ -19,8 +19,10 @@ ROWS = [
     ["usdm.config", "usdm.checkpoint", "usdm.audio", "usdm.runs"],
     ["usdm.units", "usdm.tokens", "usdm.decoder", "usdm.vocoder"],
     ["usdm.unit_to_speech"],
-    ["usdm.interleave", "usdm.lm"],
+    ["usdm.interleave", "usdm.lm", "usdm.metrics"],
     ["usdm.data", "usdm.chain", "usdm.turns"],
+    ["usdm.asr"],
+    ["usdm.benchmark", "usdm.conversation", "usdm.inspection"],
     ["usdm.training", "usdm.evaluation", "usdm.serve", "usdm"],  # the package itself shows the chain to its users
     ["data_prep", "demo"],
     ["usdm.cli"],  # starts everything else

@@ -23,7 +23,7 @@ from usdm.lm import (
 )
 from usdm.lm.head import AllowedIds
 from usdm.lm.sampling import Sampler, distribution
-from usdm.lm.slots import Read
+from usdm.lm.slots import ForwardInput
 from usdm.lm.weights import is_llama_like, is_on_cpu_in_float32
 from usdm.tokens import SpeechTextVocabulary, extend_tokenizer
 from usdm.types import InputError, Sampling
@@ -103,7 +103,7 @@ def test_nothing_is_read_twice(model: PreTrainedModel, vocabulary: SpeechTextVoc
     class Recorded:
         logits = staticmethod(forward.logits)
 
-        def __call__(self, reads: list[Read]) -> torch.Tensor:
+        def __call__(self, reads: list[ForwardInput]) -> torch.Tensor:
             read.extend(reads[0].ids)
             return forward(reads)
 

@@ -14,7 +14,17 @@ from lm_models import SIZES, random_ids, random_model
 from tiny_models import llama_tokenizer
 from transformers import PreTrainedModel
 
-from usdm.lm import ContinuousBatch, Script, TokenStream, Write, build_model, cuda_graph, finish, load_model, play
+from usdm.lm import (
+    ContinuousBatch,
+    GenerateRequest,
+    StageProgram,
+    TokenStream,
+    build_model,
+    cuda_graph,
+    finish,
+    load_model,
+    play,
+)
 from usdm.lm import batch as batch_module
 from usdm.lm import generation as generation_module
 from usdm.lm.cuda_graph import GraphForward
@@ -29,16 +39,20 @@ def vocabulary() -> SpeechTextVocabulary:
     return SpeechTextVocabulary.from_tokenizer(extend_tokenizer(llama_tokenizer(), 50))
 
 
-def dialog(seed: int, vocabulary: SpeechTextVocabulary, length: int = 0, **sampling: float) -> Script[list[list[int]]]:
+def dialog(
+    seed: int, vocabulary: SpeechTextVocabulary, length: int = 0, **sampling: float
+) -> StageProgram[list[list[int]]]:
     """Text up to a stop id, then units."""
     ids = random_ids(seed, length or 6 + 17 * seed % 40, vocabulary)
     limit = Sampling(max_new_tokens=9 + seed % 3, **sampling)
-    text = yield Write("respond", ids, vocabulary.text_mask, {5 + seed % 40}, limit)
-    units = yield Write("speak", random_ids(seed + 9, 1 + seed % 4, vocabulary), vocabulary.unit_mask, (), limit)
+    text = yield GenerateRequest("respond", ids, vocabulary.text_mask, {5 + seed % 40}, limit)
+    units = yield GenerateRequest(
+        "speak", random_ids(seed + 9, 1 + seed % 4, vocabulary), vocabulary.unit_mask, (), limit
+    )
     return [text.ids, units.ids]
 
 
-def alone(model: PreTrainedModel, script: Script[list[list[int]]]) -> list[list[int]]:
+def alone(model: PreTrainedModel, script: StageProgram[list[list[int]]]) -> list[list[int]]:
     return finish(play(script, TokenStream(model)))
 
 

@@ -9,7 +9,7 @@ from lm_models import KINDS, SIZES, WRITTEN_OUT, random_ids, random_model, separ
 from tiny_models import llama_tokenizer
 from transformers import PreTrainedModel
 
-from usdm.lm import ContinuousBatch, Script, TokenStream, Write, build_model, finish, play
+from usdm.lm import ContinuousBatch, GenerateRequest, StageProgram, TokenStream, build_model, finish, play
 from usdm.lm import batch as batch_module
 from usdm.lm.packed import PackedForward
 from usdm.tokens import SpeechTextVocabulary, extend_tokenizer
@@ -30,14 +30,14 @@ def model(request: pytest.FixtureRequest, vocabulary: SpeechTextVocabulary) -> P
 
 def dialog(
     seed: int, vocabulary: SpeechTextVocabulary, sampling: Sequence[Sampling], length: int | None = None
-) -> Script[Stages]:
+) -> StageProgram[Stages]:
     """Three stages, the first two of text and the last of units; prompts, wordings and lengths differ by seed."""
     masks = vocabulary.text_mask, vocabulary.text_mask, vocabulary.unit_mask
     ids = random_ids(seed, length or 5 + 13 * seed % 60, vocabulary)
     written: Stages = []
     for stage, (allowed, settings) in enumerate(zip(masks, sampling, strict=True)):
         stops = {5 + seed % 3, 5 + seed % 7} if stage < 2 else set()
-        generated = yield Write(f"stage{stage}", ids, allowed, stops, settings)
+        generated = yield GenerateRequest(f"stage{stage}", ids, allowed, stops, settings)
         written.append(generated.ids)
         ids = random_ids(seed + 10 * stage, 1 + (seed + stage) % 5, vocabulary)
     return written
@@ -47,7 +47,7 @@ def greedy(seed: int) -> list[Sampling]:
     return [Sampling(max_new_tokens=limit + seed % 4) for limit in (9, 7, 12)]
 
 
-def alone(model: PreTrainedModel, script: Script[Stages]) -> Stages:
+def alone(model: PreTrainedModel, script: StageProgram[Stages]) -> Stages:
     return finish(play(script, TokenStream(model)))
 
 
@@ -68,9 +68,9 @@ def test_a_batch_equals_separate_generate_calls(model: PreTrainedModel, vocabula
     prompts = {seed: random_ids(seed, 4 + 9 * seed, vocabulary) for seed in range(5)}
     stop, limit, wording = 7, 14, [7, 3, 9]
 
-    def two_stages(seed: int) -> Script[Stages]:
-        first = yield Write("text", prompts[seed], masks[0], {stop}, Sampling(max_new_tokens=limit))
-        second = yield Write("units", wording, masks[1], (), Sampling(max_new_tokens=limit))
+    def two_stages(seed: int) -> StageProgram[Stages]:
+        first = yield GenerateRequest("text", prompts[seed], masks[0], {stop}, Sampling(max_new_tokens=limit))
+        second = yield GenerateRequest("units", wording, masks[1], (), Sampling(max_new_tokens=limit))
         return [first.ids, second.ids]
 
     results = dict(ContinuousBatch(model, 4).run((seed, two_stages(seed)) for seed in prompts))
@@ -97,7 +97,7 @@ def test_seeded_draws_do_not_depend_on_the_batch(vocabulary: SpeechTextVocabular
         Sampling(max_new_tokens=6),
     )
 
-    def script(seed: int) -> Script[Stages]:
+    def script(seed: int) -> StageProgram[Stages]:
         return dialog(seed, vocabulary, [kinds[(seed + stage) % len(kinds)] for stage in range(3)])
 
     expected = {seed: alone(model, script(seed)) for seed in range(8)}
@@ -135,7 +135,7 @@ def test_scripts_are_taken_when_there_is_room(vocabulary: SpeechTextVocabulary) 
     model = random_model(vocabulary, "mistral")
     taken, finished = [], []
 
-    def scripts() -> Iterator[tuple[int, Script[Stages]]]:
+    def scripts() -> Iterator[tuple[int, StageProgram[Stages]]]:
         for seed in range(7):
             taken.append(seed)
             yield seed, dialog(seed, vocabulary, greedy(seed))
@@ -149,13 +149,13 @@ def test_scripts_are_taken_when_there_is_room(vocabulary: SpeechTextVocabulary) 
 def test_a_wrong_script_ends_alone(vocabulary: SpeechTextVocabulary) -> None:
     model = build_model(vocabulary, **(SIZES | {"max_position_embeddings": 100}))
 
-    def refuses() -> Script[Stages]:
+    def refuses() -> StageProgram[Stages]:
         raise InputError("no question")
         yield
 
-    def recovers() -> Script[Stages]:
+    def recovers() -> StageProgram[Stages]:
         try:
-            yield Write("text", random_ids(0, 101, vocabulary), vocabulary.text_mask, (), Sampling())
+            yield GenerateRequest("text", random_ids(0, 101, vocabulary), vocabulary.text_mask, (), Sampling())
         except InputError as error:
             assert "101 ids long, the model has 100 positions" in str(error)
         return (yield from dialog(1, vocabulary, greedy(1)))
@@ -165,7 +165,7 @@ def test_a_wrong_script_ends_alone(vocabulary: SpeechTextVocabulary) -> None:
         "refuses": refuses(),
         "settings": dialog(3, vocabulary, [*greedy(0)[:2], Sampling(top_p=2.0)]),
         "long": dialog(4, vocabulary, greedy(4), 101),
-        "empty": (Write("text", [], vocabulary.text_mask, (), Sampling()) for _ in range(1)),
+        "empty": (GenerateRequest("text", [], vocabulary.text_mask, (), Sampling()) for _ in range(1)),
         "recovers": recovers(),
         "fills": dialog(5, vocabulary, [Sampling(max_new_tokens=200)] * 3, 90),
     }
@@ -187,7 +187,7 @@ def test_scripts_are_closed_when_nobody_listens(vocabulary: SpeechTextVocabulary
     model = random_model(vocabulary, "mistral")
     closed = []
 
-    def script(seed: int) -> Script[Stages]:
+    def script(seed: int) -> StageProgram[Stages]:
         try:
             return (yield from dialog(seed, vocabulary, greedy(seed)))
         finally:
@@ -198,7 +198,7 @@ def test_scripts_are_closed_when_nobody_listens(vocabulary: SpeechTextVocabulary
     results.close()
     assert len(closed) == 3
 
-    def broken() -> Script[Stages]:
+    def broken() -> StageProgram[Stages]:
         raise RuntimeError("a defect")
         yield
 
@@ -225,8 +225,8 @@ def test_rows_go_on_from_streams_that_have_read_ahead(model: PreTrainedModel, vo
         ids = random_ids(seed, 40, vocabulary)
         settings = Sampling(max_new_tokens=8)
 
-        def script(rest: Sequence[int], settings: Sampling = settings) -> Script[list[int]]:
-            generated = yield Write("say", rest, vocabulary.text_mask, set(), settings)
+        def script(rest: Sequence[int], settings: Sampling = settings) -> StageProgram[list[int]]:
+            generated = yield GenerateRequest("say", rest, vocabulary.text_mask, set(), settings)
             return generated.ids
 
         expected[seed] = finish(play(script(ids), TokenStream(model)))
@@ -248,7 +248,7 @@ def test_steps_tell_what_was_written_and_rows_can_leave(
 ) -> None:
     closed: list[int] = []
 
-    def script(seed: int) -> Script[Stages]:
+    def script(seed: int) -> StageProgram[Stages]:
         try:
             return (yield from dialog(seed, vocabulary, greedy(seed)))
         finally:

@@ -12,7 +12,7 @@ from tiny_models import llama_tokenizer
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from usdm.lm import ContinuousBatch, Script, TokenStream, Write, build_model, finish, play
+from usdm.lm import ContinuousBatch, GenerateRequest, StageProgram, TokenStream, build_model, finish, play
 from usdm.lm.beams import BeamSearch
 from usdm.lm.cuda_graph import GraphForward
 from usdm.lm.head import AllowedIds
@@ -37,20 +37,20 @@ def beams(num_beams: int, limit: int = 12) -> Sampling:
     return Sampling(num_beams=num_beams, max_new_tokens=limit)
 
 
-def dialog(seed: int, vocabulary: SpeechTextVocabulary, sampling: Sequence[Sampling]) -> Script[Stages]:
+def dialog(seed: int, vocabulary: SpeechTextVocabulary, sampling: Sequence[Sampling]) -> StageProgram[Stages]:
     """A stage for each of `sampling`, of text and of units in turn."""
     masks = vocabulary.text_mask, vocabulary.unit_mask
     ids = random_ids(seed, 5 + 13 * seed % 60, vocabulary)
     written: Stages = []
     for stage, settings in enumerate(sampling):
         stops = {5 + seed % 3, 5 + seed % 7} if stage % 2 == 0 else set()
-        generated = yield Write(f"stage{stage}", ids, masks[stage % 2], stops, settings)
+        generated = yield GenerateRequest(f"stage{stage}", ids, masks[stage % 2], stops, settings)
         written.append((generated.ids, generated.stopped))
         ids = random_ids(seed + 10 * stage, 1 + (seed + stage) % 5, vocabulary)
     return written
 
 
-def alone(model: PreTrainedModel, script: Script[Stages]) -> Stages:
+def alone(model: PreTrainedModel, script: StageProgram[Stages]) -> Stages:
     return finish(play(script, TokenStream(model)))
 
 
@@ -111,7 +111,7 @@ def test_rows_write_what_they_write_alone(model: PreTrainedModel, vocabulary: Sp
     greedy, drawn = Sampling(max_new_tokens=9), Sampling(temperature=2.0, seed=1, max_new_tokens=8)
     kinds = (beams(4, 11), greedy, beams(3, 7), drawn)
 
-    def script(seed: int) -> Script[Stages]:
+    def script(seed: int) -> StageProgram[Stages]:
         return dialog(seed, vocabulary, [kinds[(seed + stage) % len(kinds)] for stage in range(3)])
 
     expected = {seed: alone(model, script(seed)) for seed in range(8)}

@@ -142,7 +142,7 @@ def test_one_process_goes_on_from_two(runs: Path, alone: Path) -> None:
     # Another number of rows a step is another training.
     cut_off(runs / "whole_2", runs / "other_rows")
     with pytest.raises(InputError, match="rows_per_step: 4 then, 1 now"):
-        settings = dataclasses.replace(WHOLE, rows=1)
+        settings = dataclasses.replace(WHOLE, batch_size=1)
         pretrain(tiny_model(vocabulary), vocabulary, [runs / "corpus.parquet"], runs / "other_rows", settings)
 
 

@@ -40,8 +40,8 @@ UNITS = 20
 SETTINGS = LanguageModelSettings(
     steps=2,
     learning_rate=2e-3,
-    row_length=128,
-    rows=2,
+    max_length=128,
+    batch_size=2,
     log_every=1,
     validation_rows=2,
     save_every=1,
@@ -180,7 +180,7 @@ def text_model(family: Family, folder: Path) -> Path:
 
 def loss_of(folder: Path, vocabulary: SpeechTextVocabulary, source: Any) -> float:
     """Of the saved model on the rows that its training validated on."""
-    rows = list(PackedRows(source, SETTINGS.row_length, vocabulary.pad_id, epochs=1))[: SETTINGS.validation_rows]
+    rows = list(PackedRows(source, SETTINGS.max_length, vocabulary.pad_id, epochs=1))[: SETTINGS.validation_rows]
     with torch.no_grad():
         return load_model(folder)(**collate_rows(rows), use_cache=False).loss.item()
 

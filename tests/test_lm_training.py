@@ -55,8 +55,8 @@ SETTINGS = LanguageModelSettings(
     steps=6,
     learning_rate=3e-3,
     warmup_steps=2,
-    row_length=96,
-    rows=2,
+    max_length=96,
+    batch_size=2,
     log_every=1,
     validate_every=3,
     validation_rows=4,
@@ -210,7 +210,7 @@ def test_sequences_in_a_row_do_not_see_each_other(
 def test_several_rows_under_flash_attention_are_trained_as_one(
     vocabulary: SpeechTextVocabulary, corpus: Path, tmp_path: Path, flash_kernel: list[list[int]]
 ) -> None:
-    settings = dataclasses.replace(SETTINGS, steps=2, rows=3, save_every=2, validate_every=2)
+    settings = dataclasses.replace(SETTINGS, steps=2, batch_size=3, save_every=2, validate_every=2)
     runs = []
     for attention in ("eager", "flash_attention_2"):
         model = tiny_model(vocabulary)
@@ -258,7 +258,7 @@ def test_packed_attention_is_for_models_that_see_the_whole_row(vocabulary: Speec
     for window, attention in ((None, PACKED), (96, PACKED), (95, "sdpa")):
         model = tiny_model(vocabulary)
         model.config.sliding_window = window
-        use_packed_attention(model, row_length=96)
+        use_packed_attention(model, max_length=96)
         expected = "sdpa" if torch.cuda.is_available() else attention
         assert model.config._attn_implementation == expected
 
@@ -380,7 +380,7 @@ def test_another_corpus_or_model_is_another_run(
 
     with pytest.raises(KeyboardInterrupt), stopped_after(3, monkeypatch):
         train(run)
-    with pytest.raises(InputError, match=r'initial.weights: "\w+" then, "\w+" now\n'):
+    with pytest.raises(InputError, match=r'init_from.weights: "\w+" then, "\w+" now\n'):
         train(run, moved=0.01)
     own.rename(tmp_path / "moved.parquet")
     shutil.copy(tmp_path / "moved.parquet", own)
@@ -402,7 +402,12 @@ def test_accumulated_rows_give_the_loss_and_weights_of_one_batch(
     losses, weights = [], []
     for rows, accumulation in ((4, 1), (1, 4)):
         settings = dataclasses.replace(
-            SETTINGS, steps=3, rows=rows, accumulation=accumulation, validate_every=None, save_every=3
+            SETTINGS,
+            steps=3,
+            batch_size=rows,
+            gradient_accumulation_steps=accumulation,
+            validate_every=None,
+            save_every=3,
         )
         folder, model = tmp_path / str(rows), tiny_model(vocabulary)
         pretrain(model, vocabulary, [corpus], folder, settings)

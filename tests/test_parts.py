@@ -16,8 +16,8 @@ from tiny_models import build_random_bundle
 
 from usdm.chain import LoadOptions, SpokenDialogPipeline
 from usdm.chain.hub import Hub, is_complete
+from usdm.chain.locations import find_parts, locate_parts
 from usdm.chain.options import SMALLEST_ON_GPU
-from usdm.chain.places import find_parts, locate_parts
 from usdm.cli.main import main
 from usdm.types import InputError
 

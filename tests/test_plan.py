@@ -12,8 +12,8 @@ import torch
 from tiny_models import build_random_bundle
 from torch import nn
 
-from usdm.chain import LoadOptions, SpokenDialogPipeline, bundle_places
-from usdm.chain.machine import Memory, main_memory
+from usdm.chain import LoadOptions, SpokenDialogPipeline, bundle_locations
+from usdm.chain.memory import Memory, main_memory
 from usdm.chain.plan import ModelPlan, plan_model
 from usdm.cli.main import main
 from usdm.lm import in_transformers
@@ -61,7 +61,7 @@ def bytes_of(module: nn.Module) -> int:
 @pytest.mark.parametrize("name", ["tiny", "random"])
 def test_a_plan_is_what_loading_takes(name: str, options: LoadOptions, bundle: Path) -> None:
     model = bundle if name == "random" else "tiny"
-    plan = plan_model(bundle_places(model), options)
+    plan = plan_model(bundle_locations(model), options)
     parts = SpokenDialogPipeline.from_pretrained(model, options).parts
     loaded = {"units": parts.units, "llm": parts.llm, **dict(parts.speech.named_children())}
     counts = {part: sum(weight.numel() for weight in module.parameters()) for part, module in loaded.items()}
@@ -70,7 +70,7 @@ def test_a_plan_is_what_loading_takes(name: str, options: LoadOptions, bundle: P
         {part: bytes_of(module) for part, module in loaded.items()}, rel=0.01
     )
     assert by_part(plan, "precision")["llm"] == str(parts.llm.dtype).removeprefix("torch.")
-    for part, place in bundle_places(model).items():
+    for part, place in bundle_locations(model).items():
         files = [path for path in place.iterdir() if path.suffix in (".json", ".safetensors")]
         assert by_part(plan, "disk_bytes")[part] == sum(path.stat().st_size for path in files), part
     assert set(by_part(plan, "where").values()) == {"local"}
@@ -78,7 +78,7 @@ def test_a_plan_is_what_loading_takes(name: str, options: LoadOptions, bundle: P
 
 
 def test_the_cache_is_that_of_a_forward(bundle: Path) -> None:
-    plan = plan_model(bundle_places(bundle), context=500)
+    plan = plan_model(bundle_locations(bundle), context=500)
     model = in_transformers(SpokenDialogPipeline.from_pretrained(bundle).parts.llm)
     with torch.no_grad():
         cache = model(torch.zeros(1, 10, dtype=torch.long), use_cache=True).cache
@@ -89,11 +89,11 @@ def test_the_cache_is_that_of_a_forward(bundle: Path) -> None:
 
 def test_8_bit_weights_take_what_was_planned(bundle: Path) -> None:
     options = LoadOptions(quantization="int8", dtype=torch.float32)
-    plan = plan_model(bundle_places("tiny"), options)
+    plan = plan_model(bundle_locations("tiny"), options)
     model = SpokenDialogPipeline.from_pretrained("tiny", options).parts.llm
     assert by_part(plan, "memory_bytes")["llm"] == pytest.approx(bytes_of(model), rel=0.02)
     assert by_part(plan, "precision")["llm"] == "int8"
-    assert by_part(plan, "parameters")["llm"] == by_part(plan_model(bundle_places("tiny")), "parameters")["llm"]
+    assert by_part(plan, "parameters")["llm"] == by_part(plan_model(bundle_locations("tiny")), "parameters")["llm"]
 
 
 def test_the_published_system_is_planned_without_a_file_of_it(dailytalk: ModelPlan) -> None:
@@ -161,7 +161,7 @@ def test_a_wrong_configuration(file: str, content: str, told: str, tmp_path: Pat
     folder = build_random_bundle(tmp_path / "model")
     (folder / file).write_text(content)
     with pytest.raises(InputError, match=told):
-        plan_model(bundle_places(folder))
+        plan_model(bundle_locations(folder))
 
 
 def test_a_context_of_nothing() -> None:
@@ -173,8 +173,8 @@ def test_a_context_of_nothing() -> None:
 
 
 def test_memory_is_what_a_container_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("usdm.chain.machine.MEMORY_INFO", tmp_path / "meminfo")
-    monkeypatch.setattr("usdm.chain.machine.CONTROL_GROUP", tmp_path)
+    monkeypatch.setattr("usdm.chain.memory.MEMORY_INFO", tmp_path / "meminfo")
+    monkeypatch.setattr("usdm.chain.memory.CONTROL_GROUP", tmp_path)
     assert main_memory() is None  # not Linux
     (tmp_path / "meminfo").write_text("MemTotal: 64000 kB\nMemFree: 1000 kB\nMemAvailable: 50000 kB\n")
     memory = main_memory()

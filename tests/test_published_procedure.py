@@ -10,8 +10,8 @@ from tiny_models import build_random_bundle
 from torch import Tensor
 
 from usdm.audio import read_audio
+from usdm.benchmark.reference_pipeline import REFERENCE_DECODER, forbidden_ids, reference_respond, turn_so_far
 from usdm.chain import SpokenDialogPipeline
-from usdm.evaluation.published import PUBLISHED_DECODER, forbidden_ids, published_respond, turn_so_far
 from usdm.lm import in_transformers
 from usdm.tokens import TurnContent
 from usdm.types import InputError, Sampling, Waveform
@@ -35,28 +35,28 @@ def test_random_weights_answer_alike(tmp_path: Path, seed: int, layout: str) -> 
     pipeline = SpokenDialogPipeline.from_pretrained(build_random_bundle(tmp_path, seed=seed))
     question = noise(seed)
     ours = pipeline.respond(question.samples, 16_000, chain=layout, sampling=SHORT)
-    published = published_respond(pipeline.parts, question, sampling=SHORT, layout=layout)
-    assert_alike(published.user_units, ours.user_units)
-    assert_alike(published.agent_units, ours.agent_units)
-    assert (published.user_text, published.agent_text) == (ours.user_text, ours.agent_text)
-    assert published.truncated == ours.truncated
-    assert set(published.timings) == set(ours.timings)
+    reference = reference_respond(pipeline.parts, question, sampling=SHORT, layout=layout)
+    assert_alike(reference.user_units, ours.user_units)
+    assert_alike(reference.agent_units, ours.agent_units)
+    assert (reference.user_text, reference.agent_text) == (ours.user_text, ours.agent_text)
+    assert reference.truncated == ours.truncated
+    assert set(reference.timings) == set(ours.timings)
 
 
 def test_sampling_settings_mean_the_same(tmp_path: Path) -> None:
     pipeline = SpokenDialogPipeline.from_pretrained(build_random_bundle(tmp_path, seed=2))
     sampling = {stage: Sampling(repetition_penalty=1.7, max_new_tokens=12) for stage in SHORT}
     ours = pipeline.respond(noise(1).samples, 16_000, sampling=sampling)
-    published = published_respond(pipeline.parts, noise(1), sampling=sampling)
-    assert_alike(published.agent_units, ours.agent_units)
-    assert published.user_text == ours.user_text
-    plain = published_respond(pipeline.parts, noise(1), sampling=SHORT)
-    assert published.agent_units is not None and plain.agent_units is not None
-    assert published.agent_units.tolist() != plain.agent_units.tolist()
+    reference = reference_respond(pipeline.parts, noise(1), sampling=sampling)
+    assert_alike(reference.agent_units, ours.agent_units)
+    assert reference.user_text == ours.user_text
+    plain = reference_respond(pipeline.parts, noise(1), sampling=SHORT)
+    assert reference.agent_units is not None and plain.agent_units is not None
+    assert reference.agent_units.tolist() != plain.agent_units.tolist()
 
     drawn = {stage: Sampling(temperature=1.0, top_k=5, max_new_tokens=12, seed=3) for stage in SHORT}
     state = torch.random.get_rng_state()
-    first, again = (published_respond(pipeline.parts, noise(1), sampling=drawn).agent_units for _ in range(2))
+    first, again = (reference_respond(pipeline.parts, noise(1), sampling=drawn).agent_units for _ in range(2))
     assert_alike(first, again)
     assert torch.equal(state, torch.random.get_rng_state())
 
@@ -66,9 +66,9 @@ def test_beams_mean_the_same(tmp_path: Path, seed: int) -> None:
     pipeline = SpokenDialogPipeline.from_pretrained(build_random_bundle(tmp_path, seed=seed))
     sampling = {stage: Sampling(num_beams=3, max_new_tokens=12) for stage in SHORT}
     ours = pipeline.respond(noise(1).samples, 16_000, sampling=sampling)
-    published = published_respond(pipeline.parts, noise(1), sampling=sampling)
-    assert_alike(published.agent_units, ours.agent_units)
-    assert (published.user_text, published.truncated) == (ours.user_text, ours.truncated)
+    reference = reference_respond(pipeline.parts, noise(1), sampling=sampling)
+    assert_alike(reference.agent_units, ours.agent_units)
+    assert (reference.user_text, reference.truncated) == (ours.user_text, ours.truncated)
     plain = pipeline.respond(noise(1).samples, 16_000, sampling=SHORT)
     assert ours.user_text != plain.user_text
 
@@ -76,13 +76,13 @@ def test_beams_mean_the_same(tmp_path: Path, seed: int) -> None:
 def test_the_embedded_model_answers_alike(embedded: SpokenDialogPipeline) -> None:
     question = read_audio(QUESTION)
     ours = embedded.respond(question.samples, question.sample_rate)
-    published = published_respond(embedded.parts, question, sampling=embedded.settings.sampling)
-    assert_alike(published.agent_units, ours.agent_units)
-    assert (published.user_text, published.agent_text) == (ours.user_text, ours.agent_text)
-    assert published.changed == ()  # what it writes is tokenized again as it was written
-    assert published.waveform is not None and ours.waveform is not None
-    assert published.waveform.shape == ours.waveform.shape
-    assert torch.isfinite(published.waveform).all()
+    reference = reference_respond(embedded.parts, question, sampling=embedded.settings.sampling)
+    assert_alike(reference.agent_units, ours.agent_units)
+    assert (reference.user_text, reference.agent_text) == (ours.user_text, ours.agent_text)
+    assert reference.changed == ()  # what it writes is tokenized again as it was written
+    assert reference.waveform is not None and ours.waveform is not None
+    assert reference.waveform.shape == ours.waveform.shape
+    assert torch.isfinite(reference.waveform).all()
 
 
 def test_every_call_reads_the_whole_prompt_and_forbids_by_lists(
@@ -102,7 +102,7 @@ def test_every_call_reads_the_whole_prompt_and_forbids_by_lists(
     handle = estimator.register_forward_pre_hook(lambda module, inputs: evaluations.append(len(inputs[1])))
     monkeypatch.setattr(model, "generate", recorded)
     try:
-        published_respond(embedded.parts, read_audio(QUESTION), sampling=embedded.settings.sampling)
+        reference_respond(embedded.parts, read_audio(QUESTION), sampling=embedded.settings.sampling)
     finally:
         handle.remove()
     prompts = [prompt for prompt, _ in calls]
@@ -114,7 +114,7 @@ def test_every_call_reads_the_whole_prompt_and_forbids_by_lists(
         assert options["bad_words_ids"] == forbidden_ids(allowed)
         assert len(forbidden_ids(allowed)) == len(vocabulary) - int(allowed.sum()) > 500
     assert sum(evaluations) == 98  # 49 with a batch of two: with and without the units
-    assert PUBLISHED_DECODER.steps == 50
+    assert REFERENCE_DECODER.steps == 50
 
 
 def test_the_turn_as_text(embedded: SpokenDialogPipeline) -> None:
@@ -127,9 +127,9 @@ def test_the_turn_as_text(embedded: SpokenDialogPipeline) -> None:
 
 def test_what_cannot_be_answered(embedded: SpokenDialogPipeline) -> None:
     with pytest.raises(InputError, match="begins with user_text"):
-        published_respond(embedded.parts, noise(0), layout="typed")
+        reference_respond(embedded.parts, noise(0), layout="typed")
     with pytest.raises(InputError, match="max_new_tokens=0"):
-        published_respond(embedded.parts, noise(0), sampling={"transcribe": Sampling(max_new_tokens=0)})
+        reference_respond(embedded.parts, noise(0), sampling={"transcribe": Sampling(max_new_tokens=0)})
 
 
 def assert_alike(one: Tensor | None, other: Tensor | None) -> None:

@@ -11,7 +11,7 @@ from usdm.cli.main import main
 
 LOOP = ["loop.steps=2", "loop.warmup_steps=1", "loop.log_every=1", "loop.validate_every=2", "loop.save_every=1"]
 SMALL = [*LOOP, "loop.threads=1"]
-LLM_ROWS = ["loop.row_length=192", "loop.rows=1", "loop.validation_rows=2"]
+LLM_ROWS = ["loop.max_length=192", "loop.batch_size=1", "loop.validation_rows=2"]
 EXCHANGES = [
     ("hi, i need a table for two.", "sure, for what time?"),
     ("at six please.", "your table is booked."),
@@ -69,14 +69,14 @@ def test_the_recipe_from_text_to_a_reply(tmp_path: Path, monkeypatch: pytest.Mon
     usdm("train_encoder", "corpora=[run/speech]", "task.batch_seconds=6", "task.repeats=null", *encoder, *SMALL)
     usdm("fit_kmeans", "corpora=[run/speech]", "frames=200")
     usdm("extract_units", "corpora=[run/speech]", "processes=1")
-    usdm("extract_units", "corpora=[run/speech]", "variation=other_voices", "output_dir=run/varied", "processes=1")
+    usdm("extract_units", "corpora=[run/speech]", "augmentation=other_voices", "output_dir=run/varied", "processes=1")
     sentences = ["corpora=[run/sentences_speech]", "output_dir=run/sentences_units"]
-    usdm("extract_units", *sentences, "variation=other_voices", "processes=1")
+    usdm("extract_units", *sentences, "augmentation=other_voices", "processes=1")
     usdm("train_tokenizer", "size=330")
     llm = ["llm.model.hidden_size=32", "llm.model.intermediate_size=32", *SMALL, *LLM_ROWS]
     usdm("pretrain", *llm)
     usdm("finetune", "corpora=[run/unit_corpus,run/varied,run/sentences_units]", *SMALL, *LLM_ROWS)
-    usdm("finetune", "llm=tiny", "splices=null", "output_dir=run/scratch", *llm)
+    usdm("finetune", "llm=tiny", "splice_augmentation=null", "output_dir=run/scratch", *llm)
     assert vocabulary_of("run/scratch") == vocabulary_of("run/finetune")
     decoder = ["decoder.hidden_size=32", "decoder.intermediate_size=32", "decoder.num_hidden_layers=2"]
     task = ["task.regression_steps=1", "task.batch_size=2", "task.default_speaker=null"]

@@ -148,9 +148,16 @@ def test_jobs_whose_folders_differ_already_keep_them(
 def test_jobs_with_shares_of_one_folder_go_on_sharing_it(monkeypatch: pytest.MonkeyPatch) -> None:
     places = []
     monkeypatch.setattr("usdm.cli.extract_units.run", lambda config: places.append((config.output_dir, config.job)))
-    sweep = ["extract_units", "-m", "job=range(0,2)", "num_jobs=2", "output_dir=units", "variation=none,other_voices"]
+    sweep = [
+        "extract_units",
+        "-m",
+        "job=range(0,2)",
+        "num_jobs=2",
+        "output_dir=units",
+        "augmentation=none,other_voices",
+    ]
     assert main(sweep) == 0
-    plain, varied = (f"units/sweep/variation-{name}" for name in ("none", "other_voices"))
+    plain, varied = (f"units/sweep/augmentation-{name}" for name in ("none", "other_voices"))
     assert sorted(places) == [(plain, 0), (plain, 1), (varied, 0), (varied, 1)]
     logs = {str(path.parents[1]) for path in Path("units").rglob(".hydra/config.yaml")}
     assert logs == {f"{folder}/jobs/{job}" for folder, job in places}

@@ -19,7 +19,7 @@ from tiny_models import build_random_bundle
 import usdm.chain.synthesis_stages as stages
 from usdm.audio import read_audio, write_audio
 from usdm.chain import DecoderSampling, GenerationSettings, SpokenDialogPipeline
-from usdm.chain.ahead import ahead
+from usdm.chain.prefetch import ahead
 from usdm.chain.requests import SynthesisRequest, read_requests
 from usdm.chain.synthesis import synthesize
 from usdm.types import InputError, Sampling, Turn

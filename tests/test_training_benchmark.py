@@ -42,7 +42,7 @@ def test_a_synthetic_corpus_is_a_unit_corpus_of_its_size(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_rows_are_made_by_both_ways(tmp_path: Path, vocabulary: SpeechTextVocabulary) -> None:
-    found = benchmark_data(vocabulary, tmp_path, corpus_units=[100_000, 300_000], row_length=2048, rows=40)
+    found = benchmark_data(vocabulary, tmp_path, corpus_units=[100_000, 300_000], max_length=2048, rows=40)
     assert [(each.way, each.corpus_units) for each in found] == [
         ("packed", 100_000),
         ("text", 100_000),
@@ -61,7 +61,7 @@ def test_rows_are_made_by_both_ways(tmp_path: Path, vocabulary: SpeechTextVocabu
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, vocabulary: SpeechTextVocabulary) -> None:
     """Of 19,000 more utterances, whose manifest has 20 MB, each costs a job and an index some dozens of bytes."""
     few, many = 1_000, 20_000
-    uses = benchmark_memory(vocabulary, tmp_path, utterances=[few, many], row_length=96, rows=20)
+    uses = benchmark_memory(vocabulary, tmp_path, utterances=[few, many], max_length=96, rows=20)
     found = {(use.reader, use.utterances): use.bytes for use in uses}
     for reader, each in (("extract_units", 100), ("utterance index", 100), ("pretrain", 400)):
         assert found[reader, many] < found[reader, few] + each * (many - few) + 1e6, reader
@@ -111,7 +111,7 @@ def test_a_plan_adds_up() -> None:
         num_key_value_heads=8,
     )
     settings = LanguageModelSettings(
-        steps=2000, accumulation=128, bf16=True, gradient_checkpointing=True, sharding="fsdp2"
+        steps=2000, gradient_accumulation_steps=128, bf16=True, gradient_checkpointing=True, sharding="fsdp2"
     )
     whole = plan_training(published, settings, corpus_hours=87_000, unit_rate=50)
     assert whole.parameters == whole.trained_parameters == 7_323_676_672

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import usdm
-from data_prep.flite import Flite
+from data_prep.embedded_model.flite import Flite
 from usdm.audio import read_audio, resample
 from usdm.chain import SpokenDialogPipeline
 from usdm.cli.main import main

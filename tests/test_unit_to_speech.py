@@ -14,7 +14,7 @@ from hums import write_hums
 from random_codecs import CODES, random_codec
 from tiny_models import SHORT_TEMPLATE, build_random_bundle, save_random_llm
 
-from usdm.chain import SpokenDialogPipeline, bundle_places
+from usdm.chain import SpokenDialogPipeline, bundle_locations
 from usdm.chain.plan import plan_model
 from usdm.chain.streaming import SpokenChunk
 from usdm.cli.main import main
@@ -106,7 +106,7 @@ def test_a_pipeline_speaks_through_a_unit_hifigan(bundle: Path, tmp_path: Path) 
 def test_a_plan_counts_a_unit_hifigan(bundle: Path, tmp_path: Path) -> None:
     model = hifigan(predict_durations=True)
     model.save_pretrained(tmp_path / "hifigan")
-    plan = plan_model(bundle_places(bundle, {"decoder": tmp_path / "hifigan"}))
+    plan = plan_model(bundle_locations(bundle, {"decoder": tmp_path / "hifigan"}))
     parameters = {part.part: part.parameters for part in plan.parts}
     assert list(parameters) == ["units", "llm", "decoder"]
     assert parameters["decoder"] == sum(weight.numel() for weight in model.parameters())
@@ -180,7 +180,7 @@ def test_a_decoder_of_one_s_own(bundle: Path, tmp_path: Path, monkeypatch: pytes
     )
     assert reply.sample_rate == 8_000 and reply.agent_units is not None and reply.waveform is not None
     assert len(reply.waveform) == 320 * len(reply.agent_units)
-    plan = plan_model(bundle_places(bundle, {"decoder": tmp_path / "tones"}))
+    plan = plan_model(bundle_locations(bundle, {"decoder": tmp_path / "tones"}))
     assert [part.parameters for part in plan.parts if part.part == "decoder"] == [0]
 
 

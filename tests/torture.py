@@ -91,7 +91,7 @@ STAGES = [
         "pretraining",
         [
             *("pretrain", *SHARED, *LOOP, "corpora=[unit_corpus]", "llm.tokenizer=tokenizer"),
-            *("llm.model.hidden_size=32", "llm.model.intermediate_size=32", "loop.row_length=96", "loop.rows=1"),
+            *("llm.model.hidden_size=32", "llm.model.intermediate_size=32", "loop.max_length=96", "loop.batch_size=1"),
             *("loop.steps=24", "loop.save_every=3", "loop.validate_every=12", "loop.validation_rows=2"),
             *("loop.report_to=[]", "segment_units=12"),
         ],

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from data_prep.alignment.spelling import Spelling, letters, said
-from data_prep.flite import Flite
+from data_prep.embedded_model.flite import Flite
 from usdm.training.encoder import PHONES_FILE
 from usdm.types import InputError
 from usdm.units.encoder import channel_statistics, encode, frame_count, load_encoder

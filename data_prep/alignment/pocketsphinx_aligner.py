@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from data_prep.alignment.aligned import Aligned, Unaligned
 from data_prep.alignment.phone_head import PAUSE
-from data_prep.alignment.pocketsphinx_decoder import SAMPLE_RATE, SILENCE, ForcedSearch, Listener
+from data_prep.alignment.pocketsphinx_decoder import SAMPLE_RATE, SILENCE, ForcedSearch, PhoneListener
 from data_prep.alignment.pocketsphinx_phones import FlitePronunciation, arpabet, flite_names
 from data_prep.alignment.spelling import letters, said, written_words
 from usdm.audio import check_speech
@@ -37,7 +37,7 @@ class PocketSphinxAligner:
 
     def __init__(self, *, transcribe: bool) -> None:
         self._search = ForcedSearch()
-        self._listen = Listener() if transcribe else None
+        self._listen = PhoneListener() if transcribe else None
         self._pronounce = FlitePronunciation()
 
     def __call__(self, utterances: Sequence[Utterance]) -> list[Aligned | Unaligned]:

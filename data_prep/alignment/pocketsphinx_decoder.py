@@ -77,7 +77,7 @@ class ForcedSearch:
         ]
 
 
-class Listener:
+class PhoneListener:
     """Hears which words are said.
 
     Raises:

@@ -7,7 +7,7 @@ from difflib import SequenceMatcher
 from functools import cache
 
 from data_prep.alignment.phone_head import PAUSE
-from data_prep.flite import Flite
+from data_prep.embedded_model.flite import Flite
 
 
 class FlitePronunciation:

@@ -1,10 +1,10 @@
 """From a question to a spoken reply: the stages in a row, and the pipeline around them."""
 
+from usdm.chain.components import Components
 from usdm.chain.listening import Listener
+from usdm.chain.locations import bundle_folder, bundle_locations, embedded_models
 from usdm.chain.options import LoadOptions
-from usdm.chain.parts import Parts
 from usdm.chain.pipeline import SpokenDialogPipeline
-from usdm.chain.places import bundle_folder, bundle_places, embedded_models
 from usdm.chain.replies import ReplyOptions
 from usdm.chain.settings import GenerationSettings
 from usdm.chain.stages import Answer, Chain, LanguageModelChain, Question, SpokenText
@@ -19,13 +19,13 @@ __all__ = [
     "LanguageModelChain",
     "Listener",
     "LoadOptions",
-    "Parts",
+    "Components",
     "Question",
     "ReplyOptions",
     "SpokenChunk",
     "SpokenDialogPipeline",
     "SpokenText",
     "bundle_folder",
-    "bundle_places",
+    "bundle_locations",
     "embedded_models",
 ]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from usdm.audio.streaming import StreamingResampler
-from usdm.chain.parts import Parts
+from usdm.chain.components import Components
 from usdm.chain.replies import ReplyOptions, Request, whole_reply
 from usdm.chain.sound import LengthLimit, Samples, check_sample_rate, mono_samples, speech
 from usdm.chain.stages import Chain, LanguageModelChain, Question
@@ -34,7 +34,7 @@ class Listener:
 
     def __init__(
         self,
-        parts: Parts,
+        parts: Components,
         sample_rate: int,
         limit: LengthLimit,
         history: tuple[Turn, ...],

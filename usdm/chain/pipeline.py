@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from usdm.audio import read_audio, resample
+from usdm.chain.components import Components, fingerprint, load_components
 from usdm.chain.listening import Listener
+from usdm.chain.locations import bundle_folder, bundle_locations, find_parts
 from usdm.chain.options import LoadOptions
-from usdm.chain.parts import Parts, fingerprint, load_parts
-from usdm.chain.places import bundle_folder, bundle_places, find_parts
 from usdm.chain.replies import ReplyOptions, Request, units_to_sound, whole_reply
 from usdm.chain.settings import GenerationSettings
 from usdm.chain.sound import LengthLimit, Samples, speech
@@ -37,7 +37,7 @@ class SpokenDialogPipeline:
 
     def __init__(
         self,
-        parts: Parts,
+        parts: Components,
         folders: Mapping[str, Path],
         settings: GenerationSettings = GenerationSettings(),  # noqa: B008 (frozen)
         voices: str | Path | None = None,
@@ -73,7 +73,7 @@ class SpokenDialogPipeline:
         settings, voices = GenerationSettings.load(folder), folder / VOICES_FOLDER
         given = {"units": units, "llm": llm, "decoder": decoder, "vocoder": vocoder}
         return cls.from_parts(
-            **bundle_places(name, given),
+            **bundle_locations(name, given),
             options=options,
             settings=settings,
             voices=voices if voices.is_dir() else None,
@@ -98,7 +98,7 @@ class SpokenDialogPipeline:
         """
         places = {"units": units, "llm": llm, "decoder": decoder}
         folders = find_parts(places if vocoder is None else {**places, "vocoder": vocoder})
-        return cls(load_parts(folders, options), folders, settings, voices)
+        return cls(load_components(folders, options), folders, settings, voices)
 
     @cached_property
     def fingerprint(self) -> str:

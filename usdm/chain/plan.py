@@ -18,10 +18,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from usdm.chain.hub import NEEDED_FILES, matches
-from usdm.chain.machine import Memory, all_memory, device_memory
+from usdm.chain.locations import PartLocation, is_hub_name, locate_parts, missing_message
+from usdm.chain.memory import Memory, all_memory, device_memory
+from usdm.chain.meta_models import build_meta_model, cache_bytes, weight_bytes
 from usdm.chain.options import LoadOptions, Quantization
-from usdm.chain.places import PartPlace, is_hub_name, locate_parts, missing_message
-from usdm.chain.skeletons import build_skeleton, cache_bytes, weight_bytes
 from usdm.checkpoint import read_config
 from usdm.types import InputError
 
@@ -103,7 +103,7 @@ def plan_model(
         raise InputError(f"context={context}: at least 1 token is needed")
     located = locate_parts(places)
     folders = {part: config_folder(place) for part, place in located.items()}
-    skeletons = {part: build_skeleton(part, folder) for part, folder in folders.items()}
+    skeletons = {part: build_meta_model(part, folder) for part, folder in folders.items()}
     model = skeletons["llm"]
     assert isinstance(model, PreTrainedModel)
     options = options.settled(model.num_parameters())
@@ -128,7 +128,7 @@ def plan_model(
     )
 
 
-def config_folder(place: PartPlace) -> Path:
+def config_folder(place: PartLocation) -> Path:
     """Where the part's configuration can be read now. Raises InputError if nowhere."""
     published = PUBLISHED_CONFIGS / place.name
     if place.folder is not None:
@@ -148,7 +148,7 @@ def published_names() -> list[str]:
 
 
 def precisions(llm_folder: Path, options: LoadOptions) -> dict[str, torch.dtype]:
-    """Of each part in memory, as `usdm.chain.parts.load_parts` makes them."""
+    """Of each part in memory, as `usdm.chain.components.load_parts` makes them."""
     return {
         "units": torch.float32,
         "llm": options.dtype or loaded_dtype(llm_folder, options),
@@ -183,7 +183,7 @@ def free_on_disk(folder: Path) -> int:
     return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
 
-def plan_part(place: PartPlace, skeleton: nn.Module, dtype: torch.dtype, quantization: str | None) -> PartPlan:
+def plan_part(place: PartLocation, skeleton: nn.Module, dtype: torch.dtype, quantization: str | None) -> PartPlan:
     where: Where = "cached" if place.cached else "local"
     if place.folder is None:
         where = "not here" if place.missing else "to download"

@@ -9,7 +9,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from usdm.chain.parts import Parts
+from usdm.chain.components import Components
 from usdm.chain.stages import Answer, Chain, Question
 from usdm.types import ReferenceVoice, Sampling, SpokenReply, Waveform
 from usdm.unit_to_speech import DecoderSampling
@@ -45,7 +45,7 @@ class Request:
     timings: dict[str, float] = field(default_factory=dict)  # seconds by stage, so far
 
 
-def whole_reply(parts: Parts, request: Request) -> SpokenReply:
+def whole_reply(parts: Components, request: Request) -> SpokenReply:
     """The reply when all of it is there."""
     answer = request.chain.answer(request.question, request.sampling, request.speak)
     request.timings.update(answer.timings)
@@ -58,7 +58,7 @@ def whole_reply(parts: Parts, request: Request) -> SpokenReply:
 
 
 def units_to_sound(
-    parts: Parts,
+    parts: Components,
     units: Tensor,
     voice: ReferenceVoice | None,
     decoder: DecoderSampling,
@@ -72,7 +72,7 @@ def units_to_sound(
 
 
 def spoken_reply(
-    parts: Parts,
+    parts: Components,
     request: Request,
     answer: Answer,
     sound: Tensor | None,

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from usdm.lm import LanguageModel, Script, TokenStream, Write, Written, check_sampling, finish, play
+from usdm.lm import GenerateRequest, LanguageModel, StageProgram, TokenEvent, TokenStream, check_sampling, finish, play
 from usdm.tokens import DialogTemplate, TurnContent
 from usdm.tokens.layout import STAGES, TurnLayout
 from usdm.types import InputError, Role, Sampling, Turn, Waveform
@@ -122,7 +122,7 @@ class LanguageModelChain:
         sampling: Mapping[str, Sampling],
         speak: bool = True,
         tell: Callable[[SpokenText], None] = lambda text: None,
-    ) -> Script[Answer]:
+    ) -> StageProgram[Answer]:
         """`script` for a player that copies the chain's own stream, which goes back to where the question departs.
 
         The stream must stay as it is until then. Raises InputError as `answer` does.
@@ -137,7 +137,7 @@ class LanguageModelChain:
         speak: bool = True,
         read: int = 0,
         tell: Callable[[SpokenText], None] = lambda text: None,
-    ) -> Script[Answer]:
+    ) -> StageProgram[Answer]:
         """The same for whoever plays it: a stream, a batch, a server. Raises as `answer` does, at its first step.
 
         `read`: ids at the beginning that the player's sequence already has. `tell` hears each text when it is known.
@@ -155,7 +155,7 @@ class LanguageModelChain:
                     ids = self.template.prompt(stage, content, question.history, layout.name)[read:]
                 else:
                     ids = self.template.following(stages[place - 1], layout.name)
-                generated = yield Write(
+                generated = yield GenerateRequest(
                     stage,
                     ids,
                     self.template.allowed(stage, layout.name),
@@ -172,11 +172,11 @@ class LanguageModelChain:
                 truncated.append(stage)
         return Answer(content.user_text, content.agent_text, content.agent_units, timings, tuple(truncated))
 
-    def transcription(self, question: Question, sampling: Mapping[str, Sampling]) -> Script[str]:
+    def transcription(self, question: Question, sampling: Mapping[str, Sampling]) -> StageProgram[str]:
         """Of a heard question its words alone, answered or not. Raises as `answer` does, at its first step, and for a
         chain that does not transcribe."""
         content = TurnContent(user_units=question.units)
-        generated = yield Write(
+        generated = yield GenerateRequest(
             "transcribe",
             self.template.prompt("transcribe", content, question.history, self.name),
             self.template.allowed("transcribe", self.name),
@@ -186,7 +186,7 @@ class LanguageModelChain:
         return self.template.vocabulary.decode_text(generated.ids)
 
     def _live(
-        self, steps: Generator[Written, None, Answer], said: list[SpokenText], away: dict[str, float]
+        self, steps: Generator[TokenEvent, None, Answer], said: list[SpokenText], away: dict[str, float]
     ) -> Generator[SpokenText | int, None, Answer]:
         """`away` collects the seconds spent outside by the stage that they fall into."""
         offset = self.template.vocabulary.layout.unit_offset

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from usdm.chain.parts import Parts
+from usdm.chain.components import Components
 from usdm.chain.replies import Request, fade_out, spoken_reply
 from usdm.chain.stages import Answer, LanguageModelChain, SpokenText
 from usdm.types import SpokenReply
@@ -30,7 +30,7 @@ StreamEvent = SpokenText | SpokenChunk | SpokenReply
 class SpeechStream:
     """Units of one reply in, its sound out as soon as it is settled."""
 
-    def __init__(self, parts: Parts, request: Request) -> None:
+    def __init__(self, parts: Components, request: Request) -> None:
         self._stream = parts.speech.stream(request.voice, request.seed, request.decoder)
         self._start = request.start
         self.sample_rate = parts.speech.sample_rate
@@ -60,7 +60,7 @@ class SpeechStream:
         return SpokenChunk(samples, self.sample_rate)
 
 
-def streamed_reply(parts: Parts, request: Request) -> Generator[StreamEvent, None, None]:
+def streamed_reply(parts: Components, request: Request) -> Generator[StreamEvent, None, None]:
     """Texts and chunks of sound as they come; the whole reply at last, its sound the chunks in a row.
 
     Whoever stops listening closes the generator, and everything that the reply holds is let go.

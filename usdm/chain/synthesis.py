@@ -13,12 +13,12 @@ from typing import Any
 
 from torch import nn
 
-from usdm.chain.ahead import ahead
-from usdm.chain.journal import RESULTS_FILE, SHARDS_FOLDER, ids_with_results, merge_shards
 from usdm.chain.pipeline import SpokenDialogPipeline
+from usdm.chain.prefetch import ahead
 from usdm.chain.requests import SynthesisRequest
 from usdm.chain.stages import check_stages
 from usdm.chain.synthesis_folder import ShardFolder
+from usdm.chain.synthesis_results import RESULTS_FILE, SHARDS_FOLDER, ids_with_results, merge_shards
 from usdm.chain.synthesis_stages import answer, chunks, on_own_stream, prepare, voice
 from usdm.runs import claim, read_lines
 from usdm.tokens.layout import STAGES

@@ -12,8 +12,8 @@ from typing import Any
 import soundfile
 
 from usdm.audio import write_audio
-from usdm.chain.journal import SynthesisResult, shard_file
 from usdm.chain.requests import SynthesisRequest
+from usdm.chain.synthesis_results import SynthesisResult, shard_file
 from usdm.chain.synthesis_stages import Voiced
 from usdm.runs import JsonLines
 from usdm.types import InputError

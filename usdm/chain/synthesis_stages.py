@@ -24,7 +24,7 @@ from usdm.chain.replies import fade_out
 from usdm.chain.requests import SynthesisRequest
 from usdm.chain.sound import LengthLimit
 from usdm.chain.stages import Answer, LanguageModelChain, Question
-from usdm.lm import ContinuousBatch, Script, max_positions
+from usdm.lm import ContinuousBatch, StageProgram, max_positions
 from usdm.types import InputError, ReferenceVoice, Sampling, Waveform
 from usdm.unit_to_speech import DecoderSampling
 
@@ -86,7 +86,7 @@ def answer(
     """Questions to the units of their replies, up to `capacity` of them at once, in order of finishing."""
     model = LanguageModelChain(pipeline.parts.llm, pipeline.parts.template, chain)
 
-    def script(item: Prepared) -> Script[Answer]:
+    def script(item: Prepared) -> StageProgram[Answer]:
         if item.error is not None or item.request.units is not None:
             return _nothing_to_write(item)
         return model.script(item.question, _seeded(sampling, item.request.seed))
@@ -206,7 +206,7 @@ def _seeded(sampling: Mapping[str, Sampling], seed: int | None) -> Mapping[str, 
     return sampling if seed is None else {stage: replace(own, seed=seed) for stage, own in sampling.items()}
 
 
-def _nothing_to_write(item: Prepared) -> Script[Answer]:
+def _nothing_to_write(item: Prepared) -> StageProgram[Answer]:
     """Ends at its first step."""
     units = item.request.units
     return Answer(None, None, None if units is None else torch.tensor(units))

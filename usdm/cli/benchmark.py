@@ -8,12 +8,12 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 import usdm
+from usdm.benchmark.benchmark import benchmark
+from usdm.benchmark.report import benchmark_table, save_plot
 from usdm.chain.requests import SynthesisRequest, read_requests
 from usdm.cli import Figures
-from usdm.cli.model import load_model
+from usdm.cli.model import load_pipeline
 from usdm.evaluation import read_held_out
-from usdm.evaluation.benchmark import benchmark
-from usdm.evaluation.benchmark_report import benchmark_table, save_plot
 
 PACKAGED_SET = Path(usdm.__file__).parent / "assets" / "held_out"
 PACKAGED_SECONDS = (2.0, 4.0)  # questions of about 3 s
@@ -24,7 +24,7 @@ def run(config: DictConfig) -> Figures:
     questions = read_requests(config.questions) if config.questions else packaged_questions()
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    pipeline = load_model(config)
+    pipeline = load_pipeline(config)
     with tqdm(unit="answer") as shown:
 
         def progress(name: str) -> None:
@@ -40,7 +40,7 @@ def run(config: DictConfig) -> Figures:
             concurrency=list(config.concurrency),
             rounds=config.rounds,
             batch=config.batch,
-            batch_published=config.batch_published,
+            batch_reference=config.batch_reference,
             capacity=config.capacity,
             decoding_tokens=config.decoding_tokens,
             decoding_context=config.decoding_context,

@@ -26,7 +26,7 @@ def run(config: DictConfig) -> Figures:
         vocabulary,
         folder / "data",
         corpus_units=list(config.corpus_units),
-        row_length=config.data_row_length,
+        max_length=config.data_row_length,
         rows=config.data_rows,
     ):
         print(
@@ -37,7 +37,7 @@ def run(config: DictConfig) -> Figures:
         vocabulary,
         folder / "data",
         utterances=list(config.memory_utterances),
-        row_length=config.data_row_length,
+        max_length=config.data_row_length,
         rows=config.data_rows,
     )
     print(memory_table(uses))
@@ -50,7 +50,7 @@ def run(config: DictConfig) -> Figures:
         adapter=instantiate(config.adapter, _convert_="all"),
     )
     print(
-        f"training {speed.parameters / 1e6:,.1f} M parameters, rows of {speed.row_length}: "
+        f"training {speed.parameters / 1e6:,.1f} M parameters, rows of {speed.max_length}: "
         f"{speed.tokens_per_second:,.0f} tokens/s, {speed.utilisation:.0%} of {speed.peak_flops / 1e12:.2f} TFLOPs "
         f"({speed.device})"
     )

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from usdm.audio import read_audio, resample
 from usdm.chain import SpokenDialogPipeline
-from usdm.cli.model import load_model
+from usdm.cli.model import load_pipeline
 from usdm.runs import write_text
 from usdm.serve.echo_check import RATE, Echo, check_echo
 from usdm.types import InputError
@@ -27,7 +27,7 @@ def run(config: DictConfig) -> None:
         raise InputError("replies, levels, delays and rooms: give at least one of each")
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    pipeline = load_model(config)
+    pipeline = load_pipeline(config)
     units, bundle = pipeline.parts.units, pipeline.folders["llm"].parent
     report = check_echo(
         [_spoken(pipeline, text) for text in config.replies],

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from usdm.chain.places import find_parts
+from usdm.chain.locations import find_parts
 from usdm.cli import Figures
 from usdm.cli.evaluate import bar, held_out_agent_turns
-from usdm.cli.model import load_model
+from usdm.cli.model import load_pipeline
 from usdm.evaluation import PocketSphinxRecogniser
 from usdm.evaluation.decoders import Contender, DecoderTable, compare_decoders
-from usdm.evaluation.quality import Dnsmos
-from usdm.evaluation.speaker import SpeakerEncoder
+from usdm.metrics.quality import Dnsmos
+from usdm.metrics.speaker import SpeakerEncoder
 from usdm.runs import write_text
 from usdm.unit_to_speech import DecoderSampling, load_unit_to_speech
 from usdm.units import load_unit_tokenizer
@@ -46,7 +46,7 @@ def run(config: DictConfig) -> Figures:
 
 def contenders(config: DictConfig) -> Iterator[Contender]:
     """The model's own decoder first, then those of `contenders`. Raises InputError for one that cannot be loaded."""
-    pipeline = load_model(config)
+    pipeline = load_pipeline(config)
     yield Contender("model", pipeline.parts.units, pipeline.parts.speech, pipeline.settings.decoder)
     for entry in config.contenders:
         places = {part: entry[part] for part in ("units", "decoder", "vocoder")}

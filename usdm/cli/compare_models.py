@@ -9,10 +9,10 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from usdm.chain.places import find_parts
+from usdm.chain.locations import find_parts
 from usdm.cli import Figures, WorkFailed
 from usdm.cli.evaluate import PACKAGED_SET, bar, rates, services, training_replies
-from usdm.cli.model import load_model
+from usdm.cli.model import load_pipeline
 from usdm.config.model_schemas import ComparedModel
 from usdm.evaluation import PocketSphinxRecogniser, read_held_out
 from usdm.evaluation.models import MEANS, RATES, Contender, ModelRow, compare_models
@@ -27,7 +27,7 @@ CHAINS = [name for name in LAYOUTS if name not in ("typed", "transcribe")]  # th
 def run(config: DictConfig) -> Figures:
     held_out = config.held_out or PACKAGED_SET
     read_held_out(held_out)  # what is wrong with the input is told before a model is loaded
-    contenders = [Contender(SELECTED, partial(load_model, config))]
+    contenders = [Contender(SELECTED, partial(load_pipeline, config))]
     contenders += [contender(config, str(name)) for name in config.models]
     replies, service_replies = training_replies(config.training_corpus), services(config.dialogs_file)
     folder = Path(config.output_dir)
@@ -82,9 +82,9 @@ def contender(config: DictConfig, name: str) -> Contender:
     if entry.chain is not None and entry.chain not in CHAINS:
         raise InputError(f"models.{name}.chain={entry.chain}: there are {', '.join(CHAINS)}")
     if entry.llm is None:
-        return Contender(name, partial(load_model, config), entry.chain)
+        return Contender(name, partial(load_pipeline, config), entry.chain)
     find_parts({"llm": entry.llm})
-    return Contender(name, partial(load_model, with_llm(config, entry.llm)), entry.chain)
+    return Contender(name, partial(load_pipeline, with_llm(config, entry.llm)), entry.chain)
 
 
 def with_llm(config: DictConfig, llm: str) -> DictConfig:

@@ -10,11 +10,11 @@ from usdm.audio import read_audio
 from usdm.chain import DecoderSampling
 from usdm.cli import Figures
 from usdm.cli.evaluate import bar, held_out_agent_turns
-from usdm.cli.model import load_model
+from usdm.cli.model import load_pipeline
 from usdm.evaluation import PocketSphinxRecogniser
 from usdm.evaluation.sampling_report import sampling_markdown, save_sampling_plot
 from usdm.evaluation.sampling_table import compare_sampling
-from usdm.evaluation.speaker import SpeakerEncoder
+from usdm.metrics.speaker import SpeakerEncoder
 from usdm.runs import write_text
 
 
@@ -28,7 +28,7 @@ def run(config: DictConfig) -> Figures:
     reference = None if config.reference is None else read_audio(config.reference)
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    pipeline = load_model(config)
+    pipeline = load_pipeline(config)
     with bar("sounds") as progress:
         table = compare_sampling(
             pipeline,

@@ -8,11 +8,11 @@ from omegaconf import DictConfig
 
 from usdm.cli import Figures
 from usdm.cli.evaluate import bar, held_out_agent_turns
-from usdm.cli.model import load_model
+from usdm.cli.model import load_pipeline
 from usdm.decoder import StreamingSettings
 from usdm.evaluation import PocketSphinxRecogniser
-from usdm.evaluation.quality import Dnsmos
 from usdm.evaluation.streaming import compare_streaming
+from usdm.metrics.quality import Dnsmos
 from usdm.runs import write_text
 
 
@@ -22,7 +22,7 @@ def run(config: DictConfig) -> Figures:
     quality = Dnsmos() if config.quality else None
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    pipeline = load_model(config)
+    pipeline = load_pipeline(config)
     own = StreamingSettings.at_rate(pipeline.parts.units.unit_rate)
     with bar("items") as progress:
         table = compare_streaming(

@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from usdm.cli.evaluate import bar
-from usdm.cli.model import load_model
+from usdm.cli.model import load_pipeline
 from usdm.evaluation.turn_detection_report import draw_turn_curves, turn_json, turn_markdown, turn_table
 from usdm.evaluation.turn_sources import read_call, read_turns
 from usdm.runs import write_text
@@ -29,7 +29,7 @@ def run(config: DictConfig) -> None:
     sets |= {Path(call).name: read_call(call) for call in config.calls}
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    pipeline = load_model(config)
+    pipeline = load_pipeline(config)
     detector = rule.detector(pipeline.parts.units, pipeline.folders["llm"].parent)
     over = partial(probability_of_end, detector.head, detector.extractor)
     tables = []

@@ -9,10 +9,10 @@ from omegaconf import DictConfig
 from usdm.audio import read_audio
 from usdm.cli import Figures
 from usdm.cli.evaluate import bar, held_out_agent_turns
-from usdm.cli.model import load_model
+from usdm.cli.model import load_pipeline
 from usdm.evaluation import PocketSphinxRecogniser
-from usdm.evaluation.speaker import SpeakerEncoder
 from usdm.evaluation.voices import compare_voices
+from usdm.metrics.speaker import SpeakerEncoder
 from usdm.runs import write_text
 
 
@@ -22,7 +22,7 @@ def run(config: DictConfig) -> Figures:
     speakers = SpeakerEncoder()
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    pipeline = load_model(config)
+    pipeline = load_pipeline(config)
     with bar("items") as progress:
         table = compare_voices(
             pipeline,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from data_prep.composed_units import ComposedReport, compose_units
+from data_prep.embedded_model.composed_units import ComposedReport, compose_units
 from usdm.cli.stage import Stage
 
 

@@ -6,11 +6,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from demo import launch
-from usdm.cli.model import load_model
+from usdm.cli.model import load_pipeline
 
 
 def run(config: DictConfig) -> None:
     rule = instantiate(config.turn_detection)
-    app = launch(load_model(config), config.host, config.port, config.share, block=False, rule=rule)
+    app = launch(load_pipeline(config), config.host, config.port, config.share, block=False, rule=rule)
     print(f"{app.local_url} (Ctrl-C ends it)", flush=True)
     app.block_thread()

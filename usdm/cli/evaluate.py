@@ -11,9 +11,9 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 import usdm
-from data_prep.flite import Flite
+from data_prep.embedded_model.flite import Flite
 from usdm.cli import Figures, WorkFailed
-from usdm.cli.model import load_model
+from usdm.cli.model import load_pipeline
 from usdm.data.speech_corpus import Utterance, read_speech_corpora
 from usdm.evaluation import (
     PocketSphinxRecogniser,
@@ -27,11 +27,11 @@ from usdm.evaluation import (
 )
 from usdm.evaluation.baselines import ServiceReplies, read_dialogs_file
 from usdm.evaluation.held_out import spread
-from usdm.evaluation.intervals import WordErrorRate
-from usdm.evaluation.ledger import Progress
-from usdm.evaluation.outcomes import Synthesiser
+from usdm.evaluation.predictions import Synthesiser
 from usdm.evaluation.recordings import read_recordings
+from usdm.evaluation.result_lines import Progress
 from usdm.evaluation.scorecard import Scorecard
+from usdm.metrics.intervals import WordErrorRate
 from usdm.types import InputError, Waveform
 
 PACKAGED_SET = Path(usdm.__file__).parent / "assets" / "held_out"
@@ -50,7 +50,7 @@ def run(config: DictConfig) -> Figures:
     synthesiser = flite(config.synthesiser) if config.synthesiser else None
     Path(config.output_dir).mkdir(parents=True, exist_ok=True)
     judge = recogniser(config.recogniser)
-    pipeline = load_model(config)
+    pipeline = load_pipeline(config)
     failed = 0
     figures: dict[str, float] = {}
     if config.dialogs:

@@ -40,7 +40,7 @@ def run(config: DictConfig) -> Figures:
         history_turns=config.history_turns,
         layouts=settings["layouts"],
         noise=settings["noise"],
-        splices=settings["splices"],
+        splice_augmentation=settings["splice_augmentation"],
         unit_source=unit_source,
         adapter=settings["adapter"],
         origin=origin,

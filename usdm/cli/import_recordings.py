@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from data_prep.recordings import ImportReport, import_recordings
+from data_prep.recordings import RecordingsReport, import_recordings
 from usdm.cli import WorkFailed
 from usdm.cli.stage import Stage
 
 
-def tell(report: ImportReport, config: DictConfig) -> None:
+def tell(report: RecordingsReport, config: DictConfig) -> None:
     print(f"{report.utterances} utterances in {config.output_dir}, {report.without_text} of them without text")
     if report.failed:
         raise WorkFailed(f"{len(report.failed)} recordings were left out:\n" + "\n".join(report.failed))

@@ -9,9 +9,9 @@ from omegaconf import DictConfig
 
 from usdm.cli import Figures, WorkFailed
 from usdm.config import arguments
-from usdm.data.inspection import inspect_corpora
-from usdm.data.inspection_findings import Kind, findings
-from usdm.evaluation.inspection_report import HTML_FILE, JSON_FILE, write_report
+from usdm.inspection.corpus import inspect_corpora
+from usdm.inspection.findings import Kind, findings
+from usdm.inspection.report import HTML_FILE, JSON_FILE, write_report
 
 
 def run(config: DictConfig) -> Figures:

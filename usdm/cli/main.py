@@ -103,7 +103,14 @@ def run_with_hydra(verb: str, arguments: Sequence[str], debug: bool) -> None:
 
     from usdm.cli.files import hydras_own_errors, named_files
     from usdm.cli.sweep import Outcome, attempt, table_at_the_end
-    from usdm.config import added_folders, check_config, config_folder, register_schemas, show_experiments
+    from usdm.config import (
+        added_folders,
+        check_config,
+        check_renamed,
+        config_folder,
+        register_schemas,
+        show_experiments,
+    )
 
     def work(config: DictConfig) -> Figures | None:
         check_config(config)
@@ -130,6 +137,7 @@ def run_with_hydra(verb: str, arguments: Sequence[str], debug: bool) -> None:
 
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a `_target_` may be the user's own
+    check_renamed(arguments)
     register_schemas([verb])
     show_experiments(verb, [config_folder(), *added_folders(arguments)])
     entry = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=verb)(job)

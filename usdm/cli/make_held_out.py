@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from data_prep.held_out import make_held_out
+from data_prep.embedded_model.held_out import make_held_out
 from usdm.cli.stage import Stage
 
 

@@ -16,17 +16,17 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-from data_prep.flite import Flite
+from data_prep.embedded_model.flite import Flite
 from usdm.audio import resample
 from usdm.cli import WorkFailed
 from usdm.cli.evaluate import PACKAGED_SET
+from usdm.conversation.client import converse_together
+from usdm.conversation.full_duplex_bench import find_samples
+from usdm.conversation.full_duplex_talk import talk_through
+from usdm.conversation.report import Measurement, draw_timeline, measurement_table, timeline_json
+from usdm.conversation.script import WIRE_RATE, draw_scripts
+from usdm.conversation.timeline import added, figures
 from usdm.data.speech_corpus import Utterance, read_speech_corpora
-from usdm.evaluation.conversation_client import converse_together
-from usdm.evaluation.conversation_report import Measurement, draw_timeline, measurement_table, timeline_json
-from usdm.evaluation.conversation_script import WIRE_RATE, draw_scripts
-from usdm.evaluation.conversation_timeline import added, figures
-from usdm.evaluation.full_duplex_bench import find_samples
-from usdm.evaluation.full_duplex_talk import talk_through
 from usdm.runs import write_text
 from usdm.types import InputError
 

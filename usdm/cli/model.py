@@ -15,7 +15,7 @@ from usdm.types import InputError
 SMALL_MODEL = 50_000_000
 
 
-def load_model(config: DictConfig) -> SpokenDialogPipeline:
+def load_pipeline(config: DictConfig) -> SpokenDialogPipeline:
     """`config.model`, loaded as the configuration says. Raises InputError if a device or a part is missing."""
     if config.threads is not None and config.threads < 1:
         raise InputError(f"threads={config.threads}: give 1 or more, or null")

@@ -8,8 +8,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from usdm.audio import check_output_path
-from usdm.chain import bundle_places
-from usdm.chain.places import PART_NAMES
+from usdm.chain import bundle_locations
+from usdm.chain.locations import PART_NAMES
 from usdm.chain.plan import ModelPlan, PartPlan, plan_model
 from usdm.cli import Figures, WorkFailed
 from usdm.cli.model import load_options
@@ -33,7 +33,7 @@ def run(config: DictConfig) -> Figures:
 def model_places(model: DictConfig) -> dict[str, str | Path]:
     """Where the parts of `model=...` are to be looked for. Raises InputError for a model without such parts."""
     if "name" in model:
-        return bundle_places(model.name, {part: model.get(part) for part in PART_NAMES})
+        return bundle_locations(model.name, {part: model.get(part) for part in PART_NAMES})
     places = {part: model.get(part) for part in PART_NAMES}
     if places["vocoder"] is None:
         del places["vocoder"]  # of a decoder that makes sound by itself

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from data_prep.dialog_text import DomainReport, prepare_dialogs
+from data_prep.embedded_model.dialog_text import DomainReport, prepare_dialogs
 from usdm.cli.stage import Stage
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from data_prep.sentences import SentencesReport, prepare_sentences
+from data_prep.embedded_model.sentences import SentencesReport, prepare_sentences
 from usdm.cli.stage import Stage
 
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from usdm.chain.places import MODELS_VARIABLE, fetched, locate_parts
+from usdm.chain.locations import MODELS_VARIABLE, fetched, locate_parts
 from usdm.cli import Figures
 from usdm.cli.training import show_result
 from usdm.lm import extend_embeddings, load_model

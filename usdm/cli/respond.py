@@ -15,7 +15,7 @@ from omegaconf import DictConfig, ListConfig
 from usdm.audio import check_output_path, check_speech, read_audio, write_audio
 from usdm.chain import SpokenDialogPipeline
 from usdm.cli import Figures, WorkFailed
-from usdm.cli.model import load_model
+from usdm.cli.model import load_pipeline
 from usdm.config import ReplyKind
 from usdm.runs import write_text
 from usdm.tokens.layout import STAGES
@@ -32,7 +32,7 @@ def run(config: DictConfig) -> Figures:
     question = read_question(config)
     reference = read_speech(config.reference) if config.reference else None
     history = read_history(config.history)
-    pipeline = load_model(config)
+    pipeline = load_pipeline(config)
     answer = partial(streamed, pipeline) if config.stream else pipeline.respond
     reply = answer(
         question.samples if question else None,

@@ -7,7 +7,7 @@ import os
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from usdm.cli.model import load_model
+from usdm.cli.model import load_pipeline
 from usdm.serve.app import build_app
 from usdm.serve.limits import Limits
 from usdm.serve.model import make_server, warm_up
@@ -21,7 +21,7 @@ def run(config: DictConfig) -> None:
     token = os.environ.get(TOKEN) or None
     detection = instantiate(config.turn_detection)
     with listen_on(config.host, config.port, token) as listening:
-        pipeline = load_model(config)
+        pipeline = load_pipeline(config)
         server = make_server(pipeline, detection, config.capacity, limits, token, config.chain)
         warm_up(pipeline)
         host, port = listening.getsockname()[:2]

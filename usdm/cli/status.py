@@ -53,13 +53,13 @@ RECIPE = (
     Step(
         "varied",
         "extract_units",
-        "corpora=[{root}/speech] variation=other_voices output_dir={root}/varied",
+        "corpora=[{root}/speech] augmentation=other_voices output_dir={root}/varied",
         "synthesize_corpus",
     ),
     Step(
         "sentences_units",
         "extract_units",
-        "corpora=[{root}/sentences_speech] variation=other_voices output_dir={root}/sentences_units",
+        "corpora=[{root}/sentences_speech] augmentation=other_voices output_dir={root}/sentences_units",
         "prepare_sentences",
     ),
     Step("tokenizer", "train_tokenizer"),

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from usdm.chain.requests import read_requests
 from usdm.chain.synthesis import Progress, SynthesisReport, synthesize
 from usdm.cli import Figures, WorkFailed
-from usdm.cli.model import load_model
+from usdm.cli.model import load_pipeline
 from usdm.cli.respond import given, sampling
 from usdm.cli.stage import numbers
 
@@ -22,7 +22,7 @@ FAILURES_TOLD = 5
 
 def run(config: DictConfig) -> Figures:
     requests = read_requests(config.requests)  # what is wrong with them is told before the model is loaded
-    pipeline = load_model(config)
+    pipeline = load_pipeline(config)
     with bar(config.shard, config.num_shards) as progress:
         report = synthesize(
             pipeline,

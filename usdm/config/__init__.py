@@ -4,6 +4,7 @@ from usdm.config.checks import check_config, fits, misfits, missing_keys, parts
 from usdm.config.experiments import show_experiments, verbs_of
 from usdm.config.folder import added_folders, config_folder
 from usdm.config.model_schemas import Precision, ReplyKind
+from usdm.config.renamed import check_renamed
 from usdm.config.schemas import OUTSIDE, SCHEMAS, arguments, register_schemas
 from usdm.config.signatures import OWN_PACKAGES, inspect_arguments, read_arguments
 
@@ -16,6 +17,7 @@ __all__ = [
     "added_folders",
     "arguments",
     "check_config",
+    "check_renamed",
     "config_folder",
     "fits",
     "inspect_arguments",

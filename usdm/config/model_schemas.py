@@ -190,7 +190,7 @@ class Benchmark(UseModel):
     concurrency: list[int] = MISSING
     rounds: int = MISSING
     batch: int = MISSING
-    batch_published: int = MISSING
+    batch_reference: int = MISSING
     capacity: int | None = None
     decoding_tokens: int = MISSING
     decoding_context: int = MISSING
@@ -270,7 +270,7 @@ class MeasureConversation(Verb):
     split: str | None = None
     conversations: int = MISSING
     concurrency: list[int] = MISSING
-    habits: Any = MISSING  # usdm.evaluation.conversation_script.Habits
+    habits: Any = MISSING  # usdm.conversation.script.Habits
     lengths: Any = MISSING  # usdm.turns.moments.PauseLengths
     session: Any = MISSING  # of the protocol's session.update
     full_duplex_bench: str | None = None

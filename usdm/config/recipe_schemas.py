@@ -175,7 +175,7 @@ class FitKmeans(Stage):
     corpora: list[str] = MISSING
     settings: Any = MISSING
     frames: int = MISSING
-    predecessor: str | None = None
+    init_from: str | None = None
     overwrite: bool = MISSING
     seed: int = MISSING
     device: str = MISSING
@@ -185,7 +185,7 @@ class FitKmeans(Stage):
 class ExtractUnits(Stage):
     corpora: list[str] = MISSING
     extractor: str = MISSING
-    variation: Any = None  # usdm.audio.variation.SoundVariation
+    augmentation: Any = None  # usdm.audio.augmentation.SoundAugmentation
     seed: int = MISSING
     shard_utterances: int = MISSING
     batch_seconds: float = MISSING
@@ -283,7 +283,7 @@ class Finetune(TrainLanguageModel):
     history_turns: int = MISSING
     layouts: dict[str, float] | None = None
     noise: Any = None  # usdm.data.unit_noise.UnitNoise
-    splices: Any = None  # usdm.data.splices.Splices
+    splice_augmentation: Any = None  # usdm.data.splice_augmentation.SpliceAugmentation
 
 
 @dataclass

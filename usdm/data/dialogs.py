@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from usdm.data.sequences import KIND_INDEX, TrainingSequence
-from usdm.data.splices import Splices
+from usdm.data.splice_augmentation import SpliceAugmentation
 from usdm.data.unit_corpus import UnitCorpus
 from usdm.data.unit_noise import UnitNoise
 from usdm.interleave import keyed_generator
@@ -53,14 +53,14 @@ class DialogSequences:
     Args:
         corpus: its turns of the split are held in memory.
         template: builds ids and labels.
-        row_length: longest sequence.
+        max_length: longest sequence.
         split: "train", "dev" or "test".
         seed: fixes order and layouts.
         agent_roles: whose turns are learnt as replies; with both roles each speaker is the agent in turn.
         history_turns: at most so many earlier turns, within the template's budget of ids; 0 makes single turns.
         layouts: names of turn layouts and their shares; None is the template's own.
         noise: on the user's units, drawn anew each epoch; None leaves them as they were heard.
-        splices: takes the place of some examples with turns put together from pieces, to be transcribed only.
+        splice_augmentation: puts turns together from pieces, to be transcribed only, in the place of some examples.
 
     Raises:
         InputError: corpus and vocabulary differ in the number of units, a layout is unknown or has no share,
@@ -71,7 +71,7 @@ class DialogSequences:
         self,
         corpus: UnitCorpus,
         template: DialogTemplate,
-        row_length: int,
+        max_length: int,
         *,
         split: str = "train",
         seed: int = 0,
@@ -79,11 +79,11 @@ class DialogSequences:
         history_turns: int = 0,
         layouts: Mapping[str, float] | None = None,
         noise: UnitNoise | None = None,
-        splices: Splices | None = None,
+        splice_augmentation: SpliceAugmentation | None = None,
     ) -> None:
         corpus.check_num_units(template.vocabulary.num_units)
-        self.template, self.row_length, self.seed = template, row_length, seed
-        self.history_turns, self.noise, self.splices = history_turns, noise, splices
+        self.template, self.max_length, self.seed = template, max_length, seed
+        self.history_turns, self.noise, self.splice_augmentation = history_turns, noise, splice_augmentation
         self.left_out = 0
         self._layouts, self._shares = _layouts(template, layouts)
         self.dialogs, self.incomplete = read_dialogs(corpus, split)
@@ -101,12 +101,12 @@ class DialogSequences:
         self._answered = [turn for turn in map(self._heard_turn, self._examples) if turn.words]
         alone = [dialog[0] for dialog in self.dialogs if len(dialog) == 1]
         self._alone = [turn for turn in alone if turn.role not in agent_roles]
-        if splices is not None and not self._answered:
+        if splice_augmentation is not None and not self._answered:
             raise InputError(f"{corpus.files[0]}: no answered turn of split {split!r} has word times to splice at")
-        if splices is not None and splices.alone_share and not self._alone:
+        if splice_augmentation is not None and splice_augmentation.alone_share and not self._alone:
             raise InputError(
-                f"splices.alone_share={splices.alone_share}, but no turn stands alone in split {split!r}: add "
-                "recordings or spoken sentences, or give alone_share=0"
+                f"splice_augmentation.alone_share={splice_augmentation.alone_share}, but no turn stands alone in split "
+                f"{split!r}: add recordings or spoken sentences, or give alone_share=0"
             )
 
     def __len__(self) -> int:
@@ -122,12 +122,12 @@ class DialogSequences:
     def sequences(self, epoch: int, block: list[int], rows_before: int) -> Iterator[TrainingSequence]:
         for index in block:
             sequence = self._sequence(self._examples[index], epoch)
-            if (length := len(sequence.input_ids)) <= self.row_length:
+            if (length := len(sequence.input_ids)) <= self.max_length:
                 yield sequence
                 continue
             if not self.left_out:
                 name = self._reply(self._examples[index]).id
-                logger.warning("%s: %d ids do not fit rows of %d: left out, and others", name, length, self.row_length)
+                logger.warning("%s: %d ids do not fit rows of %d: left out, and others", name, length, self.max_length)
             self.left_out += 1
 
     def _heard_turn(self, example: _Example) -> DialogTurn:
@@ -139,10 +139,10 @@ class DialogSequences:
     def _sequence(self, example: _Example, epoch: int) -> TrainingSequence:
         dialog = self.dialogs[example.dialog]
         user, agent = self._heard_turn(example), self._reply(example)
-        if self.splices is not None:
+        if self.splice_augmentation is not None:
             random = keyed_generator(self.seed, epoch, f"splice for {agent.id}")
-            if random.random() < self.splices.share:
-                return self._spliced(self.splices, random)
+            if random.random() < self.splice_augmentation.share:
+                return self._spliced(self.splice_augmentation, random)
         draw = keyed_generator(self.seed, epoch, agent.id).random() if len(self._layouts) > 1 else 0.0
         layout = self._layouts[int(np.searchsorted(self._shares, draw, side="right"))]
         content = TurnContent(
@@ -155,8 +155,8 @@ class DialogSequences:
         )
         return self._built(content, self._history(dialog, example.index), layout)
 
-    def _spliced(self, splices: Splices, random: np.random.Generator) -> TrainingSequence:
-        units, text = splices.splice(self._answered, self._alone, random)
+    def _spliced(self, splice_augmentation: SpliceAugmentation, random: np.random.Generator) -> TrainingSequence:
+        units, text = splice_augmentation.splice(self._answered, self._alone, random)
         content = TurnContent(user_units=torch.from_numpy(self._heard(units, random)), user_text=text)
         return self._built(content, [], "transcribe")
 

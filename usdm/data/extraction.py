@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from usdm.audio.variation import SoundVariation
+from usdm.audio.augmentation import SoundAugmentation
 from usdm.data.speech_corpus import Sound, Utterance, manifest_files, parse_utterance
 from usdm.data.unit_corpus import UnitCorpus, UnitCorpusWriter, UnitSource, UnitUtterance
 from usdm.interleave import spoken_form, spoken_words
@@ -48,7 +48,7 @@ def extract_units(
     *,
     shard_utterances: int = 1000,
     batch_seconds: float = 60.0,
-    variation: SoundVariation | None = None,
+    augmentation: SoundAugmentation | None = None,
     seed: int = 0,
     processes: int = 1,
     device: str = "cpu",
@@ -66,30 +66,30 @@ def extract_units(
         corpora: speech corpus folders (see `usdm.data.speech_corpus`).
         extractor: folder of a `UnitTokenizer`, of whichever kind.
         batch_seconds: sound that goes through the encoder at once; utterances of like length go together.
-        variation: of the sound of users' turns, so that a language model learns how voices that the encoder does not
+        augmentation: of the sound of users' turns, so that a language model learns how voices that the encoder does not
             know come out as units. Ids and dialogs are then named after `seed` and can be read beside the plain ones'.
-        seed: of the variation.
+        seed: of the augmentation.
         processes: one is this one, with all its threads; of several each has one thread.
         device: of the encoder. With "cuda" each process takes the next GPU, in turn.
         job: of `num_jobs` that share the work, on as many machines; each takes every `num_jobs`-th shard.
         retry_errors: utterances that failed are tried again.
-        overwrite: delete what another extractor or variation made, or what was made of utterances that are gone.
+        overwrite: delete what another extractor or augmentation made, or what was made of utterances that are gone.
 
     Raises:
         InputError: `job` is not one of `num_jobs`, a manifest or the extractor is missing, an utterance occurs twice,
-            units of another extractor or variation, or of utterances that are gone or changed, lie in `output_dir`,
-            or `variation` changes the speed, which word times do not follow.
+            units of another extractor or augmentation, or of utterances that are gone or changed, lie in `output_dir`,
+            or `augmentation` changes the speed, which word times do not follow.
     """
-    if variation is not None and variation.speed:
+    if augmentation is not None and augmentation.speed:
         raise InputError(
-            f"variation.speed={variation.speed}: words would no longer be where the corpus says; give 0 here and let "
-            "fine-tuning stretch the units (noise.stretch)"
+            f"augmentation.speed={augmentation.speed}: words would no longer be where the corpus says; give 0 here and "
+            "let fine-tuning stretch the units (noise.stretch)"
         )
     manifests = manifest_files(corpora)
     tokenizer_class(extractor)  # that it is there
     with claim(
         output_dir,
-        {"variation": None if variation is None else {**asdict(variation), "seed": seed}},
+        {"augmentation": None if augmentation is None else {**asdict(augmentation), "seed": seed}},
         {"corpora": list(corpora), "extractor": extractor},
         results=(f"*{SUFFIX}", "rows/*"),
         grows=("corpora",),
@@ -100,7 +100,7 @@ def extract_units(
         share = shards.share(
             manifests, shard_utterances, job=job, num_jobs=num_jobs, overwrite=overwrite, retry_failed=retry_errors
         )
-        worker = partial(_Worker, shards, str(extractor), batch_seconds, variation, seed, device)
+        worker = partial(_Worker, shards, str(extractor), batch_seconds, augmentation, seed, device)
         made = in_processes(worker, share.tasks, processes)
         for _ in tqdm(made, total=len(share.tasks), unit="shard", desc="extract_units"):
             pass
@@ -134,16 +134,16 @@ class _Worker:
         shards: Shards,
         extractor: str,
         batch_seconds: float,
-        variation: SoundVariation | None,
+        augmentation: SoundAugmentation | None,
         seed: int,
         device: str,
         number: int,
     ) -> None:
-        self.shards, self.batch_seconds, self.variation, self.seed = shards, batch_seconds, variation, seed
+        self.shards, self.batch_seconds, self.augmentation, self.seed = shards, batch_seconds, augmentation, seed
         self.tokenizer = load_unit_tokenizer(extractor).to(device_of_process(device, number))
         self.source = unit_source(self.tokenizer)
         # Before the ids and dialogs of varied turns, so that they are told from the plain ones.
-        self.prefix = "" if variation is None else f"varied{seed}-"
+        self.prefix = "" if augmentation is None else f"varied{seed}-"
 
     def __call__(self, task: Task) -> None:
         with self.shards.making(task) as (part, failed):
@@ -157,11 +157,11 @@ class _Worker:
                         failed[utterance.id] = str(error)
 
     def _heard(self, utterance: Utterance) -> _Heard:
-        """Several turns may share a sound, but each user draws a variation of his own."""
+        """Several turns may share a sound, but each user draws an augmentation of his own."""
         return utterance.sound, utterance.id if self._is_varied(utterance) else None
 
     def _is_varied(self, utterance: Utterance) -> bool:
-        return self.variation is not None and utterance.role == "user"
+        return self.augmentation is not None and utterance.role == "user"
 
     def _units(self, utterances: Mapping[_Heard, Utterance]) -> dict[_Heard, _Units]:
         units: dict[_Heard, _Units] = {}
@@ -178,9 +178,9 @@ class _Worker:
     def _sound(self, utterance: Utterance) -> Tensor:
         """(T,). Raises InputError if it cannot be read."""
         samples = utterance.read(self.tokenizer.sample_rate).samples
-        if self.variation is not None and self._is_varied(utterance):
+        if self.augmentation is not None and self._is_varied(utterance):
             random = np.random.default_rng((self.seed, zlib.crc32(utterance.id.encode())))
-            samples, _ = self.variation.vary(samples, self.tokenizer.sample_rate, random)
+            samples, _ = self.augmentation.vary(samples, self.tokenizer.sample_rate, random)
         return samples
 
     def _extract(self, waveforms: Sequence[Tensor]) -> list[_Units]:

@@ -38,9 +38,9 @@ class PackedRow(NamedTuple):
 
 
 def pack(
-    sequences: Iterable[TrainingSequence], row_length: int, waiting: int = WAITING
+    sequences: Iterable[TrainingSequence], max_length: int, waiting: int = WAITING
 ) -> Iterator[list[TrainingSequence]]:
-    """Group sequences into rows of at most `row_length` ids, in one pass with `waiting` sequences in memory.
+    """Group sequences into rows of at most `max_length` ids, in one pass with `waiting` sequences in memory.
 
     A row starts with the sequence that has waited longest, then takes the longest ones that still fit. Rows
     of some ten sequences are more than 99% full; sequences of a third of a row or more fill it less well.
@@ -57,8 +57,8 @@ def pack(
         nonlocal arrivals
         while len(held) < waiting and (sequence := next(source, None)) is not None:
             length = len(sequence.input_ids)
-            if length > row_length:
-                raise InputError(f"a sequence of {length} ids does not fit rows of {row_length}: make rows longer")
+            if length > max_length:
+                raise InputError(f"a sequence of {length} ids does not fit rows of {max_length}: make rows longer")
             held[arrivals] = sequence
             insort(by_length, (length, arrivals))
             arrivals += 1
@@ -71,7 +71,7 @@ def pack(
     while held:
         oldest = next(iter(held))
         row = [take(len(held[oldest].input_ids), oldest)]
-        room = row_length - len(row[0].input_ids)
+        room = max_length - len(row[0].input_ids)
         while (fitting := bisect_right(by_length, (room, arrivals))) > 0:
             length, arrival = by_length[fitting - 1]
             row.append(take(length, arrival))
@@ -80,21 +80,21 @@ def pack(
         yield row
 
 
-def build_row(sequences: Sequence[TrainingSequence], row_length: int, pad_id: int) -> PackedRow:
-    """Join the sequences of one row and pad it to `row_length`."""
+def build_row(sequences: Sequence[TrainingSequence], max_length: int, pad_id: int) -> PackedRow:
+    """Join the sequences of one row and pad it to `max_length`."""
     lengths = [len(sequence.input_ids) for sequence in sequences]
     used = sum(lengths)
     row = PackedRow(
-        np.full(row_length, pad_id, np.int32),
-        np.full(row_length, IGNORED, np.int32),
-        np.empty(row_length, np.int32),
-        np.zeros(row_length, np.int8),
+        np.full(max_length, pad_id, np.int32),
+        np.full(max_length, IGNORED, np.int32),
+        np.empty(max_length, np.int32),
+        np.zeros(max_length, np.int8),
     )
     np.concatenate([sequence.input_ids for sequence in sequences], out=row.input_ids[:used])
     np.concatenate([sequence.labels for sequence in sequences], out=row.labels[:used])
     np.concatenate([sequence.kinds for sequence in sequences], out=row.kinds[:used])
     start = 0
-    for length in [*lengths, row_length - used]:
+    for length in [*lengths, max_length - used]:
         row.position_ids[start : start + length] = np.arange(length)
         start += length
     return row
@@ -105,7 +105,7 @@ class PackedRows(IterableDataset[PackedRow]):
 
     Args:
         source: blocks of sequences; each block is packed on its own.
-        row_length: L.
+        max_length: L.
         pad_id: fills what stays free.
         start_row: go on from this row; what comes is what an uninterrupted reading gives from there.
         epochs: stop after so many; None reads on for ever.
@@ -117,12 +117,12 @@ class PackedRows(IterableDataset[PackedRow]):
     def __init__(
         self,
         source: SequenceSource,
-        row_length: int,
+        max_length: int,
         pad_id: int,
         start_row: int = 0,
         epochs: int | None = None,
     ) -> None:
-        self.source, self.row_length, self.pad_id = source, row_length, pad_id
+        self.source, self.max_length, self.pad_id = source, max_length, pad_id
         self.start_row, self.epochs = start_row, epochs
 
     def __iter__(self) -> Iterator[PackedRow]:
@@ -133,14 +133,14 @@ class PackedRows(IterableDataset[PackedRow]):
         while self.epochs is None or epoch < self.epochs:
             first = row_number
             for block in self.source.blocks(epoch):
-                for sequences in pack(self.source.sequences(epoch, block, row_number), self.row_length):
+                for sequences in pack(self.source.sequences(epoch, block, row_number), self.max_length):
                     row_number += 1
                     if row_number > self.start_row:
-                        yield build_row(sequences, self.row_length, self.pad_id)
+                        yield build_row(sequences, self.max_length, self.pad_id)
             if row_number == first:
                 raise InputError("the corpus leaves no sequence to train on: check its splits, words and text")
             rows, left_out = row_number - first, self.source.left_out
-            logger.info("epoch %d: %d rows of %d ids; %d utterances left out", epoch, rows, self.row_length, left_out)
+            logger.info("epoch %d: %d rows of %d ids; %d utterances left out", epoch, rows, self.max_length, left_out)
             epoch += 1
 
 

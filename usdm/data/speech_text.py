@@ -41,7 +41,7 @@ class SpeechTextSequences:
     Args:
         corpus: what is read.
         vocabulary: ids of text and units.
-        row_length: longest sequence.
+        max_length: longest sequence.
         split: "train", "dev" or "test".
         seed: fixes order, boundaries and modalities.
         pattern: the published scheme or an ablation.
@@ -57,7 +57,7 @@ class SpeechTextSequences:
         self,
         corpus: UnitCorpus,
         vocabulary: SpeechTextVocabulary,
-        row_length: int,
+        max_length: int,
         *,
         split: str = "train",
         seed: int = 0,
@@ -66,7 +66,7 @@ class SpeechTextSequences:
         segment_units: int | Sequence[tuple[int, int]] = SEGMENT_UNITS,
     ) -> None:
         corpus.check_num_units(vocabulary.num_units)
-        self.corpus, self.row_length, self.split = corpus, row_length, split
+        self.corpus, self.max_length, self.split = corpus, max_length, split
         self.seed, self.pattern, self.order = seed, pattern, order
         self.curriculum = _curriculum(segment_units)
         self.left_out = 0
@@ -80,7 +80,7 @@ class SpeechTextSequences:
         blocks: list[list[RowGroup]] = [[]]
         units = 0
         for group in self.order.groups(self.corpus, keyed_generator(self.seed, epoch, "order of groups")):
-            if units >= _ROWS_PER_BLOCK * self.row_length:
+            if units >= _ROWS_PER_BLOCK * self.max_length:
                 blocks.append([])
                 units = 0
             blocks[-1].append(group)
@@ -97,7 +97,7 @@ class SpeechTextSequences:
             if utterances.word_count[index] < MIN_WORDS:
                 self.left_out += 1
                 continue
-            yield from cut(self._sequence(utterances, index, epoch, segment_units), self.row_length)
+            yield from cut(self._sequence(utterances, index, epoch, segment_units), self.max_length)
 
     def _sequence(self, utterances: _Utterances, index: int, epoch: int, segment_units: int) -> TrainingSequence:
         generator = keyed_generator(self.seed, epoch, utterances.id[index])

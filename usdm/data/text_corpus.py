@@ -38,7 +38,7 @@ class TextSequences:
     Args:
         paths: files, or folders of them.
         vocabulary: its text ids are used.
-        row_length: longest sequence.
+        max_length: longest sequence.
         seed: fixes the order.
 
     Raises:
@@ -46,10 +46,10 @@ class TextSequences:
     """
 
     def __init__(
-        self, paths: Sequence[str | Path], vocabulary: SpeechTextVocabulary, row_length: int, *, seed: int = 0
+        self, paths: Sequence[str | Path], vocabulary: SpeechTextVocabulary, max_length: int, *, seed: int = 0
     ) -> None:
         self.files = [file for path in paths for file in _text_files(Path(path))]
-        self.vocabulary, self.row_length, self.seed = vocabulary, row_length, seed
+        self.vocabulary, self.max_length, self.seed = vocabulary, max_length, seed
         self.left_out = 0
         self._is_text = vocabulary.text_mask.numpy()
 
@@ -66,7 +66,7 @@ class TextSequences:
         for index in keyed_generator(self.seed, epoch, name).permutation(len(documents)).tolist():
             text = np.array(self.vocabulary.encode_text(documents[index]), np.int32)
             if len(text := text[self._is_text[text]]):
-                yield from cut(self._sequence(text), self.row_length)
+                yield from cut(self._sequence(text), self.max_length)
             else:
                 self.left_out += 1
 

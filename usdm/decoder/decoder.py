@@ -15,8 +15,8 @@ from usdm.checkpoint import NoInitialValues, fill, read_config, read_weights, sa
 from usdm.decoder.estimator import VelocityEstimator
 from usdm.decoder.flow_matching import Solver, Velocity, integrate, masked_mean, velocity_error
 from usdm.decoder.frames import units_per_frame
-from usdm.decoder.passage import KnownMel, Passage
-from usdm.decoder.sampling import check_sampling, draw_seed, seeded
+from usdm.decoder.infill import InfillRequest, MelPrompt
+from usdm.decoder.sampling import check_decoding, draw_seed, seeded
 from usdm.types import InputError, ReferenceVoice
 
 
@@ -176,22 +176,22 @@ class UnitDecoder(nn.Module):
             prompt_units, prompt_mel = self.prompt(voice)
             frames = torch.cat([prompt_units, units_per_frame(row.cpu(), self.unit_rate, self.mel)])
             noise = torch.randn(len(frames), self.config.n_feats, generator=torch.Generator().manual_seed(seed))
-            passages.append(Passage(frames, prompt_mel, noise, torch.Generator().manual_seed(seed + 1)))
+            passages.append(InfillRequest(frames, prompt_mel, noise, torch.Generator().manual_seed(seed + 1)))
         filled = self.infill(passages, steps=steps, solver=solver, guidance=guidance, temperature=temperature)
         return [self.denormalise(mel) for mel in filled]
 
     @torch.no_grad()
     def infill(
-        self, passages: Sequence[Passage], *, steps: int, solver: Solver, guidance: float, temperature: float
+        self, passages: Sequence[InfillRequest], *, steps: int, solver: Solver, guidance: float, temperature: float
     ) -> list[Tensor]:
         """(n_feats, M - P) normalised log-mel of each passage's unknown frames. Arguments as for `generate_batch`."""
-        check_sampling(steps, solver, temperature)
+        check_decoding(steps, solver, temperature)
         if not any(passage.frames for passage in passages):  # units may be shorter than a frame
             return [passage.known for passage in passages]
         lengths = torch.tensor([passage.frames for passage in passages], device=self.device)
         frames = pad_sequence([passage.units for passage in passages], batch_first=True).to(self.device)  # (B, M)
         noise = pad_sequence([passage.noise for passage in passages], batch_first=True).transpose(1, 2).to(self.device)
-        known = KnownMel(passages, temperature, self.config.sigma_min)
+        known = MelPrompt(passages, temperature, self.config.sigma_min)
         context = nn.functional.pad(known.mel, (0, frames.shape[1] - known.mel.shape[-1]))
         velocity = self.guided_velocity(frames, context, lengths, guidance)
         mels = integrate(velocity, temperature * noise, steps, solver, known.constrain)

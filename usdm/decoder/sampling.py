@@ -10,7 +10,7 @@ from usdm.decoder.flow_matching import Solver
 from usdm.types import InputError
 
 
-def check_sampling(steps: int, solver: str, temperature: float) -> None:
+def check_decoding(steps: int, solver: str, temperature: float) -> None:
     """Raises InputError for settings out of range."""
     if steps < 1:
         raise InputError(f"steps={steps}: the decoder needs at least 1")

@@ -17,8 +17,8 @@ from torch import Tensor
 from usdm.decoder.decoder import UnitDecoder
 from usdm.decoder.flow_matching import Solver
 from usdm.decoder.frames import frame_count, units_per_frame
-from usdm.decoder.passage import Passage
-from usdm.decoder.sampling import check_sampling, seeded
+from usdm.decoder.infill import InfillRequest
+from usdm.decoder.sampling import check_decoding, seeded
 from usdm.types import InputError, ReferenceVoice
 
 
@@ -73,7 +73,7 @@ class StreamingDecoder:
         temperature: float = 1.0,
         seed: int = 0,
     ) -> None:
-        check_sampling(steps, solver, temperature)
+        check_decoding(steps, solver, temperature)
         self.decoder = decoder
         self.lengths = StreamingSettings(first_units, chunk_units, left_context, lookahead)
         self._sample: dict[str, Any] = {
@@ -134,7 +134,7 @@ class StreamingDecoder:
         missing = seen - self._start - len(self._noise)
         noise = torch.cat([self._noise, self._draw(max(0, missing))])[start - self._start :]
         units = units_per_frame(self._units[:horizon], self.decoder.unit_rate, self.decoder.mel, start)
-        passage = Passage(
+        passage = InfillRequest(
             units=torch.cat([self._prompt_units, units]),
             known=torch.cat([self._prompt_mel, context], dim=1),
             noise=torch.cat([self._prompt_noise, noise[: seen - start]]),

@@ -4,14 +4,14 @@ scorecard = evaluate(pipeline, "held_out", PocketSphinxRecogniser(), "outputs/ev
 print(scorecard_table(scorecard))
 """
 
+from usdm.asr.recogniser import PocketSphinxRecogniser, Recogniser, WhisperRecogniser
 from usdm.evaluation.dialogs import evaluate
 from usdm.evaluation.held_out import HeldOutItem, read_held_out
-from usdm.evaluation.intervals import WordErrorGap, WordErrorRate
-from usdm.evaluation.recogniser import PocketSphinxRecogniser, Recogniser, WhisperRecogniser
 from usdm.evaluation.recordings import TranscriptScore, evaluate_recordings, transcript_table
 from usdm.evaluation.scorecard import ReplyScores, Scorecard, Speed
-from usdm.evaluation.table import scorecard_table
-from usdm.evaluation.text import WordErrors, meteor, rouge_l, scored_words, word_errors
+from usdm.evaluation.scorecard_table import scorecard_table
+from usdm.metrics.intervals import WordErrorGap, WordErrorRate
+from usdm.metrics.text import WordErrors, meteor, rouge_l, scored_words, word_errors
 
 __all__ = [
     "HeldOutItem",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from usdm.evaluation.text import most_frequent
+from usdm.metrics.text import most_frequent
 from usdm.types import InputError
 
 MOST_FREQUENT = "most frequent reply"

@@ -11,17 +11,17 @@ from typing import Any
 
 import torch
 
+from usdm.asr.recogniser import Recogniser
 from usdm.audio import resample
 from usdm.data.speech_corpus import Utterance
-from usdm.evaluation.facts import surroundings
-from usdm.evaluation.intervals import Judged, WordErrorGap, WordErrorRate, word_error_gap, word_error_rate
-from usdm.evaluation.ledger import Progress
-from usdm.evaluation.pitch import PitchDistance, pitch, pitch_distance
-from usdm.evaluation.quality import QualityScore
-from usdm.evaluation.recogniser import Recogniser
-from usdm.evaluation.speaker import SpeakerEncoder
-from usdm.evaluation.table import NONE, gap_cell, markdown_table, rate_cell
-from usdm.evaluation.text import word_errors
+from usdm.evaluation.result_lines import Progress
+from usdm.metrics.facts import surroundings
+from usdm.metrics.intervals import Judged, WordErrorGap, WordErrorRate, word_error_gap, word_error_rate
+from usdm.metrics.pitch import PitchDistance, pitch, pitch_distance
+from usdm.metrics.quality import QualityScore
+from usdm.metrics.speaker import SpeakerEncoder
+from usdm.metrics.table import NONE, gap_cell, markdown_table, rate_cell
+from usdm.metrics.text import word_errors
 from usdm.types import InputError, Waveform
 from usdm.unit_to_speech import DecoderSampling, UnitToSpeech
 from usdm.units import UnitTokenizer

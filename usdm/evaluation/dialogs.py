@@ -7,16 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from usdm.asr.recogniser import Recogniser
 from usdm.chain import SpokenDialogPipeline
 from usdm.evaluation.baselines import ServiceReplies, baseline_facts
 from usdm.evaluation.examples import save_examples
-from usdm.evaluation.facts import surroundings
 from usdm.evaluation.held_out import read_held_out, spread
-from usdm.evaluation.ledger import Progress
-from usdm.evaluation.outcomes import Synthesiser, run_items
-from usdm.evaluation.recogniser import Recogniser
+from usdm.evaluation.predictions import Synthesiser, run_items
+from usdm.evaluation.result_lines import Progress
 from usdm.evaluation.scorecard import Scorecard, summarise
-from usdm.evaluation.table import scorecard_table
+from usdm.evaluation.scorecard_table import scorecard_table
+from usdm.metrics.facts import surroundings
 from usdm.runs import write_text
 
 ITEMS_FILE = "items.jsonl"
@@ -71,7 +71,7 @@ def evaluate(
         service_replies.check(dialogs)
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    outcomes = run_items(
+    predictions = run_items(
         pipeline,
         items,
         recogniser,
@@ -93,7 +93,7 @@ def evaluate(
         "ceiling": "a synthesiser saying the same replies" if synthesiser else "recordings of the agent turns",
     }
     scorecard = summarise(
-        outcomes,
+        predictions,
         training_replies,
         seed,
         {**(facts or {}), **about, **surroundings()},

@@ -14,11 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from usdm.asr.recogniser import Recogniser, RememberingRecogniser
 from usdm.chain import SpokenDialogPipeline
 from usdm.evaluation.baselines import ServiceReplies, baseline_facts, baseline_replies
-from usdm.evaluation.facts import surroundings
 from usdm.evaluation.held_out import HeldOutItem, read_held_out, spread
-from usdm.evaluation.intervals import (
+from usdm.evaluation.predictions import Prediction, run_items
+from usdm.evaluation.result_lines import Progress
+from usdm.metrics.facts import surroundings
+from usdm.metrics.intervals import (
     Mean,
     MeanGap,
     WordErrorGap,
@@ -28,11 +31,8 @@ from usdm.evaluation.intervals import (
     word_error_gap,
     word_error_rate,
 )
-from usdm.evaluation.ledger import Progress
-from usdm.evaluation.outcomes import Outcome, run_items
-from usdm.evaluation.recogniser import Recogniser, RememberingRecogniser
-from usdm.evaluation.table import gap_cell, markdown_table, mean_cell, rate_cell
-from usdm.evaluation.text import WordErrors, meteor, rouge_l, word_errors
+from usdm.metrics.table import gap_cell, markdown_table, mean_cell, rate_cell
+from usdm.metrics.text import WordErrors, meteor, rouge_l, word_errors
 from usdm.types import InputError
 
 ITEMS_FILE = "items.jsonl"
@@ -142,7 +142,7 @@ def compare_models(
     if service_replies is not None:
         service_replies.check(dialogs)
     remembering = RememberingRecogniser(recogniser)
-    outcomes: dict[str, list[Outcome]] = {}
+    predictions: dict[str, list[Prediction]] = {}
     models: dict[str, Mapping[str, Any]] = {}
     for place, contender in enumerate(contenders):
 
@@ -150,8 +150,8 @@ def compare_models(
             progress(before + done, len(contenders) * len(items))
 
         folder = Path(output_dir) / contender.name
-        outcomes[contender.name], models[contender.name] = _ask(contender, items, remembering, folder, seed, move)
-    counted = {name: [_item(outcome) for outcome in found] for name, found in outcomes.items()}
+        predictions[contender.name], models[contender.name] = _ask(contender, items, remembering, folder, seed, move)
+    counted = {name: [_item(prediction) for prediction in found] for name, found in predictions.items()}
     references = [item.references[1] for item in items]
     own_dialogs = [item.dialog for item in items]
     for name, replies in baseline_replies(references, own_dialogs, training_replies, service_replies, seed).items():
@@ -160,7 +160,7 @@ def compare_models(
             for dialog, reference, reply in zip(own_dialogs, references, replies, strict=True)
         ]
     first = counted[names[0]]
-    rows = [_row(name, found, outcomes.get(name, []), first, seed) for name, found in counted.items()]
+    rows = [_row(name, found, predictions.get(name, []), first, seed) for name, found in counted.items()]
     facts = {
         "models": models,
         "recogniser": recogniser.name,
@@ -179,7 +179,7 @@ def _ask(
     folder: Path,
     seed: int,
     progress: Progress,
-) -> tuple[list[Outcome], dict[str, Any]]:
+) -> tuple[list[Prediction], dict[str, Any]]:
     """A model's answers to all items, and what it is; it is let go of afterwards."""
     pipeline = contender.load()
     facts = {
@@ -189,7 +189,7 @@ def _ask(
     }
     folder.mkdir(parents=True, exist_ok=True)
     _warm_up(pipeline, items[0], contender.chain)
-    outcomes = run_items(
+    predictions = run_items(
         pipeline,
         items,
         recogniser,
@@ -199,7 +199,7 @@ def _ask(
         synthesiser=None,
         progress=progress,
     )
-    return outcomes, facts
+    return predictions, facts
 
 
 def _warm_up(pipeline: SpokenDialogPipeline, item: HeldOutItem, chain: str | None) -> None:
@@ -209,27 +209,31 @@ def _warm_up(pipeline: SpokenDialogPipeline, item: HeldOutItem, chain: str | Non
         pipeline.respond(question.samples, question.sample_rate, chain=chain)
 
 
-def _item(outcome: Outcome) -> _Item | None:
+def _item(prediction: Prediction) -> _Item | None:
     """None of an item that failed."""
-    if outcome.error is not None:
+    if prediction.error is not None:
         return None
     errors = {}
     scores = {
-        "heard_meteor": meteor(outcome.reference, outcome.reply_recognised),
-        "heard_rouge_l": rouge_l(outcome.reference, outcome.reply_recognised),
-        "answer_seconds": sum(outcome.timings.values()),
+        "heard_meteor": meteor(prediction.reference, prediction.reply_recognised),
+        "heard_rouge_l": rouge_l(prediction.reference, prediction.reply_recognised),
+        "answer_seconds": sum(prediction.timings.values()),
     }
-    if outcome.transcript is not None:
-        errors["transcript"] = word_errors(outcome.user_text, outcome.transcript)
-    if outcome.reply is not None:
-        errors["spoken_reply"] = word_errors(outcome.reply, outcome.reply_recognised)
-        scores["meteor"] = meteor(outcome.reference, outcome.reply)
-        scores["rouge_l"] = rouge_l(outcome.reference, outcome.reply)
-    return _Item(outcome.dialog, errors, scores)
+    if prediction.transcript is not None:
+        errors["transcript"] = word_errors(prediction.user_text, prediction.transcript)
+    if prediction.reply is not None:
+        errors["spoken_reply"] = word_errors(prediction.reply, prediction.reply_recognised)
+        scores["meteor"] = meteor(prediction.reference, prediction.reply)
+        scores["rouge_l"] = rouge_l(prediction.reference, prediction.reply)
+    return _Item(prediction.dialog, errors, scores)
 
 
 def _row(
-    name: str, items: Sequence[_Item | None], outcomes: Sequence[Outcome], first: Sequence[_Item | None], seed: int
+    name: str,
+    items: Sequence[_Item | None],
+    predictions: Sequence[Prediction],
+    first: Sequence[_Item | None],
+    seed: int,
 ) -> ModelRow:
     scored = [item for item in items if item is not None]
     pairs = [(mine, its) for mine, its in zip(items, first, strict=True) if mine is not None and its is not None]
@@ -262,7 +266,7 @@ def _row(
         name=name,
         items=len(scored),
         failed=len(items) - len(scored),
-        without_sound=sum(outcome.error is None and outcome.reply_seconds == 0 for outcome in outcomes),
+        without_sound=sum(prediction.error is None and prediction.reply_seconds == 0 for prediction in predictions),
         rates=rates,
         means=means,
         gaps=gaps,

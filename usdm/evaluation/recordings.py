@@ -11,14 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from usdm.asr.recogniser import Recogniser
 from usdm.audio import read_audio
 from usdm.chain import SpokenDialogPipeline
-from usdm.evaluation.facts import surroundings
-from usdm.evaluation.intervals import Judged, WordErrorRate, word_error_rate
-from usdm.evaluation.ledger import Progress, complete
-from usdm.evaluation.recogniser import Recogniser
-from usdm.evaluation.table import false_alarms_cell, markdown_table, rate_cell
-from usdm.evaluation.text import FalseAlarms, false_alarms, word_errors
+from usdm.evaluation.result_lines import Progress, complete
+from usdm.metrics.facts import surroundings
+from usdm.metrics.intervals import Judged, WordErrorRate, word_error_rate
+from usdm.metrics.table import false_alarms_cell, markdown_table, rate_cell
+from usdm.metrics.text import FalseAlarms, false_alarms, word_errors
 from usdm.runs import write_text
 from usdm.types import InputError, Sampling, Waveform
 

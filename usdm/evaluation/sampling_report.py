@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from usdm.chain import DecoderSampling
 from usdm.evaluation.sampling_table import PUBLISHED, SamplingRow, SamplingTable
-from usdm.evaluation.table import NONE, markdown_table, rate_cell
+from usdm.metrics.table import NONE, markdown_table, rate_cell
 
 
 def sampling_markdown(table: SamplingTable) -> str:

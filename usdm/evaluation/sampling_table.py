@@ -18,11 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from usdm.asr.recogniser import Recogniser
 from usdm.audio import read_audio
 from usdm.chain import DecoderSampling, SpokenDialogPipeline
 from usdm.data.speech_corpus import Utterance
-from usdm.evaluation.facts import surroundings
-from usdm.evaluation.intervals import (
+from usdm.evaluation.result_lines import Progress
+from usdm.metrics.facts import surroundings
+from usdm.metrics.intervals import (
     Judged,
     MeanGap,
     WordErrorGap,
@@ -31,10 +33,8 @@ from usdm.evaluation.intervals import (
     word_error_gap,
     word_error_rate,
 )
-from usdm.evaluation.ledger import Progress
-from usdm.evaluation.recogniser import Recogniser
-from usdm.evaluation.speaker import SpeakerEncoder
-from usdm.evaluation.text import word_errors
+from usdm.metrics.speaker import SpeakerEncoder
+from usdm.metrics.text import word_errors
 from usdm.types import InputError, ReferenceVoice, Waveform
 
 PUBLISHED = DecoderSampling()  # 50 evaluations of Heun's method with guidance

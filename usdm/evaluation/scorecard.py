@@ -10,7 +10,8 @@ from statistics import fmean, median
 from typing import Any
 
 from usdm.evaluation.baselines import ServiceReplies, baseline_replies
-from usdm.evaluation.intervals import (
+from usdm.evaluation.predictions import Prediction
+from usdm.metrics.intervals import (
     Judged,
     Mean,
     WordErrorGap,
@@ -19,8 +20,7 @@ from usdm.evaluation.intervals import (
     word_error_gap,
     word_error_rate,
 )
-from usdm.evaluation.outcomes import Outcome
-from usdm.evaluation.text import FalseAlarms, false_alarms, meteor, rouge_l, says, word_errors
+from usdm.metrics.text import FalseAlarms, false_alarms, meteor, rouge_l, says, word_errors
 
 SHORT_QUESTION = (2.0, 4.0)  # seconds: questions of about 3 s
 
@@ -114,7 +114,7 @@ class Scorecard:
 
 
 def summarise(
-    outcomes: Sequence[Outcome],
+    predictions: Sequence[Prediction],
     training_replies: Sequence[str],
     seed: int,
     facts: Mapping[str, Any],
@@ -123,7 +123,7 @@ def summarise(
     refusal_phrase: str | None = None,
 ) -> Scorecard:
     """The figures of a run; the same outcomes give the same scorecard. Arguments as for `evaluate`."""
-    scored = [o for o in outcomes if o.error is None]
+    scored = [o for o in predictions if o.error is None]
     heard = [(o, _judge(o, o.user_text, o.transcript)) for o in scored if o.transcript is not None]
     replied = [(o, o.reply) for o in scored if o.reply is not None]
     spoken = [_judge(o, reply, o.reply_recognised) for o, reply in replied]
@@ -135,7 +135,7 @@ def summarise(
     baselines = baseline_replies(references, dialogs, training_replies, service_replies, seed)
     return Scorecard(
         items=len(scored),
-        failed=len(outcomes) - len(scored),
+        failed=len(predictions) - len(scored),
         truncated=dict(Counter(stage for o in scored for stage in o.truncated)),
         transcript=word_error_rate([judged for _, judged in heard], seed),
         transcript_by_speaker=_by_speaker(heard, seed),
@@ -163,21 +163,21 @@ def summarise(
     )
 
 
-def _judge(outcome: Outcome, text: str, heard: str | None) -> Judged:
-    return outcome.dialog, word_errors(text, heard or "")
+def _judge(prediction: Prediction, text: str, heard: str | None) -> Judged:
+    return prediction.dialog, word_errors(text, heard or "")
 
 
-def _judge_ceiling(outcome: Outcome, reply: str) -> Judged:
+def _judge_ceiling(prediction: Prediction, reply: str) -> Judged:
     """The recogniser on a synthesiser: saying the reply if there is one to ask, else the reference."""
-    if outcome.synthesis_recognised is not None:
-        return _judge(outcome, reply, outcome.synthesis_recognised)
-    return _judge(outcome, outcome.reference, outcome.agent_recognised)
+    if prediction.synthesis_recognised is not None:
+        return _judge(prediction, reply, prediction.synthesis_recognised)
+    return _judge(prediction, prediction.reference, prediction.agent_recognised)
 
 
-def _by_speaker(heard: Sequence[tuple[Outcome, Judged]], seed: int) -> dict[str, WordErrorRate]:
-    speakers = sorted({outcome.speaker for outcome, _ in heard})
+def _by_speaker(heard: Sequence[tuple[Prediction, Judged]], seed: int) -> dict[str, WordErrorRate]:
+    speakers = sorted({prediction.speaker for prediction, _ in heard})
     rates = {
-        speaker: word_error_rate([judged for outcome, judged in heard if outcome.speaker == speaker], seed)
+        speaker: word_error_rate([judged for prediction, judged in heard if prediction.speaker == speaker], seed)
         for speaker in speakers
     }
     return {speaker: rate for speaker, rate in rates.items() if rate is not None}
@@ -197,7 +197,7 @@ def _refused(replies: Sequence[tuple[str, str]], phrase: str | None, seed: int) 
     return mean_of([float(says(reply, phrase)) for _, reply in replies], [dialog for dialog, _ in replies], seed)
 
 
-def _speed(scored: Sequence[Outcome]) -> Speed:
+def _speed(scored: Sequence[Prediction]) -> Speed:
     short = [o for o in scored if SHORT_QUESTION[0] <= o.question_seconds <= SHORT_QUESTION[1]]
     said = sum(o.reply_seconds for o in scored)
     stages = list(dict.fromkeys(stage for o in scored for stage in o.timings))
@@ -209,6 +209,6 @@ def _speed(scored: Sequence[Outcome]) -> Speed:
     )
 
 
-def _work(outcome: Outcome) -> float:
+def _work(prediction: Prediction) -> float:
     """Seconds that the stages took together."""
-    return sum(outcome.timings.values())
+    return sum(prediction.timings.values())

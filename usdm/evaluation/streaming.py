@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from usdm.asr.recogniser import Recogniser
 from usdm.chain import SpokenDialogPipeline
 from usdm.data.speech_corpus import Utterance
 from usdm.decoder import StreamingDecoder, StreamingSettings
-from usdm.evaluation.facts import surroundings
-from usdm.evaluation.intervals import Judged, WordErrorGap, WordErrorRate, word_error_gap, word_error_rate
-from usdm.evaluation.ledger import Progress
-from usdm.evaluation.quality import QualityScore
-from usdm.evaluation.recogniser import Recogniser
-from usdm.evaluation.table import NONE, markdown_table, rate_cell
-from usdm.evaluation.text import word_errors
+from usdm.evaluation.result_lines import Progress
+from usdm.metrics.facts import surroundings
+from usdm.metrics.intervals import Judged, WordErrorGap, WordErrorRate, word_error_gap, word_error_rate
+from usdm.metrics.quality import QualityScore
+from usdm.metrics.table import NONE, markdown_table, rate_cell
+from usdm.metrics.text import word_errors
 from usdm.types import InputError, Waveform
 from usdm.vocoder import StreamingVocoder
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from usdm.evaluation.intervals import Mean, MeanGap, mean_gap, mean_of
+from usdm.metrics.intervals import Mean, MeanGap, mean_gap, mean_of
 from usdm.turns import FRAME, SAMPLE_RATE, Pause, Speech, SpeechTracker, samples_of
 from usdm.turns.moments import PauseLengths, noise, places_of_pauses, quietest_level, with_pauses
 

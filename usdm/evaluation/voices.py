@@ -12,15 +12,15 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
+from usdm.asr.recogniser import Recogniser
 from usdm.chain import SpokenDialogPipeline
 from usdm.data.speech_corpus import Utterance
-from usdm.evaluation.facts import surroundings
-from usdm.evaluation.intervals import Judged, MeanGap, WordErrorRate, mean_gap, word_error_rate
-from usdm.evaluation.ledger import Progress
-from usdm.evaluation.recogniser import Recogniser
-from usdm.evaluation.speaker import SpeakerEncoder
-from usdm.evaluation.table import markdown_table, rate_cell
-from usdm.evaluation.text import word_errors
+from usdm.evaluation.result_lines import Progress
+from usdm.metrics.facts import surroundings
+from usdm.metrics.intervals import Judged, MeanGap, WordErrorRate, mean_gap, word_error_rate
+from usdm.metrics.speaker import SpeakerEncoder
+from usdm.metrics.table import markdown_table, rate_cell
+from usdm.metrics.text import word_errors
 from usdm.types import InputError, Waveform
 
 OWN_VOICE = "without a reference"

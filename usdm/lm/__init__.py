@@ -14,17 +14,17 @@ from usdm.lm.model import (
     num_rows,
 )
 from usdm.lm.sampling import check_sampling
-from usdm.lm.script import Script, Write, Written, finish, play
+from usdm.lm.stage_program import GenerateRequest, StageProgram, TokenEvent, finish, play
 
 __all__ = [
     "ContinuousBatch",
     "Generated",
     "LanguageModel",
     "Mistral",
-    "Script",
+    "StageProgram",
     "TokenStream",
-    "Write",
-    "Written",
+    "GenerateRequest",
+    "TokenEvent",
     "build_model",
     "check_model",
     "check_sampling",

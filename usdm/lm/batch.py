@@ -24,8 +24,8 @@ from usdm.lm.mistral import LanguageModel
 from usdm.lm.model import max_positions
 from usdm.lm.packed import PackedForward
 from usdm.lm.sampling import Sampler, draw_all
-from usdm.lm.script import Script, Write, Written
-from usdm.lm.slots import Read, SlotCache
+from usdm.lm.slots import ForwardInput, SlotCache
+from usdm.lm.stage_program import GenerateRequest, StageProgram, TokenEvent
 from usdm.lm.weights import is_llama_like, is_on_cpu_in_float32, is_on_one_gpu
 from usdm.types import InputError
 
@@ -43,7 +43,7 @@ class Progress:
     """What a step did for one script."""
 
     key: Any
-    written: tuple[Written, ...]
+    written: tuple[TokenEvent, ...]
     ended: bool
     outcome: Any = None  # of a script that has ended: its result, or the InputError that ended it
 
@@ -76,7 +76,7 @@ class ContinuousBatch:
         """Whether a step would do anything."""
         return bool(self._rows)
 
-    def run(self, scripts: Iterable[tuple[Key, Script[Result]]]) -> Iterator[tuple[Key, Result | Exception]]:
+    def run(self, scripts: Iterable[tuple[Key, StageProgram[Result]]]) -> Iterator[tuple[Key, Result | Exception]]:
         """Play scripts to their ends, and yield each one's result as soon as it has one.
 
         The next script is taken when a slot is free for it; while the iterable makes one wait, all wait. An
@@ -102,7 +102,7 @@ class ContinuousBatch:
         finally:
             self.clear()
 
-    def enter(self, key: Key, script: Script[Result], stream: TokenStream | None = None) -> Progress | None:
+    def enter(self, key: Key, script: StageProgram[Result], stream: TokenStream | None = None) -> Progress | None:
         """Let a script take part in the steps to come; a script that ends before it writes is reported at once.
 
         Its sequence goes on from all that `stream` holds, of the same model, which is copied: nothing is read again.
@@ -146,7 +146,7 @@ class ContinuousBatch:
     def _step(self, branches: list[_Branch]) -> None:
         """One forward, and one id for every branch that took part in it."""
         slots = _fitting([branch.num_unread for branch in branches])
-        reads = [Read(slot, branches[slot].num_read, branches[slot].unread()) for slot in slots]
+        reads = [ForwardInput(slot, branches[slot].num_read, branches[slot].unread()) for slot in slots]
         states = self._forward(reads)
         alike: defaultdict[int, list[int]] = defaultdict(list)  # branches that may write the same
         for place, read in enumerate(reads):
@@ -220,16 +220,16 @@ class _Row(Generic[Key, Result]):
     """One script, as far as it has come."""
 
     key: Key
-    script: Script[Result]
+    script: StageProgram[Result]
     max_length: int
     device: torch.device
     ids: list[int]
-    news: list[Written] = field(default_factory=list)  # written since its last progress
+    news: list[TokenEvent] = field(default_factory=list)  # written since its last progress
     branches: list[_Branch] = field(default_factory=list)  # one, or those that its search follows, in its order
     ended: bool = False
     outcome: Any = None  # the script's result, or its error
     # the stage that it writes
-    request: Write = field(init=False)
+    request: GenerateRequest = field(init=False)
     allowed: AllowedIds = field(init=False)
     sampler: Sampler = field(init=False)
     search: BeamSearch | None = field(init=False)
@@ -252,7 +252,7 @@ class _Row(Generic[Key, Result]):
             self._advance(Generated(self.written, stopped=True))
             return
         self.written.append(id_)
-        self.news.append(Written(self.request.stage, id_))
+        self.news.append(TokenEvent(self.request.stage, id_))
         self.ids.append(id_)
         if len(self.written) == self.limit:
             self._advance(Generated(self.written, stopped=False))
@@ -268,7 +268,7 @@ class _Row(Generic[Key, Result]):
         self.branches[0].tail = ()
         self.branches[0].num_read = len(self.ids)
         self.ids.extend(best.ids)
-        self.news.extend(Written(self.request.stage, id_) for id_ in best.ids)
+        self.news.extend(TokenEvent(self.request.stage, id_) for id_ in best.ids)
         self._advance(Generated([*best.ids], best.stopped))
 
     def _advance(self, generated: Generated | None) -> None:
@@ -289,7 +289,7 @@ class _Row(Generic[Key, Result]):
         except InputError as wrong:
             self.ended, self.outcome = True, wrong
 
-    def _begin(self, request: Write) -> None:
+    def _begin(self, request: GenerateRequest) -> None:
         check_room(len(self.ids) + len(request.ids), self.max_length)
         self.ids.extend(request.ids)
         if not self.ids:

@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from usdm.lm.head import OutputHead, pick_allowed
 from usdm.lm.padded import PaddedForward
-from usdm.lm.slots import Read, SlotCache
+from usdm.lm.slots import ForwardInput, SlotCache
 from usdm.lm.weights import is_llama_like
 
 FIRST_CAPACITY = 256  # tokens
@@ -32,7 +32,7 @@ class GrowingForward:
         self.cache = GrowingCache(model.config.get_text_config().num_hidden_layers)
         self.logits = OutputHead(model) if is_llama_like(model) else pick_allowed  # of what a call gives: -> (R, A)
 
-    def __call__(self, reads: Sequence[Read]) -> Tensor:
+    def __call__(self, reads: Sequence[ForwardInput]) -> Tensor:
         """After the last id of the one sequence: -> (1, hidden) of a Llama-like model, (1, V) logits of a stranger."""
         (read,) = reads
         self.cache.cut_back(read.start)

@@ -18,7 +18,7 @@ from torch import Tensor
 from usdm.lm.head import AllowedIds
 from usdm.lm.mistral import LanguageModel
 from usdm.lm.packed import PackedForward
-from usdm.lm.slots import FIRST_LENGTH, Aim, Read, SlotCache
+from usdm.lm.slots import FIRST_LENGTH, ForwardInput, SlotCache, SlotMapping
 
 WARM_UPS = 2  # runs before a capture, in which libraries choose their kernels and take their workspaces
 
@@ -37,7 +37,7 @@ class GraphForward:
         self._made_for = (0, 0)  # slots and positions of the cache
         self._steps: dict[tuple[int, int], Callable[[], Tensor]] = {}
 
-    def __call__(self, reads: Sequence[Read]) -> Tensor:
+    def __call__(self, reads: Sequence[ForwardInput]) -> Tensor:
         """-> (R, hidden): the last state of each of R sequences."""
         # One position more than any sequence fills takes what idle rows write.
         self.cache.reserve(max(read.end for read in reads) + 1)
@@ -58,7 +58,7 @@ class GraphForward:
         """`PackedForward` over another cache."""
         return self.packed.in_slots(cache)
 
-    def _decode(self, reads: Sequence[Read]) -> Tensor:
+    def _decode(self, reads: Sequence[ForwardInput]) -> Tensor:
         self._follow_cache()
         rows = min(_power_of_two(max(read.slot for read in reads) + 1), self.cache.num_slots)
         length = min(max(FIRST_LENGTH, _power_of_two(max(read.end for read in reads))), self.cache.reserved)
@@ -90,7 +90,7 @@ class GraphForward:
 
     def _made(self, rows: int, length: int) -> Callable[[], Tensor]:
         ids, positions = self.ids[:rows], self.positions[:rows]
-        aim = Aim(self.slots[:rows], positions, slice(rows), length)
+        aim = SlotMapping(self.slots[:rows], positions, slice(rows), length)
 
         def step() -> Tensor:
             self.cache.aim(aim)

@@ -23,7 +23,7 @@ from usdm.lm.model import max_positions
 from usdm.lm.packed import PackedForward
 from usdm.lm.sampling import Sampler
 from usdm.lm.single_token import SingleTokenForward
-from usdm.lm.slots import CachedLayer, Read, SlotCache
+from usdm.lm.slots import CachedLayer, ForwardInput, SlotCache
 from usdm.lm.weights import LlamaWeights, is_llama_like, is_on_cpu_in_float32, is_on_one_gpu
 from usdm.types import InputError, Sampling
 
@@ -162,7 +162,7 @@ class TokenStream:
             moved = [slot for slot, parent in enumerate(parents) if parent != slot]
             if moved and end > length:  # the slots differ in what lies after the prompt
                 slots.copy([parents[slot] for slot in moved], moved, slice(length, end))
-            states = forward([Read(slot, end, each.ids[-1:]) for slot, each in enumerate(search.live)])
+            states = forward([ForwardInput(slot, end, each.ids[-1:]) for slot, each in enumerate(search.live)])
             parents = search.advance(forward.logits(states, search.allowed))
             end += 1
         return search.best
@@ -173,7 +173,7 @@ class TokenStream:
         if len(new) == 1 and self._single is not None and self._num_read:
             self._state = self._single(new[0], self._num_read)
         elif new:
-            self._state = self._forward([Read(0, self._num_read, new)])
+            self._state = self._forward([ForwardInput(0, self._num_read, new)])
         self._num_read = len(self.ids)
         assert self._state is not None  # something was read before, or just now
         return self._state

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from usdm.lm.head import AllowedIds, OutputHead
 from usdm.lm.mistral import LanguageModel
-from usdm.lm.slots import Aim, Read, SlotCache, rows_of
+from usdm.lm.slots import ForwardInput, SlotCache, SlotMapping, rows_of
 from usdm.lm.weights import LlamaWeights
 
 
@@ -29,7 +29,7 @@ class PackedForward:
         self.cache = cache
         self.device, self.dtype = model.device, model.dtype
 
-    def __call__(self, reads: Sequence[Read]) -> Tensor:
+    def __call__(self, reads: Sequence[ForwardInput]) -> Tensor:
         """-> (R, hidden): the last state of each of R sequences."""
         weights, cache = self.weights, self.cache
         length = max(read.end for read in reads)
@@ -44,7 +44,7 @@ class PackedForward:
                 tokens += [(read.slot, read.start + i, id_) for i, id_ in enumerate(read.ids[:-1])]
                 before.append(Before(read, slice(first, len(tokens)), self.device, self.dtype, weights.window))
         slots, positions, ids = torch.tensor(tokens, device=self.device).unbind(1)
-        cache.aim(Aim(slots, positions, rows_of([read.slot for read in reads], self.device), length))
+        cache.aim(SlotMapping(slots, positions, rows_of([read.slot for read in reads], self.device), length))
         return self.through_layers(ids, positions, len(reads), length, before)
 
     def logits(self, states: Tensor, allowed: AllowedIds) -> Tensor:
@@ -89,7 +89,9 @@ class PackedForward:
 class Before:
     """What a read has before its last token: its place in the line, and its attention."""
 
-    def __init__(self, read: Read, tokens: slice, device: torch.device, dtype: torch.dtype, window: int | None) -> None:
+    def __init__(
+        self, read: ForwardInput, tokens: slice, device: torch.device, dtype: torch.dtype, window: int | None
+    ) -> None:
         self.slot = read.slot
         self.tokens = tokens
         self.length = read.end - 1

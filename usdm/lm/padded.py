@@ -13,7 +13,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from usdm.lm.head import AllowedIds, pick_allowed
 from usdm.lm.packed import visible
-from usdm.lm.slots import Aim, Read, SlotCache, SlotLayer, rows_of
+from usdm.lm.slots import ForwardInput, SlotCache, SlotLayer, SlotMapping, rows_of
 from usdm.types import InputError
 
 ATTENTIONS = ("sdpa", "eager")  # implementations that take any mask
@@ -36,7 +36,7 @@ class PaddedForward:
         if unknown := self.layer_types - LAYER_TYPES:
             raise InputError(f"layers of kind {', '.join(sorted(unknown))}: sequences of this model go one at a time")
 
-    def __call__(self, reads: Sequence[Read]) -> Tensor:
+    def __call__(self, reads: Sequence[ForwardInput]) -> Tensor:
         """-> (R, V): logits after the last id of each of R sequences."""
         groups: defaultdict[int, list[int]] = defaultdict(list)
         for place, read in enumerate(reads):
@@ -51,7 +51,7 @@ class PaddedForward:
         """(R, V) -> (R, A)"""
         return pick_allowed(states, allowed)
 
-    def _read(self, reads: Sequence[Read]) -> Tensor:
+    def _read(self, reads: Sequence[ForwardInput]) -> Tensor:
         """Padded on the left, so that all end at the same place: -> (R, V)"""
         device = self.model.device
         longest = max(len(read.ids) for read in reads)
@@ -64,7 +64,7 @@ class PaddedForward:
         slots = torch.tensor([read.slot for read in reads], device=device)[:, None].expand_as(positions)
         written = positions.masked_fill(is_padding, self.cache.reserved - 1)
         positions = positions.masked_fill(is_padding, 0)
-        self.cache.aim(Aim(slots, written, rows_of([read.slot for read in reads], device), length))
+        self.cache.aim(SlotMapping(slots, written, rows_of([read.slot for read in reads], device), length))
         output = self.model(
             ids,
             attention_mask=self._mask(positions, length),

@@ -18,7 +18,7 @@ ALL = slice(None)
 
 
 @dataclass(frozen=True)
-class Read:
+class ForwardInput:
     """Ids that a model is to read into one slot, after what it holds already."""
 
     slot: int
@@ -31,7 +31,7 @@ class Read:
 
 
 @dataclass(frozen=True)
-class Aim:
+class SlotMapping:
     """Where one forward writes and what it sees. The shape of `slots` and `positions` is that of its tokens."""
 
     slots: Tensor  # int64
@@ -52,7 +52,7 @@ class SlotLayer:
 
     keys: Tensor
     values: Tensor
-    aim: Aim
+    aim: SlotMapping
 
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
@@ -119,7 +119,7 @@ class SlotCache:
         for layer in self.layers:
             layer.reserve(self.reserved)
 
-    def aim(self, aim: Aim) -> None:
+    def aim(self, aim: SlotMapping) -> None:
         """What the next forward writes and sees."""
         for layer in self.layers:
             layer.aim = aim

@@ -16,7 +16,7 @@ import torch
 
 from usdm.lm.generation import Generated, check_room
 from usdm.lm.sampling import check_sampling
-from usdm.lm.script import Script, Write
+from usdm.lm.stage_program import GenerateRequest, StageProgram
 from usdm.types import InputError
 
 Key = TypeVar("Key", bound=Hashable)
@@ -63,7 +63,7 @@ class VllmBatch:
         engine = LLMEngine.from_engine_args(arguments)
         return cls(engine, engine.model_config.max_model_len, capacity, SamplingParams, TokensPrompt)
 
-    def run(self, scripts: Iterable[tuple[Key, Script[Result]]]) -> Iterator[tuple[Key, Result | Exception]]:
+    def run(self, scripts: Iterable[tuple[Key, StageProgram[Result]]]) -> Iterator[tuple[Key, Result | Exception]]:
         """Play scripts to their ends, and yield each one's result as soon as it has one; see `ContinuousBatch.run`."""
         waiting = iter(scripts)
         playing: dict[str, _Played] = {}  # by request
@@ -114,7 +114,7 @@ class VllmBatch:
         except InputError as wrong:
             played.ended, played.outcome = True, wrong
 
-    def _request(self, played: _Played, request: Write) -> str:
+    def _request(self, played: _Played, request: GenerateRequest) -> str:
         """Ask the engine for one stage: -> the request's name."""
         check_room(len(played.ids) + len(request.ids), self.max_length)
         played.ids.extend(request.ids)
@@ -158,7 +158,7 @@ class _Played(Generic[Key, Result]):
     """One script, as far as it has come."""
 
     key: Key
-    script: Script[Result]
+    script: StageProgram[Result]
     ids: list[int]
     request: Any = None
     ended: bool = False

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from usdm.chain import SpokenDialogPipeline
 from usdm.chain.synthesis_stages import on_own_stream
-from usdm.lm import Script, TokenStream
+from usdm.lm import StageProgram, TokenStream
 from usdm.lm.batch import ContinuousBatch, Progress
 from usdm.types import InputError
 
@@ -51,7 +51,7 @@ class Writing(Protocol):
         """Which has read its beginning ahead."""
         ...
 
-    def script(self) -> Script[Any]:
+    def script(self) -> StageProgram[Any]:
         """To be played at once. Raises InputError if it cannot be."""
         ...
 

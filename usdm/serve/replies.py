@@ -12,7 +12,7 @@ from torch import Tensor
 from usdm.audio.streaming import StreamingResampler
 from usdm.chain import Answer, LanguageModelChain, Question, SpokenDialogPipeline, SpokenText
 from usdm.chain.streaming import SpeechStream
-from usdm.lm import Script, TokenStream
+from usdm.lm import StageProgram, TokenStream
 from usdm.lm.batch import Progress
 from usdm.serve.audio_formats import PCM16
 from usdm.serve.engine import Owner
@@ -86,7 +86,7 @@ class LiveReply:
         assert self._chain.stream is not None
         return self._chain.stream
 
-    def script(self) -> Script[Answer]:
+    def script(self) -> StageProgram[Answer]:
         """To be played at once, from where the chain's stream ends. Raises InputError as the chain does."""
         question = self._request.question
         prompt = self._chain.prompt(question, self._speak)
@@ -162,7 +162,7 @@ class LiveTranscription:
         self._item_id, self._question = item_id, question
         self._tell = tell
 
-    def script(self) -> Script[str]:
+    def script(self) -> StageProgram[str]:
         return self._chain.transcription(self._question, self._pipeline.settings.sampling)
 
     def take(self, progress: Progress) -> None:

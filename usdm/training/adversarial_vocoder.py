@@ -33,7 +33,7 @@ class AdversarialVocoderTask(AdversarialTask):
     All others are those of `VocoderTask`.
 
     Raises:
-        InputError: as `VocoderTask` does; `initial` is of another size or mel than `settings`.
+        InputError: as `VocoderTask` does; `init_from` is of another size or mel than `settings`.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class AdversarialVocoderTask(AdversarialTask):
         batch_size: int = 8,
         crop_frames: int = 64,
         validation_utterances: int = 8,
-        initial: str | Path | None = None,
+        init_from: str | Path | None = None,
         spectral_weight: float = 1.0,
         adversarial_weight: float = 0.1,
         feature_weight: float = 1.0,
@@ -61,7 +61,7 @@ class AdversarialVocoderTask(AdversarialTask):
             batch_size=batch_size,
             crop_frames=crop_frames,
             validation_utterances=validation_utterances,
-            initial=initial,
+            init_from=init_from,
             seed=seed,
             device=device,
         )

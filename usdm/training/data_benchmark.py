@@ -52,9 +52,9 @@ class DataSpeed:
 
 
 def benchmark_data(
-    vocabulary: SpeechTextVocabulary, folder: str | Path, *, corpus_units: list[int], row_length: int, rows: int
+    vocabulary: SpeechTextVocabulary, folder: str | Path, *, corpus_units: list[int], max_length: int, rows: int
 ) -> list[DataSpeed]:
-    """Read `rows` rows of `row_length` ids from a corpus of each size, and once by way of text.
+    """Read `rows` rows of `max_length` ids from a corpus of each size, and once by way of text.
 
     "text" is how the published preparation is described: each sequence is written out as text, read and tokenized
     again, and rows are filled in order. It runs on the first corpus, on a tenth of the rows.
@@ -71,9 +71,9 @@ def benchmark_data(
         path = folder / f"{units}.parquet"
         if not path.exists():
             write_synthetic_corpus(path, units, vocabulary.num_units)
-        found.append(alone(_read_packed, folder, path, units, row_length, rows))
+        found.append(alone(_read_packed, folder, path, units, max_length, rows))
         if number == 0:
-            found.append(alone(_read_by_way_of_text, folder, path, units, row_length, max(1, rows // 10)))
+            found.append(alone(_read_by_way_of_text, folder, path, units, max_length, max(1, rows // 10)))
     figures = [asdict(each) | {"tokens_per_second": each.tokens_per_second} for each in found]
     (folder / "data_benchmark.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return found
@@ -129,32 +129,32 @@ def alone(measure: Callable[..., Measured], *arguments: Any) -> Measured:
         return pool.apply(measure, arguments)
 
 
-def _read_packed(folder: Path, path: Path, units: int, row_length: int, rows: int) -> DataSpeed:
+def _read_packed(folder: Path, path: Path, units: int, max_length: int, rows: int) -> DataSpeed:
     vocabulary = SpeechTextVocabulary.from_pretrained(folder)
-    source = SpeechTextSequences(UnitCorpus(path), vocabulary, row_length)
+    source = SpeechTextSequences(UnitCorpus(path), vocabulary, max_length)
     start, tokens = time.perf_counter(), 0
-    for row in islice(PackedRows(source, row_length, vocabulary.pad_id), rows):
+    for row in islice(PackedRows(source, max_length, vocabulary.pad_id), rows):
         tokens += int(np.flatnonzero(row.labels != IGNORED)[-1]) + 1  # what follows the last scored id is padding
     seconds = time.perf_counter() - start
-    return DataSpeed("packed", units, tokens, seconds, tokens / (rows * row_length), _peak_bytes())
+    return DataSpeed("packed", units, tokens, seconds, tokens / (rows * max_length), _peak_bytes())
 
 
-def _read_by_way_of_text(folder: Path, path: Path, units: int, row_length: int, rows: int) -> DataSpeed:
+def _read_by_way_of_text(folder: Path, path: Path, units: int, max_length: int, rows: int) -> DataSpeed:
     vocabulary = SpeechTextVocabulary.from_pretrained(folder)
     backend = vocabulary.tokenizer.backend_tokenizer
-    source = SpeechTextSequences(UnitCorpus(path), vocabulary, row_length)
+    source = SpeechTextSequences(UnitCorpus(path), vocabulary, max_length)
     start, tokens, filled, used = time.perf_counter(), 0, 0, 0
     for sequence in _for_ever(source):
         text = backend.decode(sequence.input_ids.tolist(), skip_special_tokens=False)
-        length = min(row_length, len(backend.encode(text, add_special_tokens=False).ids))
-        if used + length > row_length:
+        length = min(max_length, len(backend.encode(text, add_special_tokens=False).ids))
+        if used + length > max_length:
             filled, used = filled + 1, 0
             if filled == rows:
                 break
         used += length
         tokens += length
     seconds = time.perf_counter() - start
-    return DataSpeed("text", units, tokens, seconds, tokens / (rows * row_length), _peak_bytes())
+    return DataSpeed("text", units, tokens, seconds, tokens / (rows * max_length), _peak_bytes())
 
 
 def _for_ever(source: SpeechTextSequences) -> Iterator[TrainingSequence]:

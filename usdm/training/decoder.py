@@ -91,14 +91,14 @@ class DecoderTask(TrainingTask):
         batch_size: int = 8,
         crop_seconds: float = 3.0,
         validation_utterances: int = 8,
-        initial: str | Path | None = None,
+        init_from: str | Path | None = None,
         vocoder: str | Path | None = None,
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
         torch.manual_seed(seed)
         self.device = device = training_device(device)
-        self.decoder = _decoder(config, initial).to(device)
+        self.decoder = _decoder(config, init_from).to(device)
         self.regression_steps = regression_steps
         self.regression_rows = round(regression_share * batch_size)
         self.shortest_mask = shortest_mask
@@ -253,10 +253,10 @@ class DecoderTask(TrainingTask):
         return example
 
 
-def _decoder(config: UnitDecoderConfig, initial: str | Path | None) -> UnitDecoder:
-    if initial is None:
+def _decoder(config: UnitDecoderConfig, init_from: str | Path | None) -> UnitDecoder:
+    if init_from is None:
         return UnitDecoder(config)
-    decoder = UnitDecoder.from_pretrained(initial)
+    decoder = UnitDecoder.from_pretrained(init_from)
     if decoder.config != config:
-        raise InputError(f"initial={initial} is a decoder of another kind: {decoder.config}, wanted is {config}")
+        raise InputError(f"init_from={init_from} is a decoder of another kind: {decoder.config}, wanted is {config}")
     return decoder.train()

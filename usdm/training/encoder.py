@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from usdm.audio.variation import SoundVariation
+from usdm.audio.augmentation import SoundAugmentation
 from usdm.data.speech_corpus import Utterance
 from usdm.data.utterance_index import UtteranceIndex
 from usdm.training.loop import training_device
@@ -112,15 +112,15 @@ class EncoderTask(TrainingTask):
         batch_seconds: sound in a batch; utterances of like length go together.
         ctc_weight: of the CTC loss, against 1 for the frames.
         validation_utterances: of split "dev".
-        variation: of training sound, drawn anew each time it is read; None leaves it as it is.
+        augmentation: of training sound, drawn anew each time it is read; None leaves it as it is.
         repeats: how often an epoch hears the utterances of a corpus, one number for each of `corpora`; None: once.
         initial: folder of an earlier run on the same phones, from whose averaged weights this one starts.
-        whisper: a log-mel encoder begins as Whisper's; with `initial`, that run did.
+        whisper: a log-mel encoder begins as Whisper's; with `init_from`, that run did.
         without_speakers: leaves these speakers out, so that a voice can be kept unseen.
         device: of the encoder; "cuda" is each process' own GPU.
 
     Raises:
-        InputError: no utterance has labels, `repeats` is not a number for each corpus, or `initial` is of another
+        InputError: no utterance has labels, `repeats` is not a number for each corpus, or `init_from` is of another
             size or other phones, `whisper` does not fit, or the config drops layers.
     """
 
@@ -135,9 +135,9 @@ class EncoderTask(TrainingTask):
         batch_seconds: float = 40.0,
         ctc_weight: float = 0.3,
         validation_utterances: int = 60,
-        variation: SoundVariation | None = None,
+        augmentation: SoundAugmentation | None = None,
         repeats: Sequence[int] | None = None,
-        initial: str | Path | None = None,
+        init_from: str | Path | None = None,
         whisper: WhisperStart | None = None,
         without_speakers: Sequence[str] = (),
         seed: int = 0,
@@ -147,7 +147,7 @@ class EncoderTask(TrainingTask):
             raise InputError(f"repeats={list(repeats)} for {len(corpora)} corpora: give a number for each.")
         self.layer, self.padding, self.labels_per_unit = layer, padding, labels_per_unit
         self.batch_seconds, self.ctc_weight, self.seed = batch_seconds, ctc_weight, seed
-        self.variation, self.device = variation, training_device(device)
+        self.augmentation, self.device = augmentation, training_device(device)
         names: set[str] = set()
         self.train_set = UtteranceIndex.joined(
             [
@@ -166,8 +166,8 @@ class EncoderTask(TrainingTask):
         self.model = PhoneEncoder(settings, layer, len(self.phone_ids), labels_per_unit).to(self.device)
         self.whisper = whisper
         self.teacher = None if whisper is None else self._begin_as(whisper)
-        if initial is not None:
-            self.model.load_state_dict(_averaged(Path(initial) / "checkpoint.pt", self.model))
+        if init_from is not None:
+            self.model.load_state_dict(_averaged(Path(init_from) / "checkpoint.pt", self.model))
         self.unit_samples = int(np.prod(self.model.encoder.config.conv_stride))
         self._epoch = -1
         self._batches: list[list[int]] = []  # numbers in the training set
@@ -196,7 +196,7 @@ class EncoderTask(TrainingTask):
     def batch(self, step: int) -> EncoderBatch:
         if self._epoch < 0 or not self._first_step <= step < self._first_step + len(self._batches):
             self._open_epoch_of(step)
-        random = np.random.default_rng((self.seed, step, 1)) if self.variation else None
+        random = np.random.default_rng((self.seed, step, 1)) if self.augmentation else None
         return self._read([self.train_set[number] for number in self._batches[step - self._first_step]], random)
 
     def losses(self, batch: EncoderBatch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -281,8 +281,8 @@ class EncoderTask(TrainingTask):
         """With `random`, the sound is varied."""
         waveforms = [utterance.read(SAMPLE_RATE).samples for utterance in utterances]
         speeds = [1.0] * len(waveforms)
-        if random is not None and self.variation is not None:
-            varied = [self.variation.vary(waveform, SAMPLE_RATE, random) for waveform in waveforms]
+        if random is not None and self.augmentation is not None:
+            varied = [self.augmentation.vary(waveform, SAMPLE_RATE, random) for waveform in waveforms]
             waveforms, speeds = [sound for sound, _ in varied], [speed for _, speed in varied]
         units = max(len(waveform) for waveform in waveforms) // self.unit_samples + 1
         labels = torch.stack(
@@ -316,7 +316,7 @@ class EncoderTask(TrainingTask):
 def _averaged(checkpoint: Path, model: PhoneEncoder) -> dict[str, Tensor]:
     """The weights that a run of the loop would have saved."""
     if not checkpoint.is_file():
-        raise InputError(f"{checkpoint} does not exist: initial= takes the folder of an earlier run")
+        raise InputError(f"{checkpoint} does not exist: init_from= takes the folder of an earlier run")
     try:
         average = torch.load(checkpoint, weights_only=True, map_location="cpu")["average"]
     except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
@@ -331,7 +331,7 @@ def _averaged(checkpoint: Path, model: PhoneEncoder) -> dict[str, Tensor]:
     if different := [n for n in names if n not in own or n not in state or state[n].shape != own[n].shape]:
         raise InputError(
             f"{checkpoint} is of another encoder, or other phones: {different[0]} and {len(different) - 1} more "
-            "weights do not fit; start without initial="
+            "weights do not fit; start without init_from="
         )
     return state
 

@@ -34,7 +34,7 @@ def fit_kmeans(
     *,
     settings: UnitSettings,
     frames: int,
-    predecessor: str | Path | None = None,
+    init_from: str | Path | None = None,
     seed: int,
     device: str = "cpu",
     overwrite: bool = False,
@@ -44,7 +44,7 @@ def fit_kmeans(
     Args:
         encoder_folder: of an encoder in transformers' layout.
         frames: how many features the centroids are fitted on.
-        predecessor: folder of a unit extractor with as many units at the same rate; each unit then starts at the
+        init_from: folder of a unit extractor with as many units at the same rate; each unit then starts at the
             mean of the frames that have it there, so that it keeps its meaning, and models that know the old
             units can learn on from there.
         device: of the encoders and of k-means; on "cpu" it is scikit-learn's.
@@ -62,7 +62,7 @@ def fit_kmeans(
         if finished(run):
             return UnitQuality(**run.record.figures)
         model = Path(output_dir) / MODEL_FOLDER
-        quality = _fit(encoder_folder, corpora, model, settings, frames, predecessor, seed, device)
+        quality = _fit(encoder_folder, corpora, model, settings, frames, init_from, seed, device)
         run.finish(asdict(quality))
     return quality
 
@@ -73,7 +73,7 @@ def _fit(
     folder: Path,
     settings: UnitSettings,
     frames: int,
-    predecessor: str | Path | None,
+    init_from: str | Path | None,
     seed: int,
     device: str,
 ) -> UnitQuality:
@@ -82,7 +82,7 @@ def _fit(
     placeholder = torch.zeros(settings.num_units, model.config.hidden_size)
     device = training_device(device)
     extractor = UnitExtractor(model, placeholder, settings).to(device)
-    before = None if predecessor is None else _predecessor(predecessor, settings).to(device)
+    before = None if init_from is None else _predecessor(init_from, settings).to(device)
     once = UtteranceIndex.read(corpora, "train", once=True)
     utterances = once.take(np.random.default_rng(seed).permutation(len(once)))
     spoken = UtteranceIndex.read(corpora, "dev", lambda utterance: bool(utterance.phones))
@@ -132,7 +132,7 @@ def _predecessor(folder: str | Path, settings: UnitSettings) -> UnitExtractor:
     theirs, ours = (extractor.num_units, extractor.unit_rate), (settings.num_units, settings.unit_rate)
     if theirs != ours:
         raise InputError(
-            f"predecessor={folder} has {theirs[0]} units at {theirs[1]} Hz, wanted are {ours[0]} at {ours[1]} Hz: a "
+            f"init_from={folder} has {theirs[0]} units at {theirs[1]} Hz, wanted are {ours[0]} at {ours[1]} Hz: a "
             "unit cannot keep its meaning; leave the predecessor out"
         )
     return extractor

@@ -23,7 +23,7 @@ from usdm.data.order import Order, Shuffled
 from usdm.data.packing import NoRows, PackedRow, PackedRows
 from usdm.data.sequences import SequenceSource
 from usdm.data.speech_text import SEGMENT_UNITS, SpeechTextSequences
-from usdm.data.splices import Splices
+from usdm.data.splice_augmentation import SpliceAugmentation
 from usdm.data.text_corpus import TextSequences
 from usdm.data.unit_corpus import UnitCorpus, UnitSource
 from usdm.data.unit_noise import UnitNoise
@@ -97,7 +97,7 @@ def pretrain(
         return SpeechTextSequences(
             units,
             vocabulary,
-            settings.row_length,
+            settings.max_length,
             split=split,
             seed=settings.seed,
             pattern=pattern,
@@ -107,7 +107,7 @@ def pretrain(
 
     def member(given: MixtureMember) -> WeightedSource:
         if given.text is not None:
-            source: SequenceSource = TextSequences(given.text, vocabulary, settings.row_length, seed=settings.seed)
+            source: SequenceSource = TextSequences(given.text, vocabulary, settings.max_length, seed=settings.seed)
         else:
             units = UnitCorpus(list(given.units or ()))
             corpus.source.check(units.source, str(corpus.files[0]), str(units.files[0]))
@@ -118,9 +118,9 @@ def pretrain(
         by_row = [(step * rows_per_step, units) for step, units in curriculum]
         main = speech_text(corpus, "train", by_row)
         if not mixture:
-            return PackedRows(main, settings.row_length, vocabulary.pad_id, start_row)
+            return PackedRows(main, settings.max_length, vocabulary.pad_id, start_row)
         sources = [WeightedSource(main, 1.0), *map(member, mixture)]
-        return MixedRows(sources, settings.row_length, vocabulary.pad_id, start_row)
+        return MixedRows(sources, settings.max_length, vocabulary.pad_id, start_row)
 
     dev = speech_text(corpus, "dev", curriculum[-1][1])
     data = {
@@ -145,7 +145,7 @@ def finetune(
     history_turns: int = 0,
     layouts: Mapping[str, float] | None = None,
     noise: UnitNoise | None = None,
-    splices: Splices | None = None,
+    splice_augmentation: SpliceAugmentation | None = None,
     unit_source: UnitSource | None = None,
     adapter: Any = None,
     dtype: torch.dtype | None = None,
@@ -160,7 +160,7 @@ def finetune(
         history_turns: earlier turns before a turn, at most; the template has a budget of ids besides.
         layouts: turn layouts and their shares; None is the template's own alone.
         noise: on the user's units in training; validation hears them as they are.
-        splices: turns put together from pieces, in training, so that a small corpus is heard out and not guessed.
+        splice_augmentation: turns put together from pieces, in training: a small corpus is heard out, not guessed.
         unit_source: which units the model knows (`UnitSource.load(its folder)`), to be held against the corpora's.
     """
     asked = Asked(arguments_of(finetune, locals(), but=OF_THE_RUN), origin, overwrite)
@@ -173,18 +173,18 @@ def finetune(
         return DialogSequences(
             corpus,
             dialog_template,
-            settings.row_length,
+            settings.max_length,
             split=split,
             seed=settings.seed,
             agent_roles=agent_roles,
             history_turns=history_turns,
             layouts=layouts,
             noise=noise if split == "train" else None,
-            splices=splices if split == "train" else None,
+            splice_augmentation=splice_augmentation if split == "train" else None,
         )
 
     def train_rows(rows_per_step: int, start_row: int) -> IterableDataset[PackedRow]:
-        return PackedRows(dialogs("train"), settings.row_length, vocabulary.pad_id, start_row)
+        return PackedRows(dialogs("train"), settings.max_length, vocabulary.pad_id, start_row)
 
     data = {
         "template": asdict(template),
@@ -192,7 +192,7 @@ def finetune(
         "history_turns": history_turns,
         "layouts": None if layouts is None else dict(layouts),
         "noise": None if noise is None else asdict(noise),
-        "splices": None if splices is None else asdict(splices),
+        "splice_augmentation": None if splice_augmentation is None else asdict(splice_augmentation),
     }
     dev, folder = dialogs("dev"), Path(output_dir)
     return _train(model, vocabulary, corpus, train_rows, dev, settings, folder, adapter, dtype, template, data, asked)
@@ -218,7 +218,9 @@ def _train(
         torch.set_num_threads(settings.threads)
     arguments = settings.arguments(folder)
     data["adapter"] = adapter_record(adapter)
-    data["rows_per_step"] = rows_per_step = arguments.train_batch_size * settings.accumulation * arguments.world_size
+    data["rows_per_step"] = rows_per_step = (
+        arguments.train_batch_size * settings.gradient_accumulation_steps * arguments.world_size
+    )
     record = {"settings": asdict(settings), "data": data, "units": asdict(corpus.source)}
     whole = identity(asked, model, vocabulary, record, dtype)
     with claim_together(
@@ -227,13 +229,13 @@ def _train(
         if finished(claimed):
             return dict(claimed.record.figures)
         checkpoint, start = newest_checkpoint(folder)
-        log = TrainingLog(folder, start, rows_per_step * settings.row_length, arguments.process_index == 0)
+        log = TrainingLog(folder, start, rows_per_step * settings.max_length, arguments.process_index == 0)
         # A run that has all its steps is loaded like any other, which only the trainer knows how to, but reads nothing.
         rows = train_rows(rows_per_step, start * rows_per_step) if start < settings.steps else NoRows()
         validation_rows = _validation_rows(dev, settings, vocabulary.pad_id)
         attention = model.config._attn_implementation
         if not settings.compile:
-            use_packed_attention(model, settings.row_length)
+            use_packed_attention(model, settings.max_length)
         stored = model.dtype
         trained = with_adapter(model, adapter)
         hold_in_float32(trained, settings.bf16)
@@ -257,4 +259,4 @@ def _train(
 
 
 def _validation_rows(source: SequenceSource, settings: LanguageModelSettings, pad_id: int) -> list[PackedRow]:
-    return list(islice(PackedRows(source, settings.row_length, pad_id, epochs=1), settings.validation_rows))
+    return list(islice(PackedRows(source, settings.max_length, pad_id, epochs=1), settings.validation_rows))

@@ -104,10 +104,10 @@ def _sequence(ids: Any) -> TrainingSequence:
     return TrainingSequence(ids, ids, np.zeros(len(ids), np.int8))
 
 
-def use_packed_attention(model: PreTrainedModel, row_length: int) -> None:
+def use_packed_attention(model: PreTrainedModel, max_length: int) -> None:
     """Train with it where it gives the same and pays: a model with plain SDPA attention on a CPU."""
     config = model.config
     window = getattr(config, "sliding_window", None)
-    plain = config._attn_implementation == "sdpa" and (window is None or window >= row_length)
+    plain = config._attn_implementation == "sdpa" and (window is None or window >= max_length)
     if plain and not getattr(config, "attention_dropout", 0.0) and not torch.cuda.is_available():
         model.set_attn_implementation(PACKED)

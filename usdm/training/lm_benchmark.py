@@ -30,7 +30,7 @@ CORPUS_UNITS = 2_000_000
 @dataclass(frozen=True)
 class TrainingSpeed:
     parameters: int
-    row_length: int
+    max_length: int
     rows_per_step: int  # of one process
     tokens_per_second: float  # of one process; median over logged steps but the first
     model_flops: float  # a second
@@ -68,15 +68,15 @@ def benchmark_training(
     plain = replace(
         settings, log_every=1, validate_every=None, validation_rows=1, save_every=settings.steps, report_to=()
     )
-    parameters, per_token = model.num_parameters(), flops_per_token(model, settings.row_length, adapter is not None)
+    parameters, per_token = model.num_parameters(), flops_per_token(model, settings.max_length, adapter is not None)
     pretrain(model, vocabulary, [corpus], run, plain, adapter=adapter)
     logged = [json.loads(line) for line in (run / LOG_FILE).read_text(encoding="utf-8").splitlines()]
     speeds = [row["tokens_per_second"] for row in logged if "tokens_per_second" in row][1:]
     device, peak = device_peak(settings.bf16)
     speed = TrainingSpeed(
         parameters=parameters,
-        row_length=settings.row_length,
-        rows_per_step=settings.rows * settings.accumulation,
+        max_length=settings.max_length,
+        rows_per_step=settings.batch_size * settings.gradient_accumulation_steps,
         tokens_per_second=median(speeds),
         model_flops=median(speeds) * per_token,
         peak_flops=peak,

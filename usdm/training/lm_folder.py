@@ -32,8 +32,8 @@ FREE = (
     "workers",
     "threads",
     # How a step's rows, whose number counts, are shared out over processes and passes.
-    "rows",
-    "accumulation",
+    "batch_size",
+    "gradient_accumulation_steps",
     "sharding",
     "gradient_checkpointing",
     "attention",
@@ -69,7 +69,7 @@ def identity(
         "adapter": record["data"]["adapter"],
         "dtype": None if dtype is None else str(dtype),
         "vocabulary": tokenizer_digest(vocabulary),
-        "initial": origin.settings,
+        "init_from": origin.settings,
         **asked.data.settings,
     }
     return Arguments(settings, {**asked.data.inputs, **origin.inputs})

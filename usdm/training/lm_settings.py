@@ -30,9 +30,9 @@ class LanguageModelSettings:
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.01
     gradient_clip: float = 1.0
-    row_length: int = 8192  # ids a row
-    rows: int = 1  # a forward and backward pass, on each device
-    accumulation: int = 1  # passes a step
+    max_length: int = 8192  # ids a row
+    batch_size: int = 1  # a forward and backward pass, on each device
+    gradient_accumulation_steps: int = 1  # passes a step
     bf16: bool = False  # arithmetic; the weights that are trained are float32 in any case
     gradient_checkpointing: bool = False
     compile: bool = False  # torch.compile
@@ -76,8 +76,8 @@ class LanguageModelSettings:
             adam_beta2=self.betas[1],
             weight_decay=self.weight_decay,
             max_grad_norm=self.gradient_clip,
-            per_device_train_batch_size=self.rows,
-            gradient_accumulation_steps=self.accumulation,
+            per_device_train_batch_size=self.batch_size,
+            gradient_accumulation_steps=self.gradient_accumulation_steps,
             bf16=self.bf16,
             torch_compile=self.compile,
             use_liger_kernel=self.liger,

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from usdm.runs import publishing, write_text
 from usdm.training.curves import draw_curves
-from usdm.training.learner import Learner
+from usdm.training.optimizer import Optimizer
 from usdm.training.run_folder import (
     CURVES_FILE,
     LOG_FILE,
@@ -138,7 +138,7 @@ class _Run:
         on_cpu = next(self.parameters.parameters()).device.type == "cpu"
         self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="bf16" if settings.bf16 else "no")
         self.learner = self._learner(self.parameters)
-        self.critic: Learner | None = None
+        self.critic: Optimizer | None = None
         self.turns = [("", self.learner, task.losses)]  # who learns from each batch, in this order
         if isinstance(task, AdversarialTask):
             self.critic = self._learner(nn.ModuleDict(task.critic_modules()))
@@ -150,8 +150,8 @@ class _Run:
         self.seconds = 0.0  # of training, over all starts
         self.clock = time.monotonic()
 
-    def _learner(self, modules: nn.Module) -> Learner:
-        return Learner(
+    def _learner(self, modules: nn.Module) -> Optimizer:
+        return Optimizer(
             modules,
             self.accelerator,
             betas=self.settings.betas,

@@ -39,13 +39,13 @@ class MemoryUse:
 
 
 def benchmark_memory(
-    vocabulary: SpeechTextVocabulary, folder: str | Path, *, utterances: list[int], row_length: int, rows: int
+    vocabulary: SpeechTextVocabulary, folder: str | Path, *, utterances: list[int], max_length: int, rows: int
 ) -> list[MemoryUse]:
     """The peak of each reader over data of each size; also in `memory_benchmark.json`.
 
     `extract_units` plans the work of a single job over the whole manifest and reads one shard of it. `utterance index`
     is what the decoder, the vocoder and the encoder draw from: every line is read once, then a thousand by number.
-    `pretrain` packs `rows` rows of `row_length` ids; it holds a block of about a thousand rows, however many there are.
+    `pretrain` packs `rows` rows of `max_length` ids; it holds a block of about a thousand rows, however many there are.
 
     Args:
         vocabulary: saved into `folder` for the processes that measure.
@@ -67,7 +67,7 @@ def benchmark_memory(
             found += [
                 MemoryUse("extract_units", number, alone(_extraction, data)),
                 MemoryUse("utterance index", number, alone(_index, data)),
-                MemoryUse("pretrain", number, alone(_pretraining, data, folder, row_length, rows)),
+                MemoryUse("pretrain", number, alone(_pretraining, data, folder, max_length, rows)),
             ]
     write_text(folder / "memory_benchmark.json", json.dumps([asdict(each) for each in found], indent=1) + "\n")
     return found
@@ -104,12 +104,12 @@ def _index(data: Path) -> int:
     return peak_of(read)
 
 
-def _pretraining(data: Path, folder: Path, row_length: int, rows: int) -> int:
+def _pretraining(data: Path, folder: Path, max_length: int, rows: int) -> int:
     vocabulary = SpeechTextVocabulary.from_pretrained(folder)
 
     def read() -> None:
-        source = SpeechTextSequences(UnitCorpus(data / "units"), vocabulary, row_length)
-        for _ in islice(PackedRows(source, row_length, vocabulary.pad_id), rows):
+        source = SpeechTextSequences(UnitCorpus(data / "units"), vocabulary, max_length)
+        for _ in islice(PackedRows(source, max_length, vocabulary.pad_id), rows):
             pass
 
     return peak_of(read)

@@ -103,9 +103,11 @@ def plan_training(
     model = _skeleton(architecture, adapter)
     parameters = model.num_parameters()
     trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
-    tokens = settings.steps * settings.rows * settings.accumulation * processes * settings.row_length
+    tokens = (
+        settings.steps * settings.batch_size * settings.gradient_accumulation_steps * processes * settings.max_length
+    )
     units = corpus_hours * 3600 * unit_rate
-    seconds = tokens * flops_per_token(model, settings.row_length, adapter is not None)
+    seconds = tokens * flops_per_token(model, settings.max_length, adapter is not None)
     seconds /= GPUS[gpu].flops * efficiency * processes
     shared = 1 if settings.sharding == "none" else processes
     return TrainingPlan(
@@ -132,12 +134,12 @@ def _state_bytes(trained: int, frozen: int, settings: LanguageModelSettings, sha
     return math.ceil((trained * (STATE_BYTES + copied) + frozen * FROZEN_BYTES[settings.bf16]) / shared)
 
 
-def flops_per_token(model: PreTrainedModel, row_length: int, adapter: bool) -> float:
+def flops_per_token(model: PreTrainedModel, max_length: int, adapter: bool) -> float:
     """Of a forward and a backward pass. Rows are taken as one sequence, which packing only makes less."""
     config: Any = model.config.get_text_config()
     embedding: Any = model.get_input_embeddings()
     multiplied = model.num_parameters() - (0 if config.tie_word_embeddings else embedding.weight.numel())
-    attention = 12 * config.num_hidden_layers * config.hidden_size * row_length
+    attention = 12 * config.num_hidden_layers * config.hidden_size * max_length
     return (6 * multiplied + attention) * (2 / 3 if adapter else 1)
 
 
@@ -150,7 +152,7 @@ def _skeleton(architecture: PretrainedConfig, adapter: Any) -> PreTrainedModel:
 def _activation_bytes(model: PreTrainedModel, settings: LanguageModelSettings) -> int:
     """What the backward pass needs of the forward: of all layers, or, checkpointed, of one and the others' inputs."""
     config: Any = model.config.get_text_config()
-    positions = settings.rows * settings.row_length
+    positions = settings.batch_size * settings.max_length
     layer = LAYER_BYTES * positions * config.hidden_size
     inputs = 2 * positions * config.hidden_size * config.num_hidden_layers
     layers = inputs + layer if settings.gradient_checkpointing else layer * config.num_hidden_layers

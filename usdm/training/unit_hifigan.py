@@ -68,13 +68,13 @@ class UnitHifiGanTask(AdversarialTask):
         duration_weight: float = 0.1,
         period_width: int = 24,
         resolution_width: int = 16,
-        initial: str | Path | None = None,
+        init_from: str | Path | None = None,
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
         torch.manual_seed(seed)
         self.device = training_device(device)
-        self.model = _model(config, initial).to(self.device)
+        self.model = _model(config, init_from).to(self.device)
         self.batch_size, self.crop_units, self.seed = batch_size, crop_units, seed
         self.spectral_weight, self.adversarial_weight = spectral_weight, adversarial_weight
         self.feature_weight, self.duration_weight = feature_weight, duration_weight
@@ -158,10 +158,12 @@ class UnitHifiGanTask(AdversarialTask):
         return torch.cat(losses).mean() if any(map(len, losses)) else units.new_zeros((), dtype=torch.float32)
 
 
-def _model(config: UnitHifiGanConfig, initial: str | Path | None) -> UnitHifiGan:
-    if initial is None:
+def _model(config: UnitHifiGanConfig, init_from: str | Path | None) -> UnitHifiGan:
+    if init_from is None:
         return UnitHifiGan(config)
-    model = UnitHifiGan.from_pretrained(initial)
+    model = UnitHifiGan.from_pretrained(init_from)
     if model.config != config:
-        raise InputError(f"initial={initial} is a unit HiFi-GAN of another kind: {model.config}, wanted is {config}")
+        raise InputError(
+            f"init_from={init_from} is a unit HiFi-GAN of another kind: {model.config}, wanted is {config}"
+        )
     return model.train()

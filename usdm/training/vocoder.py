@@ -100,13 +100,13 @@ class VocoderTask(TrainingTask):
         batch_size: int = 8,
         crop_frames: int = 64,
         validation_utterances: int = 8,
-        initial: str | Path | None = None,
+        init_from: str | Path | None = None,
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
         torch.manual_seed(seed)
         self.device = device = training_device(device)
-        self.vocoder = vocoder = _vocoder(settings, initial).to(device)
+        self.vocoder = vocoder = _vocoder(settings, init_from).to(device)
         self.batch_size = batch_size
         self.crop_samples = crop_frames * vocoder.mel.hop_length
         self.seed = seed
@@ -153,10 +153,12 @@ class VocoderTask(TrainingTask):
         self.vocoder.save_pretrained(folder, dtype=torch.float16)
 
 
-def _vocoder(settings: VocosSettings, initial: str | Path | None) -> VocosVocoder:
-    if initial is None:
+def _vocoder(settings: VocosSettings, init_from: str | Path | None) -> VocosVocoder:
+    if init_from is None:
         return VocosVocoder(settings)
-    vocoder = VocosVocoder.from_pretrained(initial)
+    vocoder = VocosVocoder.from_pretrained(init_from)
     if vocoder.settings != settings:
-        raise InputError(f"initial={initial} is a vocoder of another kind: {vocoder.settings}, wanted is {settings}")
+        raise InputError(
+            f"init_from={init_from} is a vocoder of another kind: {vocoder.settings}, wanted is {settings}"
+        )
     return vocoder.train()
