@@ -1,5 +1,6 @@
 # `make respond`: hear a reply. `make test`: what CI runs. `make demo`: talk to it in the browser.
 # `make test-all`: also the tests that take minutes. `make torture`: every stage, killed twenty times.
+# `make docs`: the pages of docs/ as a site, in `site`; a broken link is an error.
 # `make update`: the newest versions of everything, tested, into constraints.txt. `make test-lowest`: the lower bounds
 # of pyproject.toml, tested.
 PYTHON ?= python3
@@ -8,13 +9,16 @@ BIN := .venv/bin
 EVERYTHING := dev,bigvgan,kokoro,wandb,speaker,quality,quantized
 PYTEST := -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal -r s
 
-.PHONY: respond demo test test-all torture update test-lowest clean
+.PHONY: respond demo docs test test-all torture update test-lowest clean
 
 respond: .venv/installed
 	$(BIN)/usdm respond input=usdm/assets/question.wav output=reply.wav trace=reply.json
 
 demo: .venv/installed
 	$(BIN)/usdm demo
+
+docs: .venv/installed-dev
+	$(BIN)/mkdocs build --strict
 
 test: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -44,7 +48,7 @@ test-lowest:
 	.venv-lowest/bin/python $(PYTEST)
 
 clean:
-	rm -rf .venv .venv-update .venv-lowest dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-update .venv-lowest dist build site .pytest_cache .mypy_cache .ruff_cache
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

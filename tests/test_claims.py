@@ -291,7 +291,7 @@ def test_the_folder_of_a_language_model_may_be_below_the_models_folder(
     usdm(*pretrain)  # as `experiment=usdm` names it
 
 
-def test_the_recipe_of_status_is_the_readme_s() -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
+def test_the_recipe_of_status_is_the_documents_() -> None:
+    page = (Path(__file__).parents[1] / "docs/embedded_model.md").read_text()
     for step in RECIPE:
-        assert first_command(step, Path("runs/tiny"), "tiny") in readme
+        assert first_command(step, Path("runs/tiny"), "tiny") in page

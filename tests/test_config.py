@@ -228,13 +228,18 @@ def test_an_experiment_chooses_every_stage_s_settings_and_a_part_can_still_be_sw
 
 
 def readme_commands() -> list[list[str]]:
-    """Verb and settings of every `usdm` line in the README's code blocks; of a sweep, its first run. Commands with a
-    folder of the user's own are in `test_experiments.py`, sweepers in `test_sweep.py`."""
-    text = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    """Verb and settings of every `usdm` line in the code blocks of the README and of docs/; of a sweep, its first run.
+    Commands with a folder of the user's own are in `test_experiments.py`, sweepers in `test_sweep.py`."""
+    root = Path(__file__).resolve().parents[1]
+    pages = [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
     lines = [shlex.split(line, comments=True) for block in blocks for line in joined_lines(block)]
     commands = [line[1:] for line in lines if line[:1] == ["usdm"] and "--config-dir" not in line]
-    return [[first_run(word) for word in line if not word.startswith(("-m", "hydra/sweeper"))] for line in commands]
+    plain = [
+        tuple(first_run(word) for word in line if not word.startswith(("-m", "hydra/sweeper"))) for line in commands
+    ]
+    return [list(line) for line in dict.fromkeys(plain)]
 
 
 def joined_lines(block: str) -> list[str]:
@@ -250,9 +255,9 @@ def first_run(word: str) -> str:
 
 
 @pytest.mark.parametrize("command", readme_commands(), ids=" ".join)
-def test_the_readme_s_commands_compose(command: list[str]) -> None:
+def test_the_documents_commands_compose(command: list[str]) -> None:
     check_config(without_hydra(composed(*command)))
 
 
-def test_the_readme_names_every_verb() -> None:
+def test_the_documents_name_every_verb() -> None:
     assert {command[0] for command in readme_commands()} == set(SCHEMAS)

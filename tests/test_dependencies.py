@@ -56,12 +56,12 @@ def test_the_lowest_versions_are_the_lower_bounds() -> None:
             assert f">={lowest[normalised(requirement.name)]}" in str(requirement.specifier)
 
 
-def test_the_readme_has_the_list_of_system_packages() -> None:
+def test_the_documents_have_the_list_of_system_packages() -> None:
     rows = [
         f"| `{package.name}`{' (non-free)' if package.non_free else ''} | {package.reason} | {package.wanted_by} |"
         for package in system_packages().values()
     ]
-    assert "\n".join(rows) in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert "\n".join(rows) in (REPOSITORY / "docs/system_packages.md").read_text(encoding="utf-8")
 
 
 def test_messages_name_packages_of_the_list_alone() -> None:

@@ -27,7 +27,7 @@ PLAIN = re.compile(r"[\w./@+-]+", re.ASCII)  # needs no quotes, be it the shell'
 
 @dataclass(frozen=True)
 class Step:
-    """A stage of the recipe, as the README lists it."""
+    """A stage of the recipe, as docs/embedded_model.md lists it."""
 
     folder: str  # in the experiment's
     verb: str
@@ -113,7 +113,7 @@ def stages(root: Path, experiment: str, added: Sequence[str] = ()) -> list[RunSt
 
 
 def first_command(step: Step, root: Path, experiment: str, added: Sequence[str] = ()) -> str:
-    """As the README has it; `added` are arguments that name a folder of configurations."""
+    """As the documents have it; `added` are arguments that name a folder of configurations."""
     words = ["usdm", step.verb, *added]
     words += [f"experiment={experiment}"] if experiment != DEFAULT_EXPERIMENT else []
     words += [f"shared.folder={value(root)}"] if root != Path("runs") / experiment else []
