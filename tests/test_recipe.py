@@ -1,4 +1,4 @@
-"""The whole recipe at its smallest, by the verbs that docs/embedded_model.md lists: from text to a model that replies."""
+"""The whole recipe at its smallest, by the verbs of docs/embedded_model.md: from text to a model that replies."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What only the embedded model's recipe needs: dialogs of a narrow domain, small talk, and synthesisers to speak them."""
+"""What only the embedded model's recipe needs: dialogs of a narrow domain, small talk, and the synthesisers' bindings."""
