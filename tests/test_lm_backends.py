@@ -1,4 +1,4 @@
-"""Other ways through the same scripts: fixed steps made for CUDA graphs, 8-bit weights, vLLM's engine."""
+"""Other ways through the same programs: fixed steps made for CUDA graphs, 8-bit weights, vLLM's engine."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def dialog(
     return [text.ids, units.ids]
 
 
-def alone(model: PreTrainedModel, script: StageProgram[list[list[int]]]) -> list[list[int]]:
-    return finish(play(script, TokenStream(model)))
+def alone(model: PreTrainedModel, program: StageProgram[list[list[int]]]) -> list[list[int]]:
+    return finish(play(program, TokenStream(model)))
 
 
 # The fixed step that CUDA graphs capture, run without them
@@ -223,12 +223,12 @@ def test_vllm_s_engine_plays_scripts(vocabulary: SpeechTextVocabulary) -> None:
     results = dict(batch.run((seed, dialog(seed, vocabulary, temperature=0.5)) for seed in range(6)))
     assert results == {seed: alone(model, dialog(seed, vocabulary, temperature=0.5)) for seed in range(6)}
     assert engine.most == 3 and not engine.requests
-    scripts = {
+    programs = {
         "long": dialog(1, vocabulary, 1025),
         "penalty": dialog(2, vocabulary, repetition_penalty=1.2),
         "beams": dialog(3, vocabulary, num_beams=4),
     }
-    errors = dict(batch.run(scripts.items()))
+    errors = dict(batch.run(programs.items()))
     assert "1025 ids long" in str(errors["long"]) and "repetition_penalty=1.2" in str(errors["penalty"])
     assert "num_beams=4: vLLM's engine follows one text alone" in str(errors["beams"])
     left = batch.run((seed, dialog(seed, vocabulary)) for seed in range(6))

@@ -1,4 +1,4 @@
-"""Many scripts in one batch write what each writes alone."""
+"""Many programs in one batch write what each writes alone."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def greedy(seed: int) -> list[Sampling]:
     return [Sampling(max_new_tokens=limit + seed % 4) for limit in (9, 7, 12)]
 
 
-def alone(model: PreTrainedModel, script: StageProgram[Stages]) -> Stages:
-    return finish(play(script, TokenStream(model)))
+def alone(model: PreTrainedModel, program: StageProgram[Stages]) -> Stages:
+    return finish(play(program, TokenStream(model)))
 
 
 def test_rows_write_what_they_write_alone(model: PreTrainedModel, vocabulary: SpeechTextVocabulary) -> None:
@@ -97,13 +97,13 @@ def test_seeded_draws_do_not_depend_on_the_batch(vocabulary: SpeechTextVocabular
         Sampling(max_new_tokens=6),
     )
 
-    def script(seed: int) -> StageProgram[Stages]:
+    def program(seed: int) -> StageProgram[Stages]:
         return dialog(seed, vocabulary, [kinds[(seed + stage) % len(kinds)] for stage in range(3)])
 
-    expected = {seed: alone(model, script(seed)) for seed in range(8)}
+    expected = {seed: alone(model, program(seed)) for seed in range(8)}
     for capacity in (2, 5):
-        assert dict(ContinuousBatch(model, capacity).run((seed, script(seed)) for seed in range(8))) == expected
-    assert dict(ContinuousBatch(model, 4).run([(3, script(3))])) == {3: expected[3]}
+        assert dict(ContinuousBatch(model, capacity).run((seed, program(seed)) for seed in range(8))) == expected
+    assert dict(ContinuousBatch(model, 4).run([(3, program(3))])) == {3: expected[3]}
 
 
 @pytest.mark.parametrize("kind", ["window", "qwen2_window"])
@@ -135,12 +135,12 @@ def test_scripts_are_taken_when_there_is_room(vocabulary: SpeechTextVocabulary) 
     model = random_model(vocabulary, "mistral")
     taken, finished = [], []
 
-    def scripts() -> Iterator[tuple[int, StageProgram[Stages]]]:
+    def programs() -> Iterator[tuple[int, StageProgram[Stages]]]:
         for seed in range(7):
             taken.append(seed)
             yield seed, dialog(seed, vocabulary, greedy(seed))
 
-    for key, _ in ContinuousBatch(model, 3).run(scripts()):
+    for key, _ in ContinuousBatch(model, 3).run(programs()):
         finished.append(key)
         assert len(taken) - len(finished) < 3
     assert sorted(finished) == taken == [*range(7)]
@@ -160,7 +160,7 @@ def test_a_wrong_script_ends_alone(vocabulary: SpeechTextVocabulary) -> None:
             assert "101 ids long, the model has 100 positions" in str(error)
         return (yield from dialog(1, vocabulary, greedy(1)))
 
-    scripts = {
+    programs = {
         "fine": dialog(2, vocabulary, greedy(2)),
         "refuses": refuses(),
         "settings": dialog(3, vocabulary, [*greedy(0)[:2], Sampling(top_p=2.0)]),
@@ -169,8 +169,8 @@ def test_a_wrong_script_ends_alone(vocabulary: SpeechTextVocabulary) -> None:
         "recovers": recovers(),
         "fills": dialog(5, vocabulary, [Sampling(max_new_tokens=200)] * 3, 90),
     }
-    results = dict(ContinuousBatch(model, 2).run(scripts.items()))
-    assert results.keys() == scripts.keys()
+    results = dict(ContinuousBatch(model, 2).run(programs.items()))
+    assert results.keys() == programs.keys()
     assert results["fine"] == alone(model, dialog(2, vocabulary, greedy(2)))
     assert results["recovers"] == alone(model, dialog(1, vocabulary, greedy(1)))
     for name, message in (
@@ -187,13 +187,13 @@ def test_scripts_are_closed_when_nobody_listens(vocabulary: SpeechTextVocabulary
     model = random_model(vocabulary, "mistral")
     closed = []
 
-    def script(seed: int) -> StageProgram[Stages]:
+    def program(seed: int) -> StageProgram[Stages]:
         try:
             return (yield from dialog(seed, vocabulary, greedy(seed)))
         finally:
             closed.append(seed)
 
-    results = ContinuousBatch(model, 3).run((seed, script(seed)) for seed in range(9))
+    results = ContinuousBatch(model, 3).run((seed, program(seed)) for seed in range(9))
     next(results)
     results.close()
     assert len(closed) == 3
@@ -204,7 +204,7 @@ def test_scripts_are_closed_when_nobody_listens(vocabulary: SpeechTextVocabulary
 
     closed.clear()
     with pytest.raises(RuntimeError, match="a defect"):
-        list(ContinuousBatch(model, 4).run([(0, script(0)), (1, script(1)), (2, broken())]))
+        list(ContinuousBatch(model, 4).run([(0, program(0)), (1, program(1)), (2, broken())]))
     assert sorted(closed) == [0, 1]
 
 
@@ -225,15 +225,15 @@ def test_rows_go_on_from_streams_that_have_read_ahead(model: PreTrainedModel, vo
         ids = random_ids(seed, 40, vocabulary)
         settings = Sampling(max_new_tokens=8)
 
-        def script(rest: Sequence[int], settings: Sampling = settings) -> StageProgram[list[int]]:
+        def program(rest: Sequence[int], settings: Sampling = settings) -> StageProgram[list[int]]:
             generated = yield GenerateRequest("say", rest, vocabulary.text_mask, set(), settings)
             return generated.ids
 
-        expected[seed] = finish(play(script(ids), TokenStream(model)))
+        expected[seed] = finish(play(program(ids), TokenStream(model)))
         stream = TokenStream(model)
         stream.extend(ids[:-ahead] + [3, 4, 5])
         stream.rollback(40 - ahead)
-        assert batch.enter(seed, script(ids[40 - ahead :]), stream) is None
+        assert batch.enter(seed, program(ids[40 - ahead :]), stream) is None
         batch.step()
         assert stream.ids == ids[: 40 - ahead]
     while batch.is_busy:
@@ -248,7 +248,7 @@ def test_steps_tell_what_was_written_and_rows_can_leave(
 ) -> None:
     closed: list[int] = []
 
-    def script(seed: int) -> StageProgram[Stages]:
+    def program(seed: int) -> StageProgram[Stages]:
         try:
             return (yield from dialog(seed, vocabulary, greedy(seed)))
         finally:
@@ -256,7 +256,7 @@ def test_steps_tell_what_was_written_and_rows_can_leave(
 
     batch = ContinuousBatch(model, 3)
     for seed in range(3):
-        batch.enter(seed, script(seed))
+        batch.enter(seed, program(seed))
     assert not batch.has_room
     told: dict[int, list[int]] = {seed: [] for seed in range(4)}
     outcomes = {}
@@ -271,7 +271,7 @@ def test_steps_tell_what_was_written_and_rows_can_leave(
             batch.leave(0)
             batch.leave(0)
             assert closed == [0] and batch.has_room
-            batch.enter(3, script(3))
+            batch.enter(3, program(3))
     assert sorted(outcomes) == [1, 2, 3] and sorted(closed) == [0, 1, 2, 3] and len(told[0]) <= 4
     for seed, stages in outcomes.items():
         assert stages == alone(model, dialog(seed, vocabulary, greedy(seed)))

@@ -50,8 +50,8 @@ def dialog(seed: int, vocabulary: SpeechTextVocabulary, sampling: Sequence[Sampl
     return written
 
 
-def alone(model: PreTrainedModel, script: StageProgram[Stages]) -> Stages:
-    return finish(play(script, TokenStream(model)))
+def alone(model: PreTrainedModel, program: StageProgram[Stages]) -> Stages:
+    return finish(play(program, TokenStream(model)))
 
 
 @pytest.mark.parametrize("num_beams", [2, 5])
@@ -111,27 +111,27 @@ def test_rows_write_what_they_write_alone(model: PreTrainedModel, vocabulary: Sp
     greedy, drawn = Sampling(max_new_tokens=9), Sampling(temperature=2.0, seed=1, max_new_tokens=8)
     kinds = (beams(4, 11), greedy, beams(3, 7), drawn)
 
-    def script(seed: int) -> StageProgram[Stages]:
+    def program(seed: int) -> StageProgram[Stages]:
         return dialog(seed, vocabulary, [kinds[(seed + stage) % len(kinds)] for stage in range(3)])
 
-    expected = {seed: alone(model, script(seed)) for seed in range(8)}
+    expected = {seed: alone(model, program(seed)) for seed in range(8)}
     assert len({str(stages) for stages in expected.values()}) == len(expected)
     assert expected != {seed: alone(model, dialog(seed, vocabulary, [greedy] * 3)) for seed in range(8)}
     for capacity in (1, 3, 8):
-        assert dict(ContinuousBatch(model, capacity).run((seed, script(seed)) for seed in range(8))) == expected
+        assert dict(ContinuousBatch(model, capacity).run((seed, program(seed)) for seed in range(8))) == expected
 
 
 def test_fixed_steps_find_the_same(vocabulary: SpeechTextVocabulary) -> None:
     """What a GPU runs as graphs; its buffers follow a cache that becomes wider."""
     model = random_model(vocabulary, "mistral")
-    scripts = {seed: [beams(4), Sampling(max_new_tokens=9)] for seed in range(5)}
-    expected = {seed: alone(model, dialog(seed, vocabulary, stages)) for seed, stages in scripts.items()}
+    programs = {seed: [beams(4), Sampling(max_new_tokens=9)] for seed in range(5)}
+    expected = {seed: alone(model, dialog(seed, vocabulary, stages)) for seed, stages in programs.items()}
     batch = ContinuousBatch(model, 2)
     batch._forward = GraphForward(model, batch._cache)
-    assert dict(batch.run((k, dialog(k, vocabulary, stages)) for k, stages in scripts.items())) == expected
+    assert dict(batch.run((k, dialog(k, vocabulary, stages)) for k, stages in programs.items())) == expected
     stream = TokenStream(model)
     stream._forward, stream._single = GraphForward(model, SlotCache(model.config.num_hidden_layers, 1)), None
-    assert finish(play(dialog(3, vocabulary, scripts[3]), stream)) == expected[3]
+    assert finish(play(dialog(3, vocabulary, programs[3]), stream)) == expected[3]
 
 
 def test_the_stream_goes_on_from_what_was_found(vocabulary: SpeechTextVocabulary) -> None:

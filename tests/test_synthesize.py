@@ -19,7 +19,7 @@ from tiny_models import build_random_bundle
 import usdm.chain.synthesis_stages as stages
 from usdm.audio import read_audio, write_audio
 from usdm.chain import DecoderSampling, GenerationSettings, SpokenDialogPipeline
-from usdm.chain.prefetch import ahead
+from usdm.chain.prefetch import prefetch
 from usdm.chain.requests import SynthesisRequest, read_requests
 from usdm.chain.synthesis import synthesize
 from usdm.types import InputError, Sampling, Turn
@@ -219,7 +219,7 @@ def test_a_stage_runs_ahead_of_the_next_but_not_without_bound() -> None:
             closed.set()
 
     before = threading.active_count()
-    items = ahead(numbers(), 3)
+    items = prefetch(numbers(), 3)
     taken = []
     for item in items:
         taken.append(item)
@@ -229,7 +229,7 @@ def test_a_stage_runs_ahead_of_the_next_but_not_without_bound() -> None:
     assert taken == list(range(500)) and len(made) < 510
     items.close()
     assert closed.is_set() and threading.active_count() == before
-    assert list(ahead(numbers(), 3)) == list(range(1000))
+    assert list(prefetch(numbers(), 3)) == list(range(1000))
 
 
 def test_what_a_stage_raises_is_raised_after_what_it_made() -> None:
@@ -237,7 +237,7 @@ def test_what_a_stage_raises_is_raised_after_what_it_made() -> None:
         yield 1
         raise InputError("wrong")
 
-    items = ahead(failing(), 3)
+    items = prefetch(failing(), 3)
     assert next(items) == 1
     with pytest.raises(InputError, match="wrong"):
         next(items)

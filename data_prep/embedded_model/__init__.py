@@ -1,1 +1,1 @@
-"""What only the embedded model's recipe needs: dialogs of a narrow domain, small talk, and the synthesisers' bindings."""
+"""What only the embedded model's recipe needs: a narrow domain's dialogs, small talk, bindings of synthesisers."""

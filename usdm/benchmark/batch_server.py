@@ -107,7 +107,7 @@ class BatchServer:
                 for request in requests
             ]
             for request, units in zip(requests, extractor(heard), strict=True):
-                yield request, chain.script(Question(units=units), sampling)
+                yield request, chain.program(Question(units=units), sampling)
             requests = self._gathered()
 
     def _gathered(self) -> list[_Request]:

@@ -103,15 +103,15 @@ def plan_model(
         raise InputError(f"context={context}: at least 1 token is needed")
     located = locate_parts(places)
     folders = {part: config_folder(place) for part, place in located.items()}
-    skeletons = {part: build_meta_model(part, folder) for part, folder in folders.items()}
-    model = skeletons["llm"]
+    meta_models = {part: build_meta_model(part, folder) for part, folder in folders.items()}
+    model = meta_models["llm"]
     assert isinstance(model, PreTrainedModel)
     options = options.settled(model.num_parameters())
     dtypes = precisions(folders["llm"], options)
     lost = [place for place in located.values() if place.missing]
     return ModelPlan(
         parts=tuple(
-            plan_part(place, skeletons[part], dtypes[part], options.quantization if part == "llm" else None)
+            plan_part(place, meta_models[part], dtypes[part], options.quantization if part == "llm" else None)
             for part, place in located.items()
         ),
         device=options.device_map or str(options.place),
@@ -183,22 +183,22 @@ def free_on_disk(folder: Path) -> int:
     return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
 
-def plan_part(place: PartLocation, skeleton: nn.Module, dtype: torch.dtype, quantization: str | None) -> PartPlan:
+def plan_part(place: PartLocation, meta_model: nn.Module, dtype: torch.dtype, quantization: str | None) -> PartPlan:
     where: Where = "cached" if place.cached else "local"
     if place.folder is None:
         where = "not here" if place.missing else "to download"
     if place.folder is not None:
         on_disk = folder_bytes(place.part, place.folder)
     else:
-        on_disk = place.hub_bytes or weight_bytes(skeleton, config_dtype(config_folder(place)))
+        on_disk = place.hub_bytes or weight_bytes(meta_model, config_dtype(config_folder(place)))
     return PartPlan(
         part=place.part,
         name=place.name,
         where=where,
         folder=None if place.folder is None else str(place.folder),
-        parameters=sum(tensor.numel() for tensor in skeleton.parameters()),
+        parameters=sum(tensor.numel() for tensor in meta_model.parameters()),
         precision=quantization or str(dtype).removeprefix("torch."),
-        memory_bytes=weight_bytes(skeleton, dtype, quantization),
+        memory_bytes=weight_bytes(meta_model, dtype, quantization),
         disk_bytes=on_disk,
         disk_estimated=place.missing,
         to_download=place.folder is None and is_hub_name(place.name),

@@ -20,7 +20,7 @@ class _End:
         self.error = error
 
 
-def ahead(items: Generator[Item, None, None], size: int) -> Generator[Item, None, None]:
+def prefetch(items: Generator[Item, None, None], size: int) -> Generator[Item, None, None]:
     """The same items, made in another thread, at most `size` of them before they are asked for.
 
     What `items` raises is raised here. Closing this generator waits for the item that is being made, closes `items`

@@ -100,7 +100,7 @@ class LanguageModelChain:
         read = self._go_back(stream, self.prompt(question, speak)) if stream.ids else 0
         said: list[SpokenText] = []
         away: dict[str, float] = defaultdict(float)
-        with closing(play(self.script(question, sampling, speak, read, said.append), stream)) as steps:
+        with closing(play(self.program(question, sampling, speak, read, said.append), stream)) as steps:
             answer = yield from self._live(steps, said, away)
         timings = {stage: seconds - away[stage] for stage, seconds in answer.timings.items()}
         return replace(answer, timings=timings)
@@ -123,14 +123,14 @@ class LanguageModelChain:
         speak: bool = True,
         tell: Callable[[SpokenText], None] = lambda text: None,
     ) -> StageProgram[Answer]:
-        """`script` for a player that copies the chain's own stream, which goes back to where the question departs.
+        """`program` for a player that copies the chain's own stream, which goes back to where the question departs.
 
         The stream must stay as it is until then. Raises InputError as `answer` does.
         """
         assert self.stream is not None
-        return self.script(question, sampling, speak, self._go_back(self.stream, self.prompt(question, speak)), tell)
+        return self.program(question, sampling, speak, self._go_back(self.stream, self.prompt(question, speak)), tell)
 
-    def script(
+    def program(
         self,
         question: Question,
         sampling: Mapping[str, Sampling],

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from usdm.chain.pipeline import SpokenDialogPipeline
-from usdm.chain.prefetch import ahead
+from usdm.chain.prefetch import prefetch
 from usdm.chain.requests import SynthesisRequest
 from usdm.chain.stages import check_stages
 from usdm.chain.synthesis_folder import ShardFolder
@@ -109,8 +109,8 @@ def synthesize(
             done, failed = len(files.done), list(files.failed)
             logger.info("%s: %d of %d requests are done already", folder, done, len(own))
             progress(done, len(own), seconds)
-            prepared = ahead(prepare(pipeline, todo, encode_batch or usual), capacity)
-            answered = ahead(answer(pipeline, prepared, chain, drawn, capacity), 2 * (decode_batch or usual))
+            prepared = prefetch(prepare(pipeline, todo, encode_batch or usual), capacity)
+            answered = prefetch(answer(pipeline, prepared, chain, drawn, capacity), 2 * (decode_batch or usual))
             with closing(prepared), closing(answered), on_own_stream(pipeline):
                 for batch in chunks(answered, decode_batch or usual):
                     results = files.write(voice(pipeline, batch, decoder, seed))

@@ -86,13 +86,13 @@ def answer(
     """Questions to the units of their replies, up to `capacity` of them at once, in order of finishing."""
     model = LanguageModelChain(pipeline.parts.llm, pipeline.parts.template, chain)
 
-    def script(item: Prepared) -> StageProgram[Answer]:
+    def program(item: Prepared) -> StageProgram[Answer]:
         if item.error is not None or item.request.units is not None:
             return _nothing_to_write(item)
-        return model.script(item.question, _seeded(sampling, item.request.seed))
+        return model.program(item.question, _seeded(sampling, item.request.seed))
 
-    scripts = ((item, script(item)) for item in prepared)
-    for item, result in ContinuousBatch(pipeline.parts.llm, capacity).run(scripts):
+    programs = ((item, program(item)) for item in prepared)
+    for item, result in ContinuousBatch(pipeline.parts.llm, capacity).run(programs):
         if isinstance(result, Exception):
             if not isinstance(result, InputError):
                 raise result

@@ -170,33 +170,33 @@ class UnitDecoder(nn.Module):
         for name, given in (("references", references), ("seeds", own_seeds)):
             if len(given) != len(units):
                 raise InputError(f"{len(given)} {name} for {len(units)} sequences of units: give one for each")
-        passages = []
+        requests = []
         for row, voice, seed in zip(units, references, own_seeds, strict=True):
             self.check_units(row)
             prompt_units, prompt_mel = self.prompt(voice)
             frames = torch.cat([prompt_units, units_per_frame(row.cpu(), self.unit_rate, self.mel)])
             noise = torch.randn(len(frames), self.config.n_feats, generator=torch.Generator().manual_seed(seed))
-            passages.append(InfillRequest(frames, prompt_mel, noise, torch.Generator().manual_seed(seed + 1)))
-        filled = self.infill(passages, steps=steps, solver=solver, guidance=guidance, temperature=temperature)
+            requests.append(InfillRequest(frames, prompt_mel, noise, torch.Generator().manual_seed(seed + 1)))
+        filled = self.infill(requests, steps=steps, solver=solver, guidance=guidance, temperature=temperature)
         return [self.denormalise(mel) for mel in filled]
 
     @torch.no_grad()
     def infill(
-        self, passages: Sequence[InfillRequest], *, steps: int, solver: Solver, guidance: float, temperature: float
+        self, requests: Sequence[InfillRequest], *, steps: int, solver: Solver, guidance: float, temperature: float
     ) -> list[Tensor]:
-        """(n_feats, M - P) normalised log-mel of each passage's unknown frames. Arguments as for `generate_batch`."""
+        """(n_feats, M - P) normalised log-mel of each request's unknown frames. Arguments as for `generate_batch`."""
         check_decoding(steps, solver, temperature)
-        if not any(passage.frames for passage in passages):  # units may be shorter than a frame
-            return [passage.known for passage in passages]
-        lengths = torch.tensor([passage.frames for passage in passages], device=self.device)
-        frames = pad_sequence([passage.units for passage in passages], batch_first=True).to(self.device)  # (B, M)
-        noise = pad_sequence([passage.noise for passage in passages], batch_first=True).transpose(1, 2).to(self.device)
-        known = MelPrompt(passages, temperature, self.config.sigma_min)
+        if not any(request.frames for request in requests):  # units may be shorter than a frame
+            return [request.known for request in requests]
+        lengths = torch.tensor([request.frames for request in requests], device=self.device)
+        frames = pad_sequence([request.units for request in requests], batch_first=True).to(self.device)  # (B, M)
+        noise = pad_sequence([request.noise for request in requests], batch_first=True).transpose(1, 2).to(self.device)
+        known = MelPrompt(requests, temperature, self.config.sigma_min)
         context = nn.functional.pad(known.mel, (0, frames.shape[1] - known.mel.shape[-1]))
         velocity = self.guided_velocity(frames, context, lengths, guidance)
         mels = integrate(velocity, temperature * noise, steps, solver, known.constrain)
         return [
-            mel[:, start : passage.frames] for mel, start, passage in zip(mels, known.lengths, passages, strict=True)
+            mel[:, start : request.frames] for mel, start, request in zip(mels, known.lengths, requests, strict=True)
         ]
 
     def guided_velocity(self, frames: Tensor, context: Tensor, lengths: Tensor, guidance: float) -> Velocity:

@@ -27,18 +27,18 @@ class InfillRequest:
 
 
 class MelPrompt:
-    """The known beginnings of a batch of passages, held to their own path while the rest flows.
+    """The known beginnings of a batch of requests, held to their own path while the rest flows.
 
     At every time the known frames are put to where fresh noise would be on its way to them, so that the
     estimator sees all frames at the same distance from the data (as published for reference voices).
     """
 
-    def __init__(self, passages: Sequence[InfillRequest], temperature: float, sigma_min: float) -> None:
+    def __init__(self, requests: Sequence[InfillRequest], temperature: float, sigma_min: float) -> None:
         self.temperature = temperature
         self.sigma_min = sigma_min
-        self.randoms = [passage.random for passage in passages]
-        self.lengths = [passage.known.shape[1] for passage in passages]
-        self.mel = pad_sequence([passage.known.T for passage in passages], batch_first=True).transpose(1, 2)
+        self.randoms = [request.random for request in requests]
+        self.lengths = [request.known.shape[1] for request in requests]
+        self.mel = pad_sequence([request.known.T for request in requests], batch_first=True).transpose(1, 2)
         positions = torch.arange(self.mel.shape[-1])
         self.inside = (positions < torch.tensor(self.lengths)[:, None])[:, None].to(self.mel.device)  # (B, 1, P)
 

@@ -1,6 +1,6 @@
 """Decoding while units still come: chunk after chunk, each after the mel that was given before it.
 
-What was given before, like a reference voice, is the known beginning of a passage that the decoder fills in
+What was given before, like a reference voice, is the known beginning of a request that the decoder fills in
 (Voicebox, arXiv 2306.15687), so that a chunk continues it. A few units beyond a chunk are decoded with it and
 thrown away, since a sound depends on what follows it. Chunks begin small, so that the first is soon heard,
 and double until they have their full size. Their frames are those of the whole reply, at the same places.
@@ -134,13 +134,13 @@ class StreamingDecoder:
         missing = seen - self._start - len(self._noise)
         noise = torch.cat([self._noise, self._draw(max(0, missing))])[start - self._start :]
         units = units_per_frame(self._units[:horizon], self.decoder.unit_rate, self.decoder.mel, start)
-        passage = InfillRequest(
+        request = InfillRequest(
             units=torch.cat([self._prompt_units, units]),
             known=torch.cat([self._prompt_mel, context], dim=1),
             noise=torch.cat([self._prompt_noise, noise[: seen - start]]),
             random=self._known_random,
         )
-        (mel,) = self.decoder.infill([passage], **self._sample)
+        (mel,) = self.decoder.infill([request], **self._sample)
         new, self._ahead = mel[:, : stop - given], mel[:, stop - given :]
         self._start, self._mel, self._noise = start, torch.cat([context, new], dim=1), noise
         return new

@@ -1,4 +1,4 @@
-"""Continuous batching: many scripts at once, each in its own slot of one cache.
+"""Continuous batching: many programs at once, each in its own slot of one cache.
 
 Rows that are finished leave and new ones enter between any two steps (Orca, OSDI 2022), so that no row waits
 for a longer one. What a row writes does not depend on the others beyond rounding: it has its own ids, limits,
@@ -40,16 +40,16 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Progress:
-    """What a step did for one script."""
+    """What a step did for one program."""
 
     key: Any
     written: tuple[TokenEvent, ...]
     ended: bool
-    outcome: Any = None  # of a script that has ended: its result, or the InputError that ended it
+    outcome: Any = None  # of a program that has ended: its result, or the InputError that ended it
 
 
 class ContinuousBatch:
-    """Plays scripts on one model, up to `capacity` of them at once: all of an iterable with `run`, or step by step.
+    """Plays programs on one model, up to `capacity` of them at once: all of an iterable with `run`, or step by step.
 
     The cache holds `capacity` sequences, as long as the longest so far, and more while beams are searched. Raises
     InputError for a capacity below 1, or a model whose attention cannot work on a batch.
@@ -68,7 +68,7 @@ class ContinuousBatch:
 
     @property
     def has_room(self) -> bool:
-        """For one more script."""
+        """For one more program."""
         return len(self._rows) < self.capacity
 
     @property
@@ -76,20 +76,20 @@ class ContinuousBatch:
         """Whether a step would do anything."""
         return bool(self._rows)
 
-    def run(self, scripts: Iterable[tuple[Key, StageProgram[Result]]]) -> Iterator[tuple[Key, Result | Exception]]:
-        """Play scripts to their ends, and yield each one's result as soon as it has one.
+    def run(self, programs: Iterable[tuple[Key, StageProgram[Result]]]) -> Iterator[tuple[Key, Result | Exception]]:
+        """Play programs to their ends, and yield each one's result as soon as it has one.
 
-        The next script is taken when a slot is free for it; while the iterable makes one wait, all wait. An
-        InputError that a script raises, or does not handle, ends that script alone and stands in its result's
-        place; any other error ends the run. Closing the iterator early closes all scripts.
+        The next program is taken when a slot is free for it; while the iterable makes one wait, all wait. An
+        InputError that a program raises, or does not handle, ends that program alone and stands in its result's
+        place; any other error ends the run. Closing the iterator early closes all programs.
         """
-        waiting = iter(scripts)
+        waiting = iter(programs)
         exhausted = False
         try:
             while True:
                 while not exhausted and self.has_room:
-                    for key, script in waiting:
-                        if (ended := self.enter(key, script)) is not None:
+                    for key, program in waiting:
+                        if (ended := self.enter(key, program)) is not None:
                             yield ended.key, ended.outcome
                         break
                     else:
@@ -102,13 +102,13 @@ class ContinuousBatch:
         finally:
             self.clear()
 
-    def enter(self, key: Key, script: StageProgram[Result], stream: TokenStream | None = None) -> Progress | None:
-        """Let a script take part in the steps to come; a script that ends before it writes is reported at once.
+    def enter(self, key: Key, program: StageProgram[Result], stream: TokenStream | None = None) -> Progress | None:
+        """Let a program take part in the steps to come; a program that ends before it writes is reported at once.
 
         Its sequence goes on from all that `stream` holds, of the same model, which is copied: nothing is read again.
         There must be room.
         """
-        row = _Row(key, script, self.max_length, self.model.device, [] if stream is None else list(stream.ids))
+        row = _Row(key, program, self.max_length, self.model.device, [] if stream is None else list(stream.ids))
         num_read = 0 if stream is None else max(0, min(stream.num_read, len(row.ids) - 1))
         row.start()
         if row.ended:
@@ -121,22 +121,22 @@ class ContinuousBatch:
         return None
 
     def leave(self, key: Key) -> None:
-        """Close a script before its end, and take it out. Nothing happens if it is not there."""
+        """Close a program before its end, and take it out. Nothing happens if it is not there."""
         for row in [row for row in self._rows if row.key == key]:
             self._rows.remove(row)
-            row.script.close()
+            row.program.close()
             row.ended = True
         self._drop_branches()
 
     def clear(self) -> None:
-        """Close all scripts, and take them out."""
+        """Close all programs, and take them out."""
         for row in self._rows:
-            row.script.close()
+            row.program.close()
         self._rows.clear()
         self._branches.clear()
 
     def step(self) -> list[Progress]:
-        """Let every script write one id, or a part of its prompt be read: what those that wrote or ended have done."""
+        """Let every program write one id, or a part of its prompt be read: what those that wrote or ended have done."""
         self._step(self._branches)
         done = [row.progress() for row in self._rows if row.ended or row.news]
         self._rows = [row for row in self._rows if not row.ended]
@@ -217,17 +217,17 @@ def forward_for(model: LanguageModel) -> type[PackedForward | GraphForward | Pad
 
 @dataclass(eq=False)
 class _Row(Generic[Key, Result]):
-    """One script, as far as it has come."""
+    """One program, as far as it has come."""
 
     key: Key
-    script: StageProgram[Result]
+    program: StageProgram[Result]
     max_length: int
     device: torch.device
     ids: list[int]
     news: list[TokenEvent] = field(default_factory=list)  # written since its last progress
     branches: list[_Branch] = field(default_factory=list)  # one, or those that its search follows, in its order
     ended: bool = False
-    outcome: Any = None  # the script's result, or its error
+    outcome: Any = None  # the program's result, or its error
     # the stage that it writes
     request: GenerateRequest = field(init=False)
     allowed: AllowedIds = field(init=False)
@@ -237,7 +237,7 @@ class _Row(Generic[Key, Result]):
     written: list[int] = field(init=False)
 
     def start(self) -> None:
-        """Go to the script's first stage."""
+        """Go to the program's first stage."""
         self._advance(None)
 
     def progress(self) -> Progress:
@@ -277,9 +277,9 @@ class _Row(Generic[Key, Result]):
         try:
             while True:
                 if error is not None:
-                    request = self.script.throw(error)
+                    request = self.program.throw(error)
                 else:
-                    request = next(self.script) if generated is None else self.script.send(generated)
+                    request = next(self.program) if generated is None else self.program.send(generated)
                 try:
                     return self._begin(request)
                 except InputError as wrong:
@@ -293,7 +293,7 @@ class _Row(Generic[Key, Result]):
         check_room(len(self.ids) + len(request.ids), self.max_length)
         self.ids.extend(request.ids)
         if not self.ids:
-            raise InputError("there is nothing to continue: the script's first ids are empty")
+            raise InputError("there is nothing to continue: the program's first ids are empty")
         check_room(len(self.ids) + 1, self.max_length)
         self.sampler = Sampler(request.sampling)
         self.request = request

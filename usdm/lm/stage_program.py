@@ -2,7 +2,7 @@
 
 A chain is written once, as a generator: it yields what to read and how to write on, is sent what was written, and
 returns its result. One sequence at a time (`play`), thousands in a batch, or a server of its own can play the
-same script and get the same result.
+same program and get the same result.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ class TokenEvent:
 StageProgram = Generator[GenerateRequest, Generated, Result]
 
 
-def play(script: StageProgram[Result], stream: TokenStream) -> Generator[TokenEvent, None, Result]:
-    """Play a script on one stream, and yield every id as soon as it is written; the script's result is returned.
+def play(program: StageProgram[Result], stream: TokenStream) -> Generator[TokenEvent, None, Result]:
+    """Play a program on one stream, and yield every id as soon as it is written; the program's result is returned.
 
-    Closing the generator early closes the script too. Raises InputError as `TokenStream` does, inside the script.
+    Closing the generator early closes the program too. Raises InputError as `TokenStream` does, inside the program.
     """
     try:
-        request = next(script)
+        request = next(program)
         while True:
             try:
                 stream.extend(request.ids)
                 writing = stream.write(request.allowed, request.stop_ids, request.sampling)
                 generated = yield from _named(request.stage, writing)
             except Exception as error:
-                request = script.throw(error)
+                request = program.throw(error)
             else:
-                request = script.send(generated)
+                request = program.send(generated)
     except StopIteration as end:
         return end.value
     finally:
-        script.close()
+        program.close()
 
 
 def finish(steps: Generator[Any, None, Result]) -> Result:

@@ -1,6 +1,6 @@
 """Scripts played by vLLM (extra `vllm`), for servers with GPUs that answer many at once.
 
-vLLM batches, pages and schedules by itself: here each stage of each script is one request, and its prefix cache
+vLLM batches, pages and schedules by itself: here each stage of each program is one request, and its prefix cache
 finds what the stages before have read.
 """
 
@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 
 
 class VllmBatch:
-    """Plays scripts as `ContinuousBatch` does, on vLLM's engine.
+    """Plays programs as `ContinuousBatch` does, on vLLM's engine.
 
     Greedy ids are the model's own up to rounding; seeded ones come from vLLM's generator, so that they are the
     same from run to run here, but not those of the other backends. Repetition is penalised over the whole
@@ -63,9 +63,9 @@ class VllmBatch:
         engine = LLMEngine.from_engine_args(arguments)
         return cls(engine, engine.model_config.max_model_len, capacity, SamplingParams, TokensPrompt)
 
-    def run(self, scripts: Iterable[tuple[Key, StageProgram[Result]]]) -> Iterator[tuple[Key, Result | Exception]]:
-        """Play scripts to their ends, and yield each one's result as soon as it has one; see `ContinuousBatch.run`."""
-        waiting = iter(scripts)
+    def run(self, programs: Iterable[tuple[Key, StageProgram[Result]]]) -> Iterator[tuple[Key, Result | Exception]]:
+        """Play programs to their ends, and yield each one's result as soon as it has one; see `ContinuousBatch.run`."""
+        waiting = iter(programs)
         playing: dict[str, _Played] = {}  # by request
         exhausted = False
         try:
@@ -91,7 +91,7 @@ class VllmBatch:
             if playing:
                 self.engine.abort_request([*playing])
             for played in playing.values():
-                played.script.close()
+                played.program.close()
 
     def _advance(self, played: _Played, generated: Generated | None, playing: dict[str, _Played]) -> None:
         """Send what was written; request the next stage that can begin, or end."""
@@ -99,9 +99,9 @@ class VllmBatch:
         try:
             while True:
                 if error is not None:
-                    request = played.script.throw(error)
+                    request = played.program.throw(error)
                 else:
-                    request = next(played.script) if generated is None else played.script.send(generated)
+                    request = next(played.program) if generated is None else played.program.send(generated)
                 try:
                     name = self._request(played, request)
                 except InputError as wrong:
@@ -119,7 +119,7 @@ class VllmBatch:
         check_room(len(played.ids) + len(request.ids), self.max_length)
         played.ids.extend(request.ids)
         if not played.ids:
-            raise InputError("there is nothing to continue: the script's first ids are empty")
+            raise InputError("there is nothing to continue: the program's first ids are empty")
         check_room(len(played.ids) + 1, self.max_length)
         check_sampling(sampling := request.sampling)
         if sampling.repetition_penalty != 1.0:
@@ -155,11 +155,11 @@ class VllmBatch:
 
 @dataclass(eq=False)
 class _Played(Generic[Key, Result]):
-    """One script, as far as it has come."""
+    """One program, as far as it has come."""
 
     key: Key
-    script: StageProgram[Result]
+    program: StageProgram[Result]
     ids: list[int]
     request: Any = None
     ended: bool = False
-    outcome: Any = None  # the script's result, or its error
+    outcome: Any = None  # the program's result, or its error
