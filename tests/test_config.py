@@ -37,6 +37,7 @@ from usdm.config import (
     show_experiments,
 )
 from usdm.config.experiments import STAGES
+from usdm.config.renamed import RENAMED, check_renamed
 from usdm.training.kmeans import fit_kmeans
 from usdm.types import InputError
 
@@ -261,3 +262,27 @@ def test_the_documents_commands_compose(command: list[str]) -> None:
 
 def test_the_documents_name_every_verb() -> None:
     assert {command[0] for command in readme_commands()} == set(SCHEMAS)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("loop.rows=2", "write loop.batch_size=2"),
+        ("+splices.share=0.5", r"write \+splice_augmentation.share=0.5"),
+        ("task.initial=folder", "write task.init_from=folder"),
+    ],
+)
+def test_an_old_name_is_told_the_new_one(override: str, told: str) -> None:
+    check_renamed(["steps=2", "loop.rows_of_mine=1"])
+    with pytest.raises(InputError, match=told):
+        check_renamed(["steps=2", override])
+
+
+def test_no_old_name_is_a_setting_still() -> None:
+    for verb in SCHEMAS:
+        config = OmegaConf.to_container(without_hydra(composed(verb)), resolve=False)
+        for old in RENAMED:
+            inner = config
+            for key in old.split("."):
+                inner = inner.get(key) if isinstance(inner, dict) else None
+            assert inner is None, (verb, old)

@@ -316,10 +316,10 @@ def test_encoder_to_unit_corpus(corpus: Path, tmp_path: Path) -> None:
     old, new = UnitExtractor.from_pretrained(made), UnitExtractor.from_pretrained(again / "model")
     sound = [torch.from_numpy(soundfile.read(corpus / "3.wav", dtype="float32")[0])]
     assert (old(sound)[0] == new(sound)[0]).float().mean() > 0.5  # of eight units: chance is 0.125
-    with pytest.raises(InputError, match=r"seed: 1 then, 2 now\n  predecessor: .*units/model .* then, None"):
+    with pytest.raises(InputError, match=r"seed: 1 then, 2 now\n  init_from: .*units/model .* then, None"):
         fit_kmeans(*arguments, settings=units, frames=400, seed=2)
     before = (again / "model/centroids.safetensors").stat().st_mtime_ns
-    init_from = {"predecessor": str(made)}
+    init_from = {"init_from": str(made)}
     assert fit_kmeans(*arguments, settings=units, frames=400, **init_from, seed=1).used_units == 8
     assert (again / "model/centroids.safetensors").stat().st_mtime_ns == before
     other = (*arguments[:2], str(tmp_path / "other"))

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from usdm.types import InputError
 
 RENAMED = {  # old key -> new key, of any verb
-    "batch_reference": "batch_reference",
-    "loop.gradient_accumulation_steps": "loop.gradient_accumulation_steps",
-    "loop.max_length": "loop.max_length",
-    "loop.batch_size": "loop.batch_size",
+    "batch_published": "batch_reference",
+    "loop.accumulation": "loop.gradient_accumulation_steps",
+    "loop.row_length": "loop.max_length",
+    "loop.rows": "loop.batch_size",
     "predecessor": "init_from",
     "splices": "splice_augmentation",
     "task.initial": "task.init_from",
-    "task.augmentation": "task.augmentation",
+    "task.variation": "task.augmentation",
     "variation": "augmentation",
 }
 

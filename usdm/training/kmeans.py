@@ -82,7 +82,7 @@ def _fit(
     placeholder = torch.zeros(settings.num_units, model.config.hidden_size)
     device = training_device(device)
     extractor = UnitExtractor(model, placeholder, settings).to(device)
-    before = None if init_from is None else _predecessor(init_from, settings).to(device)
+    before = None if init_from is None else _previous(init_from, settings).to(device)
     once = UtteranceIndex.read(corpora, "train", once=True)
     utterances = once.take(np.random.default_rng(seed).permutation(len(once)))
     spoken = UtteranceIndex.read(corpora, "dev", lambda utterance: bool(utterance.phones))
@@ -127,7 +127,7 @@ def _check_padding(encoder: str | Path, settings: UnitSettings) -> None:
         )
 
 
-def _predecessor(folder: str | Path, settings: UnitSettings) -> UnitExtractor:
+def _previous(folder: str | Path, settings: UnitSettings) -> UnitExtractor:
     extractor = UnitExtractor.from_pretrained(folder)
     theirs, ours = (extractor.num_units, extractor.unit_rate), (settings.num_units, settings.unit_rate)
     if theirs != ours:
