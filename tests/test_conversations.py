@@ -187,3 +187,20 @@ def test_conversations_are_held_with_a_real_server(tmp_path: Path, monkeypatch: 
     answered = tmp_path / "measured" / "full_duplex_bench" / "0000-0"
     assert json.loads((answered / "score.json").read_text())["task"] == "turn_taking"
     assert soundfile.info(answered / "output.wav").samplerate == WIRE_RATE
+
+
+def test_a_speaker_that_is_held_plays_on_or_forgets() -> None:
+    speaker, second = Speaker(), torch.ones(WIRE_RATE)
+    speaker.play("a", second, 0.0)
+    speaker.hold(0.25)
+    speaker.play("a", second, 0.5)
+    assert speaker.end == 0.25 and speaker.playing(0.3) is None
+    speaker.resume(1.0)
+    (reply,) = speaker.replies
+    assert [(each.start, each.end) for each in reply.sound] == [(0.0, 0.25), (1.0, pytest.approx(2.75))]
+    assert torch.equal(speaker.sound[WIRE_RATE : round(2.75 * WIRE_RATE)], torch.ones(round(1.75 * WIRE_RATE)))
+    speaker.hold(1.5)
+    speaker.stop(1.6)
+    speaker.play("a", second, 1.7)  # was on its way
+    (reply,) = speaker.replies
+    assert reply.cut and reply.end == 1.5 and len(speaker.sound) == 1.5 * WIRE_RATE

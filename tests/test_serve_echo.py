@@ -65,6 +65,23 @@ def test_the_guard_learns_the_echo_and_lets_all_else_pass() -> None:
     assert heard[RATE // 2 :].abs().min() == after[RATE // 2 : len(heard)].abs().min()
 
 
+def test_sound_that_is_held_has_no_echo_until_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EchoGuard, "_learn", lambda guard, frame: None)  # one level throughout is like no echo
+    guard = EchoGuard(RATE)
+    guard.play(torch.ones(2 * RATE))
+    guard.push(torch.zeros(RATE))
+    guard.hold()
+    guard.play(torch.ones(RATE))
+    somebody = 0.1 * torch.ones(3 * RATE)
+    passed = guard.push(somebody)
+    assert guard.is_playing and torch.equal(passed[RATE:], somebody[RATE : len(passed)])  # what rang has died down
+    guard.resume()
+    quieter = guard.push(somebody)[RATE // 5 : 2 * RATE]  # than the two seconds that waited
+    assert quieter.abs().max() == 0
+    guard.push(torch.zeros(2 * RATE))
+    assert not guard.is_playing
+
+
 def test_the_guard_keeps_no_more_than_it_needs() -> None:
     guard = EchoGuard(RATE)
     for _ in range(60):

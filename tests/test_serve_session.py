@@ -20,6 +20,8 @@ from usdm.serve.engine_events import (
     ReplyEnded,
     ReplySound,
     ReplyText,
+    SoundHeld,
+    SoundResumed,
     Transcribed,
     TurnHeard,
     TurnStarted,
@@ -254,6 +256,23 @@ def test_an_interruption_cuts_the_history_to_what_was_played() -> None:
     cut = {"heard_ms": 700, "made_ms": 2000, "unheard_transcript": "fine thanks"}
     assert part["usdm"] == {**cut, "units": UNITS.tolist()}
     assert len(base64.b64decode(part["audio"])) == 96_000  # the whole record
+
+
+def test_sound_that_is_held_is_not_played() -> None:
+    client = Client(TurnDetection())
+    client.say("session.update", session={"type": "realtime", "usdm": {"hold_at_once": True}})
+    assert client.line.last("listen_to")[2] is True
+    client.turn()
+    client.answer("how are you", "i am fine thanks", 2.0)
+    client.now += 0.3
+    assert types(client.hear(SoundHeld())) == ["output_audio_buffer.held"]
+    client.now += 5.0
+    assert types(client.hear(SoundResumed())) == ["output_audio_buffer.resumed"]
+    client.now += 0.2
+    client.hear(SoundHeld())
+    client.now += 0.4
+    client.hear(TurnStarted(9000))
+    assert client.line.last("find_heard")[1] == 500
 
 
 def test_what_the_client_says_was_played_goes_before_what_it_should_have_played() -> None:

@@ -78,7 +78,7 @@ export class Session {
     this.settings = settings;
     const { voice, seed, temperature } = settings;
     const audio = { input: { transcription: {} }, output: { voice: voice || null } };
-    const usdm = { seed, temperature, partial_transcripts: true };
+    const usdm = { seed, temperature, partial_transcripts: true, hold_at_once: true };
     this.send("session.update", { session: { type: "realtime", audio, usdm } });
   }
 
@@ -156,6 +156,8 @@ export class Session {
       this.silence();
       this.find(item_id, "user");
     },
+    "output_audio_buffer.held": () => this.speaker.hold(),
+    "output_audio_buffer.resumed": () => this.speaker.release(),
     "input_audio_buffer.partial_transcript": ({ item_id, transcript }) => {
       const turn = this.find(item_id, "user");
       turn.text = turn.heard = transcript;

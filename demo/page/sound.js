@@ -39,6 +39,7 @@ export class Speaker {
     this.chunks = []; // of the item: source, start and length in seconds
     this.end = 0; // when the last chunk ends, on the context's clock
     this.playedSamples = 0; // of all chunks that ended by themselves
+    this.isHeld = false; // by what may be speech
   }
 
   get isPlaying() {
@@ -52,13 +53,24 @@ export class Speaker {
     return Math.floor(1000 * seconds.reduce((sum, each) => sum + each, 0));
   }
 
+  // Wait, until `release` or the next reply.
+  hold() {
+    this.isHeld = true;
+    this.context.suspend();
+  }
+
+  release() {
+    this.isHeld = false;
+    this.context.resume();
+  }
+
   play(item, samples) {
     if (item !== this.item) {
       this.stop();
       this.item = item;
     }
     if (!samples.length) return;
-    this.context.resume();
+    if (!this.isHeld) this.context.resume();
     const buffer = this.context.createBuffer(1, samples.length, RATE);
     buffer.copyToChannel(Float32Array.from(samples, (sample) => sample / 32768), 0);
     const source = this.context.createBufferSource();
@@ -73,6 +85,7 @@ export class Speaker {
 
   // At once.
   stop() {
+    this.isHeld = false;
     this.chunks.forEach(({ source }) => {
       source.onended = null;
       source.stop();

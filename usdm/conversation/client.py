@@ -37,9 +37,13 @@ class Speaker:
         self._stretches: dict[str, list[Stretch]] = {}
         self._cut: set[str] = set()
         self.end = 0.0  # of what is to be played
+        self.held: list[tuple[str, Tensor]] | None = None  # items' sound that waits; None: nothing is held
 
     def play(self, item: str, samples: Tensor, now: float) -> None:
         if item in self._cut:
+            return
+        if self.held is not None:
+            self.held.append((item, samples))
             return
         start = max(now, self.end)
         first = round(start * WIRE_RATE)
@@ -53,13 +57,36 @@ class Speaker:
 
     def stop(self, now: float) -> None:
         """Forget what was not played yet."""
+        self._cut |= {item for item, _ in self.held or ()}
+        self.held = None
         for item, stretches in self._stretches.items():
             if stretches[-1].end > now:
                 self._cut.add(item)
-                kept = [Stretch(each.start, min(each.end, now)) for each in stretches if each.start < now]
-                stretches[:] = kept or [Stretch(now, now)]
+                self._cut_off(item, now)
         self.sound = self.sound[: round(now * WIRE_RATE)]
         self.end = min(self.end, now)
+
+    def hold(self, now: float) -> None:
+        """What was not played yet waits, and so does what comes, until `resume` or `stop`."""
+        if self.held is not None:
+            return
+        self.held = []
+        if (playing := self.playing(now)) is not None:
+            item, _ = playing
+            self.held.append((item, self.sound[round(now * WIRE_RATE) :]))
+            self._cut_off(item, now)
+        self.sound = self.sound[: round(now * WIRE_RATE)]
+        self.end = min(self.end, now)
+
+    def resume(self, now: float) -> None:
+        waiting, self.held = self.held or [], None
+        for item, samples in waiting:
+            self.play(item, samples, now)
+
+    def _cut_off(self, item: str, now: float) -> None:
+        mine = self._stretches[item]
+        kept = [Stretch(each.start, min(each.end, now)) for each in mine if each.start < now]
+        mine[:] = kept or [Stretch(now, now)]
 
     def heard(self, first: int, samples: int) -> Tensor:
         """What sounds in these samples of the clock."""
@@ -132,6 +159,8 @@ class Person:
 
     def _is_quiet(self, now: float) -> bool:
         """The reply was played out, or none will come."""
+        if self._speaker.held is not None:
+            return False
         if self._speaker.begun >= self._turn_end:
             return now >= self._speaker.end + BLOCK
         return not self.said or now >= self._turn_end + PATIENCE
@@ -215,6 +244,10 @@ async def _listen(socket: ClientConnection, speaker: Speaker, events: list[Event
         else:
             if event["type"] == "input_audio_buffer.speech_started":
                 speaker.stop(now)
+            elif event["type"] == "output_audio_buffer.held":
+                speaker.hold(now)
+            elif event["type"] == "output_audio_buffer.resumed":
+                speaker.resume(now)
             events.append(Event(now, event.pop("type"), event))
 
 

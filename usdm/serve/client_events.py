@@ -114,6 +114,7 @@ class OwnSettings(_Strict):
     temperature: Annotated[float, Field(ge=0, le=10)] | None = None
     interrupt_after_ms: Annotated[int, Field(ge=0, le=5000)] | None = None
     partial_transcripts: bool | None = None
+    hold_at_once: bool | None = None
 
 
 class SessionSettings(_Strict):

@@ -12,8 +12,16 @@ from usdm.audio.streaming import StreamingResampler
 from usdm.chain import LanguageModelChain, Listener, Question, SpokenDialogPipeline
 from usdm.serve.audio_formats import PCM16
 from usdm.serve.echo import EchoGuard
-from usdm.serve.engine_events import EngineEvent, TurnHeard, TurnRefused, TurnStarted, TurnStopped
-from usdm.turns import SpeechStarted, TurnDetector
+from usdm.serve.engine_events import (
+    EngineEvent,
+    SoundHeld,
+    SoundResumed,
+    TurnHeard,
+    TurnRefused,
+    TurnStarted,
+    TurnStopped,
+)
+from usdm.turns import SpeechDismissed, SpeechStarted, SpeechStopped, SpeechSuspected, TurnDetector
 from usdm.types import InputError, Turn
 
 HEARING_RATE = 16_000  # Hz, of detectors and of the guard
@@ -55,10 +63,13 @@ class Ear:
         self._stopped: deque[_Turn] = deque()  # that wait for their commit
         self.listen_to(sample_rate, detector)
 
-    def listen_to(self, sample_rate: int, detector: TurnDetector | None) -> None:
-        """From now on, to sound at another rate or in another way. What was heard of a turn is forgotten."""
+    def listen_to(self, sample_rate: int, detector: TurnDetector | None, holds: bool = False) -> None:
+        """From now on, to sound at another rate or in another way. What was heard of a turn is forgotten.
+
+        `holds`: whoever plays the replies stops them while it is not known whether somebody speaks over them.
+        """
         self._resampler = StreamingResampler(sample_rate, HEARING_RATE)
-        self._detector = detector
+        self._detector, self._holds = detector, holds
         self._detected_from = self._heard  # where the detector begins to count
         self.clear()
 
@@ -114,8 +125,14 @@ class Ear:
                 self._turn = None
                 self._listen(self._kept[len(self._kept) - since :])
                 events.append(TurnStarted(_milliseconds(at)))
-            elif self._turn is not None:
+            elif isinstance(event, SpeechStopped) and self._turn is not None:
                 events.append(self._stop(at))
+            elif isinstance(event, SpeechSuspected) and self._holds:
+                self.guard.hold()
+                events.append(SoundHeld())
+            elif isinstance(event, SpeechDismissed) and self._holds:
+                self.guard.resume()
+                events.append(SoundResumed())
         if self._turn is not None and self._turn.num_samples >= self.turn_seconds * HEARING_RATE:
             events.append(self._stop(self._heard))
         self._get_ready(detector.pause)

@@ -42,6 +42,7 @@ class EchoGuard:
         self._frame = round(FRAME * sample_rate)
         self._now = 0  # samples pushed
         self._end = 0  # where the reply's sound ends, if it is played as it was sent
+        self._held: Levels | None = None  # sound that waits until `resume`
         self._first = -MEMORY  # the frame at which both memories begin
         self._sent = np.full(MEMORY, FLOOR)
         self._heard = np.full(MEMORY, FLOOR)
@@ -53,23 +54,45 @@ class EchoGuard:
     @property
     def is_playing(self) -> bool:
         """Whether a reply's sound, or its echo, may be in the room."""
+        if self._held is not None:
+            return True
         delay = LONGEST_DELAY if self._delay is None else self._delay + SPREAD
         return self._now < self._end + delay * self._frame + WINDOW * self._rate
 
     def play(self, samples: Tensor) -> None:
         """(t,) at the guard's rate: sent now, to be played after what was sent before."""
-        start = max(self._end, self._now)
-        self._end = start + len(samples)
         levels = _levels(samples, self._frame)
+        if self._held is None:
+            self._schedule(levels, len(samples))
+        else:
+            self._held = np.concatenate([self._held, levels])
+
+    def hold(self) -> None:
+        """What was not played yet, and what is sent from now on, waits until `resume`."""
+        end = -(-self._end // self._frame)
+        waiting = self._sent[self._now // self._frame - self._first + 1 : max(0, end - self._first)].copy()
+        self.stop()
+        self._held = waiting
+
+    def resume(self) -> None:
+        """Play on."""
+        waiting, self._held = self._held, None
+        if waiting is not None and len(waiting):
+            self._schedule(waiting, len(waiting) * self._frame)
+
+    def stop(self) -> None:
+        """What was not played yet will not be."""
+        self._held = None
+        self._end = min(self._end, self._now)
+        self._sent[self._now // self._frame - self._first + 1 :] = FLOOR
+
+    def _schedule(self, levels: Levels, samples: int) -> None:
+        start = max(self._end, self._now)
+        self._end = start + samples
         place = start // self._frame - self._first
         missing = place + len(levels) - len(self._sent)
         self._sent = np.concatenate([self._sent, np.full(max(0, missing), FLOOR)])
         self._sent[place : place + len(levels)] = np.maximum(self._sent[place : place + len(levels)], levels)
-
-    def stop(self) -> None:
-        """What was not played yet will not be."""
-        self._end = min(self._end, self._now)
-        self._sent[self._now // self._frame - self._first + 1 :] = FLOOR
 
     def push(self, samples: Tensor) -> Tensor:
         """(t,) from the microphone -> (s,) the same for a detector of speech, echo silenced, in whole frames."""

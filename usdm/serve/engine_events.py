@@ -17,6 +17,16 @@ class TurnStarted:
 
 
 @dataclass(frozen=True)
+class SoundHeld:
+    """Somebody may be speaking over a reply: its sound is to wait until that is known."""
+
+
+@dataclass(frozen=True)
+class SoundResumed:
+    """Nobody was: the reply's sound goes on."""
+
+
+@dataclass(frozen=True)
 class TurnStopped:
     """They have finished, or spoken for as long as a turn may last."""
 
@@ -124,6 +134,8 @@ class Fault:
 
 EngineEvent = (
     TurnStarted
+    | SoundHeld
+    | SoundResumed
     | TurnStopped
     | TurnHeard
     | TurnRefused

@@ -52,10 +52,10 @@ class Line:
         """Whether more sound than that waits to be heard, or too much else to be done."""
         return self._waiting_samples > seconds * self._sample_rate or self._engine.num_jobs(self) > MOST_JOBS
 
-    def listen_to(self, sample_rate: int, detector: Callable[[], TurnDetector] | None) -> None:
+    def listen_to(self, sample_rate: int, detector: Callable[[], TurnDetector] | None, holds: bool = False) -> None:
         """See `Ear.listen_to`; the detector is made in the engine's thread."""
         self._sample_rate = sample_rate
-        self._post(lambda: self._ear.listen_to(sample_rate, None if detector is None else detector()))
+        self._post(lambda: self._ear.listen_to(sample_rate, None if detector is None else detector(), holds))
 
     def hear(self, samples: Tensor) -> None:
         """(t,) float32. What comes before the engine's thread is free is heard together."""

@@ -15,11 +15,12 @@ class Playback:
     sent_ms: float = 0.0
     _played_ms: float = 0.0
     _at: float | None = None  # when so much was played
+    _is_held: bool = False
 
     def send(self, milliseconds: float) -> None:
         """More was sent."""
         now = self.clock()
-        if self._at is None or self.played_ms >= self.sent_ms:  # it waited for more
+        if self._at is None or (self.played_ms >= self.sent_ms and not self._is_held):  # it waited for more
             self._played_ms, self._at = self.sent_ms, now
         self.sent_ms += milliseconds
 
@@ -27,7 +28,16 @@ class Playback:
         """The client has played so much by now."""
         self._played_ms, self._at = min(milliseconds, self.sent_ms), self.clock()
 
+    def hold(self) -> None:
+        """The client plays nothing until `resume`."""
+        self._played_ms, self._is_held = self.played_ms, True
+
+    def resume(self) -> None:
+        self._is_held = False
+        if self._at is not None:
+            self._at = self.clock()
+
     @property
     def played_ms(self) -> float:
-        since = 0.0 if self._at is None else 1000 * (self.clock() - self._at)
+        since = 0.0 if self._at is None or self._is_held else 1000 * (self.clock() - self._at)
         return min(self.sent_ms, self._played_ms + since)

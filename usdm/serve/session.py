@@ -37,6 +37,8 @@ from usdm.serve.engine_events import (
     ReplyEnded,
     ReplySound,
     ReplyText,
+    SoundHeld,
+    SoundResumed,
     Transcribed,
     TranscriptionFailed,
     TurnHeard,
@@ -57,7 +59,7 @@ from usdm.types import InputError, Turn
 class ModelLine(Protocol):
     """What a session asks of the engine; see `usdm.serve.line.Line`."""
 
-    def listen_to(self, sample_rate: int, detector: Callable[[], TurnDetector] | None) -> None: ...
+    def listen_to(self, sample_rate: int, detector: Callable[[], TurnDetector] | None, holds: bool) -> None: ...
 
     def hear(self, samples: Tensor) -> None: ...
 
@@ -143,6 +145,8 @@ class Session:
             CancelResponse: self._cancel_response,
             PlayedAudio: self._played,
             TurnStarted: self._turn_started,
+            SoundHeld: self._sound_held,
+            SoundResumed: self._sound_resumed,
             TurnStopped: self._turn_stopped,
             TurnHeard: self._turn_heard,
             TurnRefused: self._turn_refused,
@@ -182,7 +186,7 @@ class Session:
 
     def _update(self, event: UpdateSession) -> None:
         new = self._config.updated(event.session, self._model.voices, list(self._model.detectors))
-        listening = ("input_format", "turn_detection", "interrupt_after_ms")
+        listening = ("input_format", "turn_detection", "interrupt_after_ms", "hold_at_once")
         changes = any(getattr(new, name) != getattr(self._config, name) for name in listening)
         if new.input_format != self._config.input_format and (self._buffered or self._speaking):
             raise EventError(
@@ -307,6 +311,16 @@ class Session:
         self._send("input_audio_buffer.speech_started", audio_start_ms=event.start_ms, item_id=self._speaking)
         if detection.interrupt_response:
             self._interrupt("turn_detected")
+
+    def _sound_held(self, event: SoundHeld) -> None:
+        if self._playback is not None:
+            self._playback.hold()
+        self._send("output_audio_buffer.held")
+
+    def _sound_resumed(self, event: SoundResumed) -> None:
+        if self._playback is not None:
+            self._playback.resume()
+        self._send("output_audio_buffer.resumed")
 
     def _turn_stopped(self, event: TurnStopped) -> None:
         detection = self._config.turn_detection
@@ -528,7 +542,7 @@ class Session:
         detector = None
         if detection is not None:
             detector = self._model.detectors[detection.type](detection, config.interrupt_after_ms)
-        self._line.listen_to(rate, detector)
+        self._line.listen_to(rate, detector, config.hold_at_once)
         self._buffered, self._speaking = 0, None
 
     def _expect(self, config: SessionConfig) -> None:

@@ -64,6 +64,7 @@ class SessionConfig:
     transcription: dict[str, Any] | None = None
     interrupt_after_ms: int = 400  # of speech, below which it does not stop a reply
     partial_transcripts: bool = False  # whether the client hears of them
+    hold_at_once: bool = False  # whether the client stops a reply's sound while it is not known if somebody speaks
 
     def updated(self, new: SessionSettings, voices: list[str], kinds: list[str]) -> SessionConfig:
         """Raises EventError for a voice or a kind of turn detection that this server lacks."""
@@ -88,6 +89,8 @@ class SessionConfig:
             config = replace(config, interrupt_after_ms=new.usdm.interrupt_after_ms)
         if new.usdm.partial_transcripts is not None:
             config = replace(config, partial_transcripts=new.usdm.partial_transcripts)
+        if new.usdm.hold_at_once is not None:
+            config = replace(config, hold_at_once=new.usdm.hold_at_once)
         return replace(config, reply=_reply(config.reply, new, new.usdm, voices, "session"))
 
     def for_response(self, new: ResponseSettings | None, voices: list[str]) -> ReplySettings:
@@ -122,6 +125,7 @@ class SessionConfig:
                 "temperature": reply.temperature,
                 "interrupt_after_ms": self.interrupt_after_ms,
                 "partial_transcripts": self.partial_transcripts,
+                "hold_at_once": self.hold_at_once,
             },
         }
 

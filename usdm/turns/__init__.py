@@ -2,8 +2,10 @@
 
 from usdm.turns.detector import (
     SAMPLE_RATE,
+    SpeechDismissed,
     SpeechStarted,
     SpeechStopped,
+    SpeechSuspected,
     TurnDetection,
     TurnDetector,
     TurnEvent,
@@ -23,8 +25,10 @@ __all__ = [
     "PushToTalk",
     "Silence",
     "Speech",
+    "SpeechDismissed",
     "SpeechStarted",
     "SpeechStopped",
+    "SpeechSuspected",
     "SpeechTracker",
     "TurnDetection",
     "TurnDetector",

@@ -27,11 +27,25 @@ class SpeechStopped:
     sample: int  # the turn's end, with the pause in which this was decided
 
 
-TurnEvent = SpeechStarted | SpeechStopped
+@dataclass(frozen=True)
+class SpeechSuspected:
+    """While a reply is played: something that may become a turn, or a cough. It starts, or is dismissed."""
+
+    sample: int  # heard so far
+
+
+@dataclass(frozen=True)
+class SpeechDismissed:
+    """What was suspected is over, and was too short to be a turn."""
+
+    sample: int  # heard so far
+
+
+TurnEvent = SpeechStarted | SpeechStopped | SpeechSuspected | SpeechDismissed
 
 
 class TurnDetector(Protocol):
-    """Of one session. Events come in pairs: started, stopped, started, ..."""
+    """Of one session. Turns come in pairs: started, stopped, started, ..."""
 
     @property
     def pause(self) -> int:

@@ -8,7 +8,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from usdm.turns.detector import SpeechStarted, SpeechStopped, TurnEvent, samples_of
+from usdm.turns.detector import (
+    SpeechDismissed,
+    SpeechStarted,
+    SpeechStopped,
+    SpeechSuspected,
+    TurnEvent,
+    samples_of,
+)
 from usdm.turns.voice_activity import FRAME, VoiceActivity
 from usdm.types import InputError
 from usdm.units import UnitTokenizer
@@ -66,6 +73,7 @@ class SpeechTracker:
     """Follows speech frame by frame; `is_over` is asked at each frame of a pause whether it ends the turn.
 
     While nobody speaks, `interrupt_ms` of speech within a reply's sound or `speech_ms` outside it begin a turn.
+    Within a reply's sound `speech_ms` are suspected to become one.
     """
 
     def __init__(self, speech: Speech, is_over: Callable[[Pause], bool]) -> None:
@@ -77,6 +85,7 @@ class SpeechTracker:
         self._turn: int | None = None  # where the turn began that goes on
         self._begun: int | None = None  # where speech began that is not yet long enough for a turn
         self._spoken = 0  # samples of speech since
+        self._suspected = False  # and that was told
         self._pause = 0  # samples without speech
 
     @property
@@ -101,14 +110,21 @@ class SpeechTracker:
             self._begun = start if self._begun is None else self._begun
             self._spoken += FRAME
             needed = self._speech.interrupt_ms if playing else self._speech.speech_ms
-            return self._start(self._begun) if self._spoken >= samples_of(needed) else None
+            if self._spoken >= samples_of(needed):
+                return self._start(self._begun)
+            if not self._suspected and self._spoken >= samples_of(self._speech.speech_ms):
+                self._suspected = True
+                return SpeechSuspected(self._heard)
+            return None
         if self._pause >= samples_of(GAP):
+            suspected, self._suspected = self._suspected, False
             self._begun, self._spoken = None, 0
+            return SpeechDismissed(self._heard) if suspected else None
         return None
 
     def _start(self, begun: int) -> SpeechStarted:
         self._turn = max(self._stopped, begun - samples_of(self._speech.prefix_padding_ms))
-        self._begun, self._spoken = None, 0
+        self._begun, self._spoken, self._suspected = None, 0, False
         return SpeechStarted(self._turn)
 
     def _stop(self) -> SpeechStopped:
