@@ -42,6 +42,7 @@ def run(config: DictConfig) -> Figures:
         noise=settings["noise"],
         splice_augmentation=settings["splice_augmentation"],
         unit_source=unit_source,
+        objective=settings["objective"],
         adapter=settings["adapter"],
         origin=origin,
         overwrite=config.overwrite,

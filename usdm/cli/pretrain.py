@@ -34,6 +34,7 @@ def run(config: DictConfig) -> Figures:
         segment_units=segment_units(config.segment_units),
         order=instantiate(config.order, _convert_="all"),
         mixture=instantiate(config.mixture, _convert_="all"),
+        objective=instantiate(config.objective, _convert_="all"),
         adapter=instantiate(config.adapter, _convert_="all"),
         origin=base_origin(config),
         overwrite=config.overwrite,

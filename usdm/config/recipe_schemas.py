@@ -228,6 +228,7 @@ class TrainLanguageModel(Stage):
 
     corpora: list[str] = MISSING
     adapter: Any = None  # a configuration of the package peft; null: all weights are trained
+    objective: Any = MISSING  # usdm.training.objectives
     loop: Any = MISSING
     overwrite: bool = MISSING
     seed: int = MISSING

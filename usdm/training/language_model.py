@@ -1,14 +1,15 @@
 """Training of the speech-text language model: pretraining on interleaved sequences, fine-tuning on dialogs.
 
-Both are one run of `transformers.Trainer` over packed rows. Rows come in an order that the seed fixes and
-checkpoints hold everything else, so a run that was killed and started again gives the losses of one that was not.
+Both are one run of `transformers.Trainer` over packed rows, for an objective (`usdm.training.objectives`). Rows come
+in an order that the seed fixes and checkpoints hold everything else, so a run that was killed and started again gives
+the losses of one that was not.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from usdm.data.dialogs import DialogSequences
 from usdm.data.mixture import MixedRows, MixtureMember, WeightedSource
 from usdm.data.order import Order, Shuffled
 from usdm.data.packing import NoRows, PackedRow, PackedRows
+from usdm.data.preferences import PreferenceRows
 from usdm.data.sequences import SequenceSource
 from usdm.data.speech_text import SEGMENT_UNITS, SpeechTextSequences
 from usdm.data.splice_augmentation import SpliceAugmentation
@@ -37,9 +39,10 @@ from usdm.training.lm_attention import use_packed_attention
 from usdm.training.lm_folder import FREE, OF_THE_RUN, RESULTS, Asked, identity, run_record, save_model
 from usdm.training.lm_settings import LanguageModelSettings
 from usdm.training.lm_trainer import SpeechTextTrainer, TrainingLog, newest_checkpoint
-from usdm.training.master_weights import hold_in_float32
+from usdm.training.master_weights import frozen_copy, hold_in_float32
+from usdm.training.objectives import DirectPreference, NextToken, Objective
 from usdm.training.run_folder import CURVES_FILE, LOG_FILE, claim_together, finished
-from usdm.types import Role
+from usdm.types import InputError, Role
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +58,7 @@ def pretrain(
     segment_units: int | Sequence[tuple[int, int]] = SEGMENT_UNITS,
     order: Order = Shuffled(),  # noqa: B008 (frozen)
     mixture: Sequence[MixtureMember] = (),
+    objective: Objective = NextToken(),  # noqa: B008 (frozen)
     adapter: Any = None,
     dtype: torch.dtype | None = None,
     origin: Arguments | None = None,
@@ -74,6 +78,7 @@ def pretrain(
             Validation takes the last of them.
         order: in which the unit corpora are read.
         mixture: further corpora, of units or of text, in set shares beside `corpora`.
+        objective: what is minimised, and what validation tells.
         adapter: a configuration of the package `peft` (LoRA and others): what is trained in place of all weights.
             It is merged into the model that is saved.
         dtype: storage of the final weights, for example torch.float16; None is what `model` came in. What is trained
@@ -83,13 +88,16 @@ def pretrain(
         overwrite: delete what another model, other data or other settings left in `output_dir`.
 
     Returns:
-        Validation losses (nats a token) over all tokens and by kind: see `usdm.data.sequences.KINDS`.
+        Validation figures of the objective: losses (nats a token) over all tokens and by kind, see
+        `usdm.data.sequences.KINDS`.
 
     Raises:
         InputError: model, vocabulary and corpora do not fit, a split is empty, the loss is not finite, or the
             folder is of another run; or sequences of a row would see each other.
     """
     asked = Asked(arguments_of(pretrain, locals(), but=OF_THE_RUN), origin, overwrite)
+    if isinstance(objective, DirectPreference):
+        raise InputError("pairs of replies are for a model that replies: take `usdm finetune objective=dpo`")
     corpus = UnitCorpus(corpora)
     curriculum = [(0, segment_units)] if isinstance(segment_units, int) else list(segment_units)
 
@@ -130,7 +138,9 @@ def pretrain(
         "mixture": [asdict(given) for given in mixture],
     }
     folder = Path(output_dir)
-    return _train(model, vocabulary, corpus, train_rows, dev, settings, folder, adapter, dtype, None, data, asked)
+    dev_rows = PackedRows(dev, settings.max_length, vocabulary.pad_id, epochs=1)
+    rows = Rows(train_rows, dev_rows, corpus.source)
+    return _train(model, vocabulary, rows, settings, objective, folder, adapter, dtype, None, data, asked)
 
 
 def finetune(
@@ -147,6 +157,7 @@ def finetune(
     noise: UnitNoise | None = None,
     splice_augmentation: SpliceAugmentation | None = None,
     unit_source: UnitSource | None = None,
+    objective: Objective = NextToken(),  # noqa: B008 (frozen)
     adapter: Any = None,
     dtype: torch.dtype | None = None,
     origin: Arguments | None = None,
@@ -162,14 +173,20 @@ def finetune(
         noise: on the user's units in training; validation hears them as they are.
         splice_augmentation: turns put together from pieces, in training: a small corpus is heard out, not guessed.
         unit_source: which units the model knows (`UnitSource.load(its folder)`), to be held against the corpora's.
+        objective: as for `pretrain`. `DirectPreference` reads its own pairs, and no corpora.
     """
     asked = Asked(arguments_of(finetune, locals(), but=OF_THE_RUN), origin, overwrite)
-    corpus = UnitCorpus(corpora)
-    if unit_source is not None:
-        unit_source.check(corpus.source, "the pretrained model", str(corpus.files[0]))
-    dialog_template = DialogTemplate(vocabulary, template)
+    data = {
+        "template": asdict(template),
+        "agent_roles": list(agent_roles),
+        "history_turns": history_turns,
+        "layouts": None if layouts is None else dict(layouts),
+        "noise": None if noise is None else asdict(noise),
+        "splice_augmentation": None if splice_augmentation is None else asdict(splice_augmentation),
+    }
+    dialog_template, folder = DialogTemplate(vocabulary, template), Path(output_dir)
 
-    def dialogs(split: str) -> SequenceSource:
+    def dialogs(corpus: UnitCorpus, split: str) -> SequenceSource:
         return DialogSequences(
             corpus,
             dialog_template,
@@ -183,28 +200,61 @@ def finetune(
             splice_augmentation=splice_augmentation if split == "train" else None,
         )
 
-    def train_rows(rows_per_step: int, start_row: int) -> IterableDataset[PackedRow]:
-        return PackedRows(dialogs("train"), settings.max_length, vocabulary.pad_id, start_row)
+    def of_dialogs() -> Rows:
+        corpus = UnitCorpus(corpora)
+        if unit_source is not None:
+            unit_source.check(corpus.source, "the pretrained model", str(corpus.files[0]))
 
-    data = {
-        "template": asdict(template),
-        "agent_roles": list(agent_roles),
-        "history_turns": history_turns,
-        "layouts": None if layouts is None else dict(layouts),
-        "noise": None if noise is None else asdict(noise),
-        "splice_augmentation": None if splice_augmentation is None else asdict(splice_augmentation),
-    }
-    dev, folder = dialogs("dev"), Path(output_dir)
-    return _train(model, vocabulary, corpus, train_rows, dev, settings, folder, adapter, dtype, template, data, asked)
+        def train(rows_per_step: int, start_row: int) -> IterableDataset[PackedRow]:
+            return PackedRows(dialogs(corpus, "train"), settings.max_length, vocabulary.pad_id, start_row)
+
+        dev = PackedRows(dialogs(corpus, "dev"), settings.max_length, vocabulary.pad_id, epochs=1)
+        return Rows(train, dev, corpus.source)
+
+    rows = (
+        _preference_rows(objective, corpora, dialog_template, settings, unit_source)
+        if isinstance(objective, DirectPreference)
+        else of_dialogs()
+    )
+    return _train(model, vocabulary, rows, settings, objective, folder, adapter, dtype, template, data, asked)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a training reads."""
+
+    train: Callable[[int, int], IterableDataset[PackedRow]]  # of (rows a step, from this row on)
+    dev: IterableDataset[PackedRow]  # once
+    units: UnitSource  # which units all of them hold
+
+
+def _preference_rows(
+    objective: DirectPreference,
+    corpora: Sequence[str | Path],
+    template: DialogTemplate,
+    settings: LanguageModelSettings,
+    unit_source: UnitSource | None,
+) -> Rows:
+    """Raises InputError if corpora are given as well, or nobody says which units the model knows."""
+    if corpora:
+        raise InputError(f"corpora={list(corpora)}: this objective reads {objective.pairs} alone; give corpora=[]")
+    if unit_source is None:
+        raise InputError("the model does not say which units it knows: begin with one that `usdm finetune` has made")
+    pairs = objective.read(template, settings.max_length)
+    size, pad_id, seed = settings.max_length, template.vocabulary.pad_id, settings.seed
+
+    def train(rows_per_step: int, start_row: int) -> IterableDataset[PackedRow]:
+        return PreferenceRows(pairs["train"], size, pad_id, seed=seed, start_row=start_row)
+
+    return Rows(train, PreferenceRows(pairs["dev"], size, pad_id, seed=seed, epochs=1), unit_source)
 
 
 def _train(
     model: PreTrainedModel,
     vocabulary: SpeechTextVocabulary,
-    corpus: UnitCorpus,
-    train_rows: Callable[[int, int], IterableDataset[PackedRow]],
-    dev: SequenceSource,
+    rows: Rows,
     settings: LanguageModelSettings,
+    objective: Objective,
     folder: Path,
     adapter: Any,
     dtype: torch.dtype | None,
@@ -212,7 +262,6 @@ def _train(
     data: dict[str, Any],
     asked: Asked,
 ) -> dict[str, float]:
-    """`train_rows(rows a step, from row)` gives what is read, `dev` what is validated on."""
     check_model(model, vocabulary)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -221,7 +270,7 @@ def _train(
     data["rows_per_step"] = rows_per_step = (
         arguments.train_batch_size * settings.gradient_accumulation_steps * arguments.world_size
     )
-    record = {"settings": asdict(settings), "data": data, "units": asdict(corpus.source)}
+    record = {"settings": asdict(settings), "data": data, "units": asdict(rows.units)}
     whole = identity(asked, model, vocabulary, record, dtype)
     with claim_together(
         folder, whole.settings, whole.inputs, results=RESULTS, free=FREE, overwrite=asked.overwrite
@@ -231,15 +280,16 @@ def _train(
         checkpoint, start = newest_checkpoint(folder)
         log = TrainingLog(folder, start, rows_per_step * settings.max_length, arguments.process_index == 0)
         # A run that has all its steps is loaded like any other, which only the trainer knows how to, but reads nothing.
-        rows = train_rows(rows_per_step, start * rows_per_step) if start < settings.steps else NoRows()
-        validation_rows = _validation_rows(dev, settings, vocabulary.pad_id)
+        train_rows = rows.train(rows_per_step, start * rows_per_step) if start < settings.steps else NoRows()
+        validation_rows = list(islice(rows.dev, settings.validation_rows))
         attention = model.config._attn_implementation
         if not settings.compile:
             use_packed_attention(model, settings.max_length)
         stored = model.dtype
+        reference = frozen_copy(model, settings.bf16) if objective.needs_reference else None
         trained = with_adapter(model, adapter)
         hold_in_float32(trained, settings.bf16)
-        trainer = SpeechTextTrainer(trained, arguments, rows, validation_rows, log)
+        trainer = SpeechTextTrainer(trained, arguments, train_rows, validation_rows, log, objective, reference)
         if checkpoint is not None:
             logger.info("going on from step %d of %s", start, checkpoint)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -252,11 +302,7 @@ def _train(
         if trainer.is_world_process_zero():
             training = run_record(record, model, log, figures)
             whole_model = finished_model(model.config, weights, adapter, dtype or stored)
-            save_model(whole_model, vocabulary, corpus.source, template, training, folder)
+            save_model(whole_model, vocabulary, rows.units, template, training, folder)
             draw_curves(folder / LOG_FILE, folder / CURVES_FILE)
             claimed.finish(figures)
     return figures
-
-
-def _validation_rows(source: SequenceSource, settings: LanguageModelSettings, pad_id: int) -> list[PackedRow]:
-    return list(islice(PackedRows(source, settings.max_length, pad_id, epochs=1), settings.validation_rows))

@@ -105,7 +105,11 @@ def run_record(
             "transformers": transformers.__version__,
         },
         "validation": dict(figures),
-        "perplexity": {name.removeprefix("loss").strip("_") or "all": math.exp(loss) for name, loss in figures.items()},
+        "perplexity": {
+            name.removeprefix("loss").strip("_") or "all": math.exp(loss)
+            for name, loss in figures.items()
+            if name.startswith("loss")  # nats a token
+        },
     }
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.data import IterableDataset
 from tqdm import tqdm
 from transformers import (
@@ -27,20 +27,23 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils.generic import is_flash_attention_requested
 
-from usdm.data.collation import collate_rows, flatten_rows
+from usdm.data.collation import collate_rows, flatten_rows, with_kinds
 from usdm.data.packing import PackedRow
-from usdm.data.sequences import KINDS
 from usdm.tokens import IGNORED
 from usdm.training.lm_attention import check_packing
 from usdm.training.lm_sharding import shard_on_cpu
+from usdm.training.objectives import Objective
 from usdm.training.run_folder import VALIDATION, add_to_log, cut_log, validation_figures
 from usdm.types import InputError
 
+SMALLEST_AMOUNT = 1e-8  # of a step in which nothing counts
+
 
 class SpeechTextTrainer(Trainer):
-    """Trains on packed rows; its evaluation gives the loss (nats a token) of each kind of token.
+    """Trains on packed rows for an objective, which also says what validation tells.
 
-    Before the first step it makes sure that sequences of a row do not see each other in this very model.
+    `reference` is a frozen copy of the model at the start, for objectives that need one. Before the first step the
+    trainer makes sure that sequences of a row do not see each other in this very model.
     """
 
     control: TrainerControl
@@ -55,18 +58,23 @@ class SpeechTextTrainer(Trainer):
         rows: IterableDataset[PackedRow],
         validation_rows: Sequence[PackedRow],
         log: TrainingLog,
+        objective: Objective,
+        reference: nn.Module | None = None,
     ) -> None:
         self.collate = flatten_rows if is_flash_attention_requested(model.config) else collate_rows
         super().__init__(
             model,
             arguments,
-            data_collator=self.collate,
+            data_collator=partial(with_kinds, self.collate),
             train_dataset=rows,
             eval_dataset=validation_rows,
             callbacks=[log, _PackingCheck(self), _StepSeed()],
         )
         self.remove_callback(PrinterCallback)
+        self.loss_is_scaled_for_ga = True  # by `compute_loss`, over all passes of a step
         self.validation_rows = validation_rows
+        self.objective = objective
+        self.reference = None if reference is None else reference.to(self.args.device)
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
@@ -82,6 +90,14 @@ class SpeechTextTrainer(Trainer):
         elif self.args.should_save:
             self.model.save_pretrained(output_dir, save_original_format=False)
 
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        """The passes of a step, and how much all processes' passes of it are together, as the objective counts."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches:
+            return batches, None
+        amount = torch.stack([self.objective.amount(batch).double() for batch in batches]).sum()
+        return batches, self.accelerator.reduce(amount.to(device), "sum")
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -89,46 +105,37 @@ class SpeechTextTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The sum over a step's tokens, divided by their number.
-
-        The trainer gives that number as a float, and FSDP2 rounds every float that goes into a model to bfloat16.
-        """
-        if isinstance(num_items_in_batch, Tensor):
-            num_items_in_batch = num_items_in_batch.long()
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        """This pass' share of the step's loss; times the processes, over which the gradients' mean is taken."""
+        assert isinstance(num_items_in_batch, Tensor)
+        with self.accelerator.autocast():
+            loss = self.objective.loss(model, inputs, self.reference)
+        step = num_items_in_batch.clamp(min=SMALLEST_AMOUNT).to(loss.dtype)
+        return loss / step * self.accelerator.num_processes
 
     @torch.no_grad()
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Mean loss of the validation rows, over all tokens and by kind."""
+        """Means over the validation rows, as the objective has them."""
         self.model.eval()
-        sums = torch.zeros(2, len(KINDS), dtype=torch.float64, device=self.accelerator.device)
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         share = _filled_up(self.validation_rows, processes)[rank::processes]
         size = self.args.per_device_train_batch_size
+        sums: dict[str, Tensor] = {}
         for start in range(0, len(share), size):
-            sums += self._sums_by_kind(share[start : start + size])
+            for name, figure in self._validate(share[start : start + size]).items():
+                sums[name] = sums.get(name, torch.zeros_like(figure)) + figure
         self.model.train()
-        losses, counts = self.accelerator.reduce(sums, "sum").tolist()
-        figures = {"eval_loss": sum(losses) / max(1.0, sum(counts))}
-        for kind, loss, count in zip(KINDS, losses, counts, strict=True):
-            if count:
-                figures[f"eval_loss_{kind}"] = loss / count
+        whole = self.accelerator.reduce(torch.stack(list(sums.values())), "sum").tolist()
+        figures = {f"eval_{name}": total / count for name, (total, count) in zip(sums, whole, strict=True) if count}
         self.log(dict(figures))  # for TensorBoard and the like
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
         return figures
 
-    def _sums_by_kind(self, rows: Sequence[PackedRow]) -> Tensor:
-        """(2, kinds): summed loss, and number of scored tokens."""
+    def _validate(self, rows: Sequence[PackedRow]) -> dict[str, Tensor]:
+        """Sums and counts of the objective's figures."""
         device = self.accelerator.device
-        batch = {name: tensor.to(device) for name, tensor in self.collate(rows).items()}
-        labels = batch.pop("labels")
-        kinds = torch.stack([torch.from_numpy(row.kinds) for row in rows]).to(device).long().view_as(labels)
-        labels, kinds = labels[:, 1:].flatten(), kinds[:, 1:].flatten()
-        logits = self.model(**batch, use_cache=False).logits[:, :-1].flatten(0, 1).float()
-        scored = labels != IGNORED
-        losses = functional.cross_entropy(logits[scored], labels[scored], reduction="none").double()
-        ones = torch.ones_like(losses)
-        return torch.stack([torch.bincount(kinds[scored], each, len(KINDS)) for each in (losses, ones)])
+        batch = {name: tensor.to(device) for name, tensor in with_kinds(self.collate, rows).items()}
+        with self.accelerator.autocast():
+            return self.objective.validate(self.model, batch, self.reference)
 
 
 def _filled_up(rows: Sequence[PackedRow], processes: int) -> list[PackedRow]:

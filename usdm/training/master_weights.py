@@ -6,6 +6,8 @@ learning rate of 2e-5 leaves it where it is, step after step. Source: mixed prec
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import torch
 from transformers import PreTrainedModel
 
@@ -23,3 +25,10 @@ def hold_in_float32(model: PreTrainedModel, bf16: bool) -> None:
         for buffer in model.buffers():
             if buffer.dtype in (torch.float16, torch.bfloat16):
                 buffer.data = buffer.data.float()
+
+
+def frozen_copy(model: PreTrainedModel, bf16: bool) -> PreTrainedModel:
+    """The model as it is now, never to be trained, in a precision that is computed in."""
+    copy = deepcopy(model).eval().requires_grad_(False)
+    hold_in_float32(copy, bf16)
+    return copy

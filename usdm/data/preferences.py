@@ -1,0 +1,184 @@
+"""Pairs of replies, of which one is preferred: read from a file, and packed into rows pair by pair.
+
+A file of pairs is .jsonl, one object a line, or .parquet with the same three columns:
+
+    {"prompt": {"user_units": [5, 5, 17], "user_text": "a table for two", "history": [["agent", "hello"]]},
+     "chosen": {"agent_text": "for what time?", "agent_units": [3, 3, 8]},
+     "rejected": {"agent_text": "it is sunny", "agent_units": [4, 9]}}
+
+`prompt` holds what both have in common, `chosen` and `rejected` what differs; together they are the content of a turn
+(`usdm.tokens.TurnContent`), as its layout wants it. So a transcript can be preferred as well as a reply. `history` are
+earlier turns, each as role and text; it may be left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import IterableDataset
+
+from usdm.data.packing import PackedRow, build_row
+from usdm.data.sequences import TrainingSequence
+from usdm.interleave import keyed_generator
+from usdm.tokens import IGNORED, DialogTemplate, TurnContent
+from usdm.types import InputError, Turn
+
+SIDES = ("prompt", "chosen", "rejected")
+HISTORY = "history"
+
+
+class PreferencePair(NamedTuple):
+    """Scored is what comes after the part that both begin with: of that part both have the same probability."""
+
+    chosen: TrainingSequence
+    rejected: TrainingSequence
+
+
+class PreferenceRows(IterableDataset[PackedRow]):
+    """Rows of whole pairs, epoch after epoch, in an order that the seed fixes.
+
+    In each row the scored sequences are chosen, rejected, chosen, rejected, and so on.
+
+    Args:
+        pairs: none longer than a row.
+        max_length: ids of a row.
+        pad_id: fills what stays free.
+        seed: fixes the order.
+        start_row: go on from this row.
+        epochs: stop after so many; None reads on for ever.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[PreferencePair],
+        max_length: int,
+        pad_id: int,
+        *,
+        seed: int = 0,
+        start_row: int = 0,
+        epochs: int | None = None,
+    ) -> None:
+        self.pairs, self.max_length, self.pad_id = pairs, max_length, pad_id
+        self.seed, self.start_row, self.epochs = seed, start_row, epochs
+
+    def __iter__(self) -> Iterator[PackedRow]:
+        row_number = epoch = 0
+        while self.epochs is None or epoch < self.epochs:
+            order = keyed_generator(self.seed, epoch, "order of pairs").permutation(len(self.pairs)).tolist()
+            for row in _filled([self.pairs[index] for index in order], self.max_length):
+                row_number += 1
+                if row_number > self.start_row:
+                    yield build_row([each for pair in row for each in pair], self.max_length, self.pad_id)
+            epoch += 1
+
+
+def _filled(pairs: Sequence[PreferencePair], max_length: int) -> Iterator[list[PreferencePair]]:
+    """Rows of pairs in their order, each as full as the next pair lets it be."""
+    row: list[PreferencePair] = []
+    used = 0
+    for pair in pairs:
+        if row and used + ids_of(pair) > max_length:
+            yield row
+            row, used = [], 0
+        row.append(pair)
+        used += ids_of(pair)
+    if row:
+        yield row
+
+
+def ids_of(pair: PreferencePair) -> int:
+    """Of both sequences."""
+    return sum(len(sequence.input_ids) for sequence in pair)
+
+
+def read_pairs(path: str | Path, template: DialogTemplate, layout: str | None, max_length: int) -> list[PreferencePair]:
+    """The pairs of a file (see the module), as the template writes them.
+
+    Args:
+        layout: name of the turn layout; None is the template's own.
+        max_length: of a pair, in ids.
+
+    Raises:
+        InputError: there is no such file, it has another layout, or a pair lacks something, is longer, or is one reply
+            twice; with the pair's number.
+    """
+    pairs = []
+    for number, given in enumerate(_rows(Path(path)), start=1):
+        try:
+            pair = _pair(given, template, layout)
+            if (length := ids_of(pair)) > max_length:
+                raise InputError(
+                    f"{length} ids do not fit rows of {max_length}: raise loop.max_length, or drop the pair"
+                )
+        except InputError as error:
+            raise InputError(f"{path}, pair {number}: {error}") from error
+        pairs.append(pair)
+    if not pairs:
+        raise InputError(f"{path} holds no pair; write one object with {', '.join(SIDES)} a line")
+    return pairs
+
+
+def _rows(path: Path) -> Iterator[Any]:
+    if path.suffix not in (".jsonl", ".parquet") or not path.is_file():
+        raise InputError(f"pairs={path}: give a .jsonl or a .parquet file that is there")
+    if path.suffix == ".parquet":
+        yield from pq.read_table(path).to_pylist()
+        return
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise InputError(f"{path}, line {number}: no JSON ({error}); write one object a line") from error
+
+
+def _pair(given: Any, template: DialogTemplate, layout: str | None) -> PreferencePair:
+    if (
+        not isinstance(given, dict)
+        or set(given) != set(SIDES)
+        or not all(isinstance(given[side], dict) for side in SIDES)
+    ):
+        raise InputError(f"give an object with {', '.join(SIDES)}, each an object itself")
+    prompt = _present(given["prompt"])
+    try:
+        history = [Turn(role, text) for role, text in prompt.pop(HISTORY, [])]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{HISTORY} holds pairs of role and text ({error})") from error
+    chosen, rejected = (
+        template.training_example(_content({**prompt, **_present(given[side])}), history, layout)
+        for side in ("chosen", "rejected")
+    )
+    shorter = min(len(chosen.input_ids), len(rejected.input_ids))
+    differ = torch.nonzero(chosen.input_ids[:shorter] != rejected.input_ids[:shorter])
+    if not len(differ):
+        raise InputError("chosen and rejected are written alike: drop the pair, it says nothing")
+    first = int(differ[0])
+    return PreferencePair(*(_sequence(example.input_ids, example.labels, first) for example in (chosen, rejected)))
+
+
+def _present(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what a Parquet file has as null."""
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _content(given: Mapping[str, Any]) -> TurnContent:
+    known = [field.name for field in fields(TurnContent)]
+    if unknown := sorted(set(given) - set(known)):
+        raise InputError(f"{', '.join(unknown)}: a turn has {', '.join(known)}, and a prompt {HISTORY} besides")
+    units = {key: torch.tensor(value, dtype=torch.int64) for key, value in given.items() if key.endswith("units")}
+    return TurnContent(**{**given, **units})
+
+
+def _sequence(ids: torch.Tensor, labels: torch.Tensor, first: int) -> TrainingSequence:
+    """Scored from id `first` on."""
+    scored: NDArray[np.int32] = labels.numpy().astype(np.int32)
+    scored[:first] = IGNORED
+    return TrainingSequence(ids.numpy().astype(np.int32), scored, np.zeros(len(ids), np.int8))
