@@ -12,9 +12,9 @@ from omegaconf.errors import OmegaConfBaseException
 from usdm.chain.locations import find_parts
 from usdm.cli import Figures, WorkFailed
 from usdm.cli.evaluate import PACKAGED_SET, bar, rates, services, training_replies
-from usdm.cli.model import load_pipeline
+from usdm.cli.model import load_asr, load_pipeline
 from usdm.config.model_schemas import ComparedModel
-from usdm.evaluation import PocketSphinxRecogniser, read_held_out
+from usdm.evaluation import read_held_out
 from usdm.evaluation.models import MEANS, RATES, Contender, ModelRow, compare_models
 from usdm.runs import write_text
 from usdm.tokens.layout import LAYOUTS
@@ -30,13 +30,14 @@ def run(config: DictConfig) -> Figures:
     contenders = [Contender(SELECTED, partial(load_pipeline, config))]
     contenders += [contender(config, str(name)) for name in config.models]
     replies, service_replies = training_replies(config.training_corpus), services(config.dialogs_file)
+    asr = load_asr(config)
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     with bar("items") as progress:
         table = compare_models(
             contenders,
             held_out,
-            PocketSphinxRecogniser(),
+            asr,
             folder,
             limit=config.limit,
             training_replies=replies,

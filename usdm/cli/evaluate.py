@@ -13,12 +13,9 @@ from tqdm import tqdm
 import usdm
 from data_prep.embedded_model.flite import Flite
 from usdm.cli import Figures, WorkFailed
-from usdm.cli.model import load_pipeline
+from usdm.cli.model import load_asr, load_pipeline
 from usdm.data.speech_corpus import Utterance, read_speech_corpora
 from usdm.evaluation import (
-    PocketSphinxRecogniser,
-    Recogniser,
-    WhisperRecogniser,
     evaluate,
     evaluate_recordings,
     read_held_out,
@@ -49,7 +46,7 @@ def run(config: DictConfig) -> Figures:
     replies, service_replies = training_replies(config.training_corpus), services(config.dialogs_file)
     synthesiser = flite(config.synthesiser) if config.synthesiser else None
     Path(config.output_dir).mkdir(parents=True, exist_ok=True)
-    judge = recogniser(config.recogniser)
+    judge = load_asr(config)
     pipeline = load_pipeline(config)
     failed = 0
     figures: dict[str, float] = {}
@@ -127,11 +124,6 @@ def training_replies(corpus: str | None) -> list[str]:
 
 def services(dialogs_file: str | None) -> ServiceReplies | None:
     return None if dialogs_file is None else read_dialogs_file(dialogs_file)
-
-
-def recogniser(name: str) -> Recogniser:
-    """PocketSphinx, or the Whisper model of that name or folder. Raises InputError if it cannot be had."""
-    return PocketSphinxRecogniser() if name == "pocketsphinx" else WhisperRecogniser(name)
 
 
 def flite(voice: str) -> Synthesiser:

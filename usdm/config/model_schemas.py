@@ -163,7 +163,14 @@ class Plan(UseModel):
 
 
 @dataclass
-class Evaluate(UseModel):
+class JudgeModel(UseModel):
+    """What the verbs share in which a recogniser judges what a model says."""
+
+    asr: Any = MISSING
+
+
+@dataclass
+class Evaluate(JudgeModel):
     dialogs: bool = MISSING
     held_out: str | None = None
     recordings: list[str] = MISSING
@@ -173,7 +180,6 @@ class Evaluate(UseModel):
     dialogs_file: str | None = None
     refusal_phrase: str | None = None
     synthesiser: str | None = None
-    recogniser: str = MISSING
     output_dir: str = MISSING
     limit: int | None = None
     examples: int = MISSING
@@ -206,7 +212,7 @@ class ComparedModel:
 
 
 @dataclass
-class CompareModels(UseModel):
+class CompareModels(JudgeModel):
     models: dict[str, Any] = MISSING  # ComparedModel, by name
     held_out: str | None = None
     training_corpus: str | None = None
@@ -217,7 +223,7 @@ class CompareModels(UseModel):
 
 
 @dataclass
-class CompareStreaming(UseModel):
+class CompareStreaming(JudgeModel):
     settings: list[Any] = MISSING  # lengths of usdm.decoder.StreamingSettings
     quality: bool = MISSING
     held_out: str | None = None
@@ -227,7 +233,7 @@ class CompareStreaming(UseModel):
 
 
 @dataclass
-class CompareVoices(UseModel):
+class CompareVoices(JudgeModel):
     references: list[str] = MISSING
     held_out: str | None = None
     items: int | None = None
@@ -236,7 +242,7 @@ class CompareVoices(UseModel):
 
 
 @dataclass
-class CompareSampling(UseModel):
+class CompareSampling(JudgeModel):
     held_out: str | None = None
     items: int | None = None
     settings: list[Decoding] = MISSING
@@ -296,7 +302,7 @@ class ComparedDecoder:
 
 
 @dataclass
-class CompareDecoders(UseModel):
+class CompareDecoders(JudgeModel):
     contenders: list[ComparedDecoder] = MISSING
     speaker: bool = MISSING
     quality: bool = MISSING

@@ -4,7 +4,9 @@ scorecard = evaluate(pipeline, "held_out", PocketSphinxRecogniser(), "outputs/ev
 print(scorecard_table(scorecard))
 """
 
-from usdm.asr.recogniser import PocketSphinxRecogniser, Recogniser, WhisperRecogniser
+from usdm.asr.pocketsphinx import PocketSphinxRecogniser
+from usdm.asr.recogniser import Recogniser
+from usdm.asr.whisper import WhisperRecogniser
 from usdm.evaluation.dialogs import evaluate
 from usdm.evaluation.held_out import HeldOutItem, read_held_out
 from usdm.evaluation.recordings import TranscriptScore, evaluate_recordings, transcript_table

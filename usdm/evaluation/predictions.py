@@ -77,7 +77,7 @@ def run_items(
 
     A failing item becomes an outcome with `error`, logged with its trace, and is tried again by the next run.
     """
-    system = [pipeline.fingerprint, asdict(pipeline.settings), chain, seed, recogniser.name, synthesiser is None]
+    system = [pipeline.fingerprint, asdict(pipeline.settings), chain, seed, recogniser.identity, synthesiser is None]
     work = {}
     for item in items:
         key = _key(item, system)
@@ -104,16 +104,16 @@ def _run_item(
         resynthesis = pipeline.resynthesize(agent.samples, agent.sample_rate, seed=seed)
         said = torch.zeros(0) if reply.waveform is None else reply.waveform  # a reply without units is not heard
         sound = Waveform(said, reply.sample_rate)
-        recognised = recogniser(question)
+        recognised, of_agent, of_resynthesis, of_reply = recogniser([question, agent, resynthesis, sound])
         return replace(
             prediction,
             transcript=reply.user_text,
             reply=reply.agent_text,
             user_recognised=recognised,
             cascade_reply=_cascade(pipeline, item, reply, recognised, seed),
-            agent_recognised=recogniser(agent),
-            resynthesis_recognised=recogniser(resynthesis),
-            reply_recognised=recogniser(sound),
+            agent_recognised=of_agent,
+            resynthesis_recognised=of_resynthesis,
+            reply_recognised=of_reply,
             synthesis_recognised=_synthesised(reply.agent_text, recogniser, synthesiser),
             reply_seconds=sound.seconds,
             timings=dict(reply.timings),
@@ -138,7 +138,7 @@ def _synthesised(reply: str | None, recogniser: Recogniser, synthesiser: Synthes
     if synthesiser is None or reply is None:
         return None
     text = reply.encode("ascii", "ignore").decode()  # English is what synthesiser and recogniser know
-    return recogniser(synthesiser(text)) if scored_words(text) else ""
+    return recogniser([synthesiser(text)])[0] if scored_words(text) else ""
 
 
 def _key(item: HeldOutItem, system: Sequence[Any]) -> str:
