@@ -13,12 +13,12 @@ import pytest
 import soundfile
 import torch
 from tiny_models import SHORT_TEMPLATE, build_random_bundle, save_random_llm
+from usdm.evaluation.models import Contender, compare_models
 
 from usdm.asr.recogniser import RememberingRecogniser
 from usdm.chain import DecoderSampling, GenerationSettings, SpokenDialogPipeline
 from usdm.cli.main import main
 from usdm.evaluation.baselines import MOST_FREQUENT, RANDOM, SAME_SERVICE, baseline_replies, read_dialogs_file
-from usdm.evaluation.models import Contender, compare_models
 from usdm.metrics.text import meteor, rouge_l, word_errors
 from usdm.types import InputError, Sampling, Waveform
 

@@ -17,7 +17,9 @@ from data_prep.embedded_model.small_talk import INTENTS
 from usdm.audio import read_audio
 from usdm.chain import bundle_folder
 from usdm.cli.main import main
-from usdm.evaluation import PocketSphinxRecogniser, read_held_out, scored_words
+from usdm.asr.pocketsphinx import PocketSphinxRecogniser
+from usdm.evaluation import read_held_out
+from usdm.metrics.text import scored_words
 from usdm.types import Turn, Waveform
 
 ASSETS = Path(usdm.__file__).parent / "assets"

@@ -9,7 +9,8 @@ from omegaconf import DictConfig
 
 from usdm.chain.locations import find_parts
 from usdm.cli import Figures
-from usdm.cli.evaluate import bar, held_out_agent_turns
+from usdm.cli.bars import bar
+from usdm.cli.evaluate import held_out_agent_turns
 from usdm.cli.model import load_asr, load_pipeline
 from usdm.evaluation.decoders import Contender, DecoderTable, compare_decoders
 from usdm.metrics.quality import Dnsmos

@@ -9,7 +9,8 @@ from omegaconf import DictConfig
 from usdm.audio import read_audio
 from usdm.chain import DecoderSampling
 from usdm.cli import Figures
-from usdm.cli.evaluate import bar, held_out_agent_turns
+from usdm.cli.bars import bar
+from usdm.cli.evaluate import held_out_agent_turns
 from usdm.cli.model import load_asr, load_pipeline
 from usdm.evaluation.sampling_report import sampling_markdown, save_sampling_plot
 from usdm.evaluation.sampling_table import compare_sampling

@@ -7,7 +7,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from usdm.cli import Figures
-from usdm.cli.evaluate import bar, held_out_agent_turns
+from usdm.cli.bars import bar
+from usdm.cli.evaluate import held_out_agent_turns
 from usdm.cli.model import load_asr, load_pipeline
 from usdm.decoder import StreamingSettings
 from usdm.evaluation.streaming import compare_streaming

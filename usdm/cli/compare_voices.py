@@ -8,7 +8,8 @@ from omegaconf import DictConfig
 
 from usdm.audio import read_audio
 from usdm.cli import Figures
-from usdm.cli.evaluate import bar, held_out_agent_turns
+from usdm.cli.bars import bar
+from usdm.cli.evaluate import held_out_agent_turns
 from usdm.cli.model import load_asr, load_pipeline
 from usdm.evaluation.voices import compare_voices
 from usdm.metrics.speaker import SpeakerEncoder

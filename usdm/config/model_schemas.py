@@ -71,6 +71,14 @@ class Decoding:
     temperature: float | None = None
 
 
+class Told(Enum):
+    """What a model is told instead of finding it out."""
+
+    transcript = "transcript"
+    reply = "reply"
+    units = "units"
+
+
 class ReplyKind(Enum):
     speech = "speech"
     text = "text"
@@ -170,7 +178,33 @@ class JudgeModel(UseModel):
 
 
 @dataclass
+class Predict(UseModel):
+    system: Any = MISSING
+    held_out: str | None = None
+    limit: int | None = None
+    given: Told | None = None
+    output_dir: str = MISSING
+    capacity: int = MISSING
+    seed: int = MISSING
+    retry_errors: bool = MISSING
+    overwrite: bool = MISSING
+
+
+@dataclass
+class Score(Verb):
+    predictions: str = MISSING
+    asr: Any = MISSING
+    metric: Any = MISSING
+    by: str | None = None
+    training_corpus: str | None = None
+    dialogs_file: str | None = None
+    seed: int = MISSING
+
+
+@dataclass
 class Evaluate(JudgeModel):
+    system: Any = MISSING
+    metric: Any = MISSING
     dialogs: bool = MISSING
     held_out: str | None = None
     recordings: list[str] = MISSING
@@ -178,11 +212,27 @@ class Evaluate(JudgeModel):
     by: str | None = None
     training_corpus: str | None = None
     dialogs_file: str | None = None
-    refusal_phrase: str | None = None
-    synthesiser: str | None = None
     output_dir: str = MISSING
     limit: int | None = None
     examples: int = MISSING
+    capacity: int = MISSING
+    seed: int = MISSING
+    retry_errors: bool = MISSING
+    overwrite: bool = MISSING
+
+
+@dataclass
+class CompareResults(Verb):
+    folders: list[str] = MISSING
+    output_dir: str | None = None
+    seed: int = MISSING
+
+
+@dataclass
+class Gate(Verb):
+    before: str = MISSING
+    after: str = MISSING
+    figures: list[str] = MISSING
     seed: int = MISSING
 
 
@@ -209,17 +259,23 @@ class ComparedModel:
 
     llm: str | None = None
     chain: str | None = None
+    cascade: bool = False
 
 
 @dataclass
 class CompareModels(JudgeModel):
     models: dict[str, Any] = MISSING  # ComparedModel, by name
+    cascade: Any = MISSING
+    metric: Any = MISSING
     held_out: str | None = None
     training_corpus: str | None = None
     dialogs_file: str | None = None
     output_dir: str = MISSING
     limit: int | None = None
+    capacity: int = MISSING
     seed: int = MISSING
+    retry_errors: bool = MISSING
+    overwrite: bool = MISSING
 
 
 @dataclass
