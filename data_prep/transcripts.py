@@ -1,4 +1,4 @@
-"""What recordings without text say, as a Whisper model hears it (arXiv 2212.04356): text that others can learn from."""
+"""What recordings without text say, as a recogniser hears it: text that others can learn from."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedModel, WhisperForConditionalGeneration, WhisperProcessor
 
 from data_prep.spoken_text import spoken_text
+from usdm.asr.recogniser import ConfidentRecogniser, Recogniser
 from usdm.data.speech_corpus import (
     MANIFEST_FILE,
     Utterance,
@@ -24,11 +22,10 @@ from usdm.data.speech_corpus import (
     parse_utterance,
 )
 from usdm.runs import RowsById, Shards, Task, claim, in_processes, publishing
-from usdm.types import InputError
-from usdm.units.hub import UNREADABLE, first_line, hub_config, quiet
+from usdm.types import InputError, Waveform
 
 SAMPLE_RATE = 16_000  # Hz
-LONGEST = 30.0  # seconds that Whisper hears at once
+LONGEST = 30.0  # seconds; a longer recording is no utterance
 SHARDS, SHARD_UTTERANCES = "transcripts", 20
 HEARD = "heard"  # in the manifest, beside a text that was: what and how surely
 
@@ -48,16 +45,15 @@ class Heard:
     """An utterance's transcript."""
 
     text: str  # as `spoken_text` writes it
-    confidence: float  # mean natural logarithm of its tokens' probabilities
+    confidence: float | None  # mean natural logarithm of the probabilities of what was written; None: not known
 
 
 def transcribe_corpus(
     corpus: str,
     output_dir: str,
     *,
-    recogniser: str,
-    lowest_confidence: float,
-    device: str,
+    asr: Recogniser,
+    lowest_confidence: float | None,
     retry_errors: bool = False,
     overwrite: bool = False,
 ) -> TranscriptReport:
@@ -68,30 +64,34 @@ def transcribe_corpus(
     `heard` too, so that another `lowest_confidence` can give or take it; one that was corrected by hand stays.
 
     Args:
-        recogniser: an English Whisper model, on the hub or in a local folder.
-        lowest_confidence: a transcript below it is not used.
+        asr: the recogniser; it hears each recording alone.
+        lowest_confidence: a transcript below it is not used; None uses all.
         retry_errors: recordings that failed are tried again.
         overwrite: delete what another recogniser heard, or what was heard in recordings that are gone or changed.
 
     Raises:
-        InputError: the corpus or the recogniser cannot be read, a recording occurs twice, or what another recogniser
-            heard, or what was heard in recordings that are gone or changed, lies in `output_dir`.
+        InputError: the corpus cannot be read, a recording occurs twice, a confidence is asked of a recogniser that
+            does not tell any, or what another recogniser heard, or what was heard in recordings that are gone or
+            changed, lies in `output_dir`.
     """
     folder = Path(output_dir)
     (manifest,) = manifest_files([corpus])
-    if (kind := hub_config(recogniser).model_type) != "whisper":
-        raise InputError(f"recogniser={recogniser} is of model_type '{kind}': give a Whisper model.")
+    if lowest_confidence is not None and not isinstance(asr, ConfidentRecogniser):
+        raise InputError(
+            f"lowest_confidence={lowest_confidence}: {asr.name} does not say how sure it is; give null to use all that "
+            "it hears, or choose asr=whisper or asr=ctc"
+        )
     with claim(
         folder / SHARDS,
-        {},
-        {"corpus": corpus, "recogniser": recogniser},
+        {"asr": asr.identity},
+        {"corpus": corpus},
         results=("*.jsonl", "rows/*"),
         grows=("corpus",),
         overwrite=overwrite,
     ) as claimed:
         shards = Shards(folder / SHARDS, ".jsonl", _key)
         share = shards.share([manifest], SHARD_UTTERANCES, overwrite=overwrite, retry_failed=retry_errors)
-        made = in_processes(partial(_Worker, shards, recogniser, device), share.tasks, 1)
+        made = in_processes(partial(_Worker, shards, asr), share.tasks, 1)
         for _ in tqdm(made, total=len(share.tasks), unit="shard", desc="transcribe"):
             pass
         failed = tuple(f"{row.id}: {row.message}" for row in shards.outcome(share).failed)
@@ -114,22 +114,22 @@ def _key(line: bytes) -> bytes | None:
 class _Worker:
     """Hears shards."""
 
-    def __init__(self, shards: Shards, recogniser: str, device: str, number: int) -> None:
-        self.shards, self.whisper = shards, _Whisper(recogniser, device)
+    def __init__(self, shards: Shards, asr: Recogniser, number: int) -> None:
+        self.shards, self.asr = shards, asr
 
     def __call__(self, task: Task) -> None:
         with self.shards.making(task) as (part, failed), part.open("w", encoding="utf-8") as file:
             for path, line in task.rows:
                 utterance = parse_utterance(path, line)
                 try:
-                    heard = self.whisper(_sound(utterance))
+                    heard = _hear(self.asr, _sound(utterance))
                 except InputError as error:
                     failed[utterance.id] = str(error)
                 else:
                     file.write(json.dumps({"id": utterance.id, **asdict(heard)}) + "\n")
 
 
-def _merge(manifest: Path, target: Path, heard: RowsById, lowest_confidence: float) -> Counter[str]:
+def _merge(manifest: Path, target: Path, heard: RowsById, lowest_confidence: float | None) -> Counter[str]:
     """Write the manifest anew with what was heard, one line in memory at a time; counts."""
     counts: Counter[str] = Counter()
     with manifest.open("rb") as lines, target.open("w", encoding="utf-8") as file:
@@ -137,7 +137,9 @@ def _merge(manifest: Path, target: Path, heard: RowsById, lowest_confidence: flo
             row = json.loads(line)
             known = None if _key(line) is None else heard.get(row["id"])
             if known is not None and row.get("text") in (None, row.get(HEARD, {}).get("text")):
-                is_sure = bool(known["text"]) and known["confidence"] >= lowest_confidence
+                is_sure = bool(known["text"]) and (
+                    lowest_confidence is None or known["confidence"] >= lowest_confidence
+                )
                 counts["sure" if is_sure else "doubtful"] += 1
                 text = known["text"] if is_sure else None
                 if text != row.get("text"):
@@ -154,34 +156,16 @@ def _merge(manifest: Path, target: Path, heard: RowsById, lowest_confidence: flo
     return counts
 
 
-def _sound(utterance: Utterance) -> Tensor:
-    """(T,) at `SAMPLE_RATE`. Raises InputError if it cannot be read or is too long."""
+def _hear(asr: Recogniser, sound: Waveform) -> Heard:
+    if isinstance(asr, ConfidentRecogniser):
+        (heard,) = asr.hear([sound])
+        return Heard(spoken_text(heard.text), round(heard.confidence, 3))
+    (text,) = asr([sound])
+    return Heard(spoken_text(text), None)
+
+
+def _sound(utterance: Utterance) -> Waveform:
+    """Raises InputError if it cannot be read or is too long."""
     if utterance.duration > LONGEST:
-        raise InputError(
-            f"{utterance.duration:.1f} s are more than the {LONGEST:g} s that Whisper hears at once: cut it before"
-        )
-    return utterance.read(SAMPLE_RATE).samples
-
-
-class _Whisper:
-    """Waveform in, transcript out; greedy."""
-
-    def __init__(self, name: str, device: str) -> None:
-        try:
-            with quiet():
-                self.processor = WhisperProcessor.from_pretrained(name)
-                self.model: PreTrainedModel = WhisperForConditionalGeneration.from_pretrained(name, dtype=torch.float32)
-        except UNREADABLE as error:
-            raise InputError(f"recogniser={name} cannot be read ({first_line(error)}).") from error
-        self.model.to(device).eval()
-
-    @torch.inference_mode()
-    def __call__(self, sound: Tensor) -> Heard:
-        features = self.processor(sound.numpy(), sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
-        with quiet():  # transformers warns of what its Whisper passes to itself
-            output = self.model.generate(
-                features.to(self.model.device), do_sample=False, return_dict_in_generate=True, output_scores=True
-            )
-        sure = self.model.compute_transition_scores(output.sequences, output.scores, normalize_logits=True)
-        text = self.processor.batch_decode(output.sequences, skip_special_tokens=True)[0]
-        return Heard(spoken_text(text), round(float(sure.mean()), 3))
+        raise InputError(f"{utterance.duration:.1f} s are more than the {LONGEST:g} s of an utterance: cut it before")
+    return utterance.read(SAMPLE_RATE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +13,12 @@ import pytest
 import soundfile
 import torch
 from tiny_models import SHORT_TEMPLATE, build_random_bundle, save_random_llm
+from usdm.evaluation.models import Contender, compare_models
 
-import usdm.cli.compare_models
 from usdm.asr.recogniser import RememberingRecogniser
 from usdm.chain import DecoderSampling, GenerationSettings, SpokenDialogPipeline
 from usdm.cli.main import main
 from usdm.evaluation.baselines import MOST_FREQUENT, RANDOM, SAME_SERVICE, baseline_replies, read_dialogs_file
-from usdm.evaluation.models import Contender, compare_models
 from usdm.metrics.text import meteor, rouge_l, word_errors
 from usdm.types import InputError, Sampling, Waveform
 
@@ -33,12 +33,13 @@ TURNS = {
 class Recogniser:
     """Hears a number of words that goes with the length."""
 
-    name = "by length"
+    name = identity = "by length"
     heard = 0
 
-    def __call__(self, waveform: Waveform) -> str:
-        Recogniser.heard += 1
-        return " ".join(["it", "is", "booked", "where", "to"][: 1 + waveform.samples.numel() // 4000])
+    def __call__(self, waveforms: Sequence[Waveform]) -> list[str]:
+        Recogniser.heard += len(waveforms)
+        words = ["it", "is", "booked", "where", "to"]
+        return [" ".join(words[: 1 + waveform.samples.numel() // 4000]) for waveform in waveforms]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def other_llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Four exchanges of three dialogs, and the dialogs that they come from; the working directory holds them."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(usdm.cli.compare_models, "PocketSphinxRecogniser", Recogniser)
+    monkeypatch.setattr("usdm.asr.pocketsphinx.PocketSphinxRecogniser", Recogniser)
     random = np.random.default_rng(0)
     rows = []
     for name, exchanges in TURNS.items():
@@ -151,10 +152,9 @@ def test_what_is_there_is_not_computed_again(bundle: Path, held_out: Path) -> No
 def test_the_same_sound_is_recognised_once() -> None:
     recogniser = RememberingRecogniser(Recogniser())
     before, sound = Recogniser.heard, Waveform(torch.ones(9000), 16_000)
-    assert recogniser(sound) == recogniser(Waveform(torch.ones(9000), 16_000)) == "it is booked"
+    assert recogniser([sound, Waveform(torch.ones(9000), 16_000)]) == recogniser([sound]) * 2 == ["it is booked"] * 2
     assert Recogniser.heard == before + 1
-    recogniser(Waveform(torch.zeros(9000), 16_000))
-    recogniser(Waveform(torch.ones(9000), 8_000))
+    recogniser([Waveform(torch.zeros(9000), 16_000), Waveform(torch.ones(9000), 8_000)])
     assert Recogniser.heard == before + 3
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +94,10 @@ def test_the_cheapest_that_is_not_worse_is_chosen(make_row: Callable[..., Sampli
 class Listener:
     """Hears the first words of what it is told to expect: a recogniser whose errors are known."""
 
-    name = "listener"
+    name = identity = "listener"
 
-    def __call__(self, waveform: Waveform) -> str:
-        return "certainly"
+    def __call__(self, waveforms: Sequence[Waveform]) -> list[str]:
+        return ["certainly"] * len(waveforms)
 
 
 def test_settings_are_compared_on_recordings(tmp_path: Path) -> None:

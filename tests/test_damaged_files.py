@@ -51,7 +51,7 @@ COMMANDS = {
     "make_held_out": command("make_held_out", "corpus=tested", "exchanges=1"),
     "import_recordings": command("import_recordings", "sources=[speech]"),
     "import_corpus": command("import_corpus", "source=jsonl", "source.file=speech/manifest.jsonl"),
-    "transcribe": command("transcribe", "corpus=speech", "recogniser=bundle/llm"),
+    "transcribe": command("transcribe", "corpus=speech", "asr.name=bundle/llm"),
     "align": command(
         "align", "corpus=speech", "aligner=textgrids", "aligner.folder=grids", "processes=1", "max_failed_share=0.1"
     ),

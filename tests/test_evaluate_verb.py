@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ import pytest
 import soundfile
 from tiny_models import build_random_bundle
 
-import usdm.cli.evaluate
 from usdm.chain import DecoderSampling, GenerationSettings
 from usdm.cli.main import main
 from usdm.types import Sampling, Waveform
@@ -19,10 +19,10 @@ STAGES = ("transcribe", "respond", "speak")
 
 
 class Recogniser:
-    name = "always hello"
+    name = identity = "always hello"
 
-    def __call__(self, waveform: Waveform) -> str:
-        return "hello"
+    def __call__(self, waveforms: Sequence[Waveform]) -> list[str]:
+        return ["hello"] * len(waveforms)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two dialogs of one exchange each, beside a folder of recordings; the working directory holds them."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(usdm.cli.evaluate, "PocketSphinxRecogniser", Recogniser)
+    monkeypatch.setattr("usdm.asr.pocketsphinx.PocketSphinxRecogniser", Recogniser)
     random = np.random.default_rng(0)
     rows = []
     for dialog in ("a", "b"):

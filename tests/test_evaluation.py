@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_models import build_random_bundle
+from usdm.evaluation.predictions import Prediction
+from usdm.evaluation.scorecard import summarise
 
 from usdm.audio import read_audio, write_audio
 from usdm.chain import DecoderSampling, GenerationSettings, SpokenDialogPipeline
@@ -27,9 +30,7 @@ from usdm.evaluation import (
     word_errors,
 )
 from usdm.evaluation.held_out import spread
-from usdm.evaluation.predictions import Prediction
 from usdm.evaluation.recordings import read_recordings
-from usdm.evaluation.scorecard import summarise
 from usdm.metrics.intervals import mean_of, word_error_gap, word_error_rate
 from usdm.metrics.text import FalseAlarms, false_alarms, most_frequent, says
 from usdm.types import InputError, Sampling, Turn, Waveform
@@ -160,16 +161,15 @@ def recogniser() -> PocketSphinxRecogniser:
 
 
 def test_the_recogniser_hears_no_word_where_there_is_none(recogniser: PocketSphinxRecogniser) -> None:
-    assert recogniser(Waveform(torch.zeros(16_000), 16_000)) == ""
-    assert recogniser(Waveform(torch.zeros(1), 16_000)) == ""
-    assert recogniser(Waveform(torch.ones(300), 16_000)) == ""
+    sounds = [torch.zeros(16_000), torch.zeros(1), torch.ones(300)]
+    assert recogniser([Waveform(sound, 16_000) for sound in sounds]) == ["", "", ""]
 
 
 def test_the_recogniser_reads_the_shipped_agent_recordings_in_any_order(recogniser: PocketSphinxRecogniser) -> None:
     items = read_held_out(HELD_OUT)[:2]
     sounds = [read_audio(item.agent.audio) for item in items]
-    forwards = [recogniser(sound) for sound in sounds]
-    backwards = [recogniser(sound) for sound in reversed(sounds)]
+    forwards = recogniser(sounds)
+    backwards = recogniser(sounds[::-1])
     assert forwards == backwards[::-1]
     errors = sum(
         (word_errors(item.agent.text or "", heard) for item, heard in zip(items, forwards, strict=True)),
@@ -181,7 +181,7 @@ def test_the_recogniser_reads_the_shipped_agent_recordings_in_any_order(recognis
 def test_the_recogniser_resamples(recogniser: PocketSphinxRecogniser) -> None:
     item = read_held_out(HELD_OUT)[0]
     text = item.agent.text or ""
-    heard = recogniser(read_audio(item.agent.audio, sample_rate=22_050))
+    (heard,) = recogniser([read_audio(item.agent.audio, sample_rate=22_050)])
     assert word_errors(text, heard).errors < 0.5 * len(scored_words(text))
 
 
@@ -387,14 +387,14 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> SpokenDialogPipeline:
 class Counting:
     """A recogniser that says how much it heard."""
 
-    name = "counting 1"
+    name = identity = "counting 1"
 
     def __init__(self) -> None:
         self.heard = 0
 
-    def __call__(self, waveform: Waveform) -> str:
-        self.heard += 1
-        return f"{waveform.samples.numel()}"
+    def __call__(self, waveforms: Sequence[Waveform]) -> list[str]:
+        self.heard += len(waveforms)
+        return [f"{waveform.samples.numel()}" for waveform in waveforms]
 
 
 def test_a_random_model_gets_a_scorecard(tmp_path: Path, pipeline: SpokenDialogPipeline) -> None:

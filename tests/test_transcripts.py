@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +22,10 @@ from transformers import (
 
 from data_prep import transcripts
 from data_prep.transcripts import transcribe_corpus
+from usdm.asr.recogniser import Heard
+from usdm.asr.whisper import WhisperRecogniser
 from usdm.cli.main import main
 from usdm.data.speech_corpus import read_speech_corpora
-from usdm.evaluation import WhisperRecogniser
 from usdm.types import InputError, Waveform
 
 
@@ -71,7 +72,7 @@ def transcribe(
     source: Path, target: Path, recogniser: str, lowest: float = -100.0, **options: bool
 ) -> transcripts.TranscriptReport:
     return transcribe_corpus(
-        str(source), str(target), recogniser=recogniser, lowest_confidence=lowest, device="cpu", **options
+        str(source), str(target), asr=WhisperRecogniser(recogniser), lowest_confidence=lowest, **options
     )
 
 
@@ -108,19 +109,19 @@ def test_doubtful_transcripts_are_counted_and_not_used(tmp_path: Path, recognise
 def test_what_was_heard_is_not_heard_again(tmp_path: Path, recogniser: str, monkeypatch: pytest.MonkeyPatch) -> None:
     source = corpus(tmp_path / "in")
     first = transcribe(source, tmp_path / "whole", recogniser)
-    hear, calls = transcripts._Whisper.__call__, []
+    hear, calls = WhisperRecogniser.hear, []
 
-    def hear_or_die(whisper: transcripts._Whisper, sound: torch.Tensor) -> transcripts.Heard:
-        calls.append(sound)
-        return hear(whisper, sound) if len(calls) != 2 else die()
+    def hear_or_die(whisper: WhisperRecogniser, sounds: Sequence[Waveform]) -> list[Heard]:
+        calls.append(sounds)
+        return hear(whisper, sounds) if len(calls) != 2 else die()
 
     monkeypatch.setattr(transcripts, "SHARD_UTTERANCES", 1)
-    monkeypatch.setattr(transcripts._Whisper, "__call__", hear_or_die)
+    monkeypatch.setattr(WhisperRecogniser, "hear", hear_or_die)
     killed(lambda: transcribe(source, tmp_path / "cut", recogniser))
     assert transcribe(source, tmp_path / "cut", recogniser) == first
     assert len(calls) == 1  # in this process: the first was heard by the one that died
     assert (tmp_path / "cut/manifest.jsonl").read_bytes() == (tmp_path / "whole/manifest.jsonl").read_bytes()
-    monkeypatch.setattr(transcripts, "_Whisper", None)
+    monkeypatch.setattr(WhisperRecogniser, "hear", lambda *_: pytest.fail("heard again"))
     assert transcribe(source, tmp_path / "cut", recogniser) == first
 
 
@@ -156,7 +157,7 @@ def test_another_recogniser_or_other_recordings_are_refused(tmp_path: Path, reco
     transcribe(source, source, str(other))  # the same model in another place
     config = json.loads((other / "generation_config.json").read_text())
     (other / "generation_config.json").write_text(json.dumps(config | {"max_length": 3}))
-    with pytest.raises(InputError, match="recogniser: .* then, .*other .* now"):
+    with pytest.raises(InputError, match="asr: .*whisper .* then, .*whisper .* now"):
         transcribe(source, source, str(other))
     before = read_rows(source)[0]["text"]
     transcribe(source, source, str(other), overwrite=True)
@@ -172,7 +173,7 @@ def test_the_verb_reports_what_it_could_not_hear(
 ) -> None:
     source = corpus(tmp_path / "in", longest=31.0)
     (source / "a.wav").write_bytes(b"no sound")
-    assert main(["transcribe", f"corpus={source}", f"recogniser={recogniser}", "lowest_confidence=-100"]) == 1
+    assert main(["transcribe", f"corpus={source}", f"asr.name={recogniser}", "lowest_confidence=-100"]) == 1
     captured = capsys.readouterr()
     assert "0 utterances transcribed" in captured.out
     assert "2 utterances were left without text; retry_errors=true" in captured.err
@@ -180,22 +181,37 @@ def test_the_verb_reports_what_it_could_not_hear(
 
 
 def test_another_model_is_refused(tmp_path: Path, recogniser: str) -> None:
-    source = corpus(tmp_path / "in")
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(InputError, match="model_type 'bert': give a Whisper model"):
-        transcribe(source, source, str(other))
-    (Path(other) / "config.json").write_text(Path(recogniser, "config.json").read_text())
-    with pytest.raises(InputError, match="cannot be read"):
-        transcribe(source, source, str(other))
-
-
-def test_the_same_model_is_a_judge(recogniser: str, tmp_path: Path) -> None:
-    judge = WhisperRecogniser(recogniser)
-    noise = torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, 16_000)).float()
-    assert set(judge(Waveform(noise, 16_000))) <= set("hi") and judge(Waveform(noise, 16_000))
-    assert judge(Waveform(torch.zeros(16_000), 16_000)) == ""
-    with pytest.raises(InputError, match="recogniser=.*'wav2vec2': give a Whisper model, or pocketsphinx"):
-        (tmp_path / "config.json").write_text('{"model_type": "wav2vec2"}')
         WhisperRecogniser(str(tmp_path))
+    (tmp_path / "config.json").write_text(Path(recogniser, "config.json").read_text())
+    with pytest.raises(InputError, match="cannot be read"):
+        WhisperRecogniser(str(tmp_path))
+
+
+def test_the_same_model_is_a_judge(recogniser: str) -> None:
+    judge = WhisperRecogniser(recogniser, batch=2)
+    long, *short = (
+        torch.from_numpy(np.random.default_rng(seed).normal(0, 0.1, n)).float()
+        for seed, n in enumerate((16_000 * 31, 16_000, 8_000))
+    )
+    long[16_000 * 28 : 16_000 * 28 + 3_000] = 0  # where it is cut
+    sounds = [Waveform(samples, 16_000) for samples in (*short, torch.zeros(16_000), long)]
+    heard = judge(sounds)
+    assert heard == [judge([sound])[0] for sound in sounds]
+    assert set("".join(heard)) <= set("hi ") and heard[0] and heard[2] == ""
+    halves = [Waveform(part, 16_000) for part in (long[: 16_000 * 28 + 1_500], long[16_000 * 28 + 1_500 :])]
+    assert heard[3] == " ".join(judge(halves))
+
+
+def test_a_recogniser_that_is_never_sure_is_taken_at_its_word_or_not_at_all(tmp_path: Path) -> None:
+    class Hello:
+        name = identity = "hello"
+
+        def __call__(self, waveforms: Sequence[Waveform]) -> list[str]:
+            return ["hello there"] * len(waveforms)
+
+    source = corpus(tmp_path / "in")
+    with pytest.raises(InputError, match="does not say how sure it is"):
+        transcribe_corpus(str(source), str(source), asr=Hello(), lowest_confidence=-1.0)
+    assert transcribe_corpus(str(source), str(source), asr=Hello(), lowest_confidence=None).transcribed == 2

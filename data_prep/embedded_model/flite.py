@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 
 from usdm.system_packages import install
-from usdm.types import AlignedWord, InputError
+from usdm.types import AlignedWord, InputError, Waveform
 
 VOICES = ("kal16", "awb", "rms", "slt")
 _TOKEN_OF_PHONE = b"R:SylStructure.parent.parent.R:Token.parent"
@@ -135,3 +136,17 @@ class Flite:
             last_token, start = token, end
             phone = library.item_next(phone)
         return tuple(phones), tuple(words)
+
+
+class FliteVoice:
+    """A flite voice as the last part of a cascade. Raises InputError as `Flite` does."""
+
+    def __init__(self, voice: str) -> None:
+        self._flite = Flite(voice)
+        self.identity = f"flite {voice}"
+        self.sample_rate = self("ready").sample_rate  # Hz
+
+    def __call__(self, text: str) -> Waveform:
+        """Raises InputError for a text without anything that can be spoken."""
+        spoken = self._flite.speak(text.encode("ascii", "ignore").decode())  # English is what it knows
+        return Waveform(torch.from_numpy(spoken.samples).float() / 32768, spoken.sample_rate)

@@ -1,1 +1,4 @@
-"""Recognisers that have nothing to do with the model: judges of how intelligible sound is."""
+"""Recognisers: judges of how intelligible sound is, ears of a cascade, and writers of transcripts.
+
+One file a kind, one yaml in `conf/asr` for each; what all of them do says `usdm.asr.recogniser.Recogniser`.
+"""

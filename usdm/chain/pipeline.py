@@ -46,7 +46,7 @@ class SpokenDialogPipeline:
         self.parts = parts
         self.folders = folders
         self.settings = settings
-        self._limit = LengthLimit(max_positions(parts.llm), parts.units.unit_rate)
+        self.limit = LengthLimit(max_positions(parts.llm), parts.units.unit_rate)
         self._voice_files = {} if voices is None else find_voices(voices)
         self._known_voices: dict[str, ReferenceVoice] = {}
         if settings.voice is not None:
@@ -176,7 +176,7 @@ class SpokenDialogPipeline:
         `history` and `chain` as for `respond`. Raises InputError for an impossible `sample_rate` (Hz).
         """
         own = self.chain(chain, TokenStream(self.parts.llm))
-        return Listener(self.parts, sample_rate, self._limit, tuple(history), own, self.request)
+        return Listener(self.parts, sample_rate, self.limit, tuple(history), own, self.request)
 
     def resynthesize(
         self,
@@ -189,7 +189,7 @@ class SpokenDialogPipeline:
         seed: int = 0,
     ) -> Waveform:
         """A recording as its units sound: what units, decoder and vocoder lose. Raises as `respond` does."""
-        heard = speech(waveform, sample_rate, self._limit)
+        heard = speech(waveform, sample_rate, self.limit)
         timings: dict[str, float] = {}
         speaker = self.speaker(reference, voice, timings)
         sound = units_to_sound(self.parts, self._units(heard), speaker, decoder or self.settings.decoder, seed, timings)
@@ -197,7 +197,7 @@ class SpokenDialogPipeline:
 
     def voice(self, reference: Waveform) -> ReferenceVoice:
         """A recording as the decoder takes it, to be used for many replies. Raises InputError as `respond` does."""
-        heard = speech(reference.samples, reference.sample_rate, self._limit)
+        heard = speech(reference.samples, reference.sample_rate, self.limit)
         return self.parts.speech.voice(self._units(heard), heard)
 
     def speaker(
@@ -271,7 +271,7 @@ class SpokenDialogPipeline:
         if (waveform is None) == (text is None):
             raise InputError("give either a recording or a text")
         if waveform is not None:
-            heard = speech(waveform, sample_rate, self._limit)
+            heard = speech(waveform, sample_rate, self.limit)
             return Question(waveform=heard, history=tuple(history))
         return Question(text=text, history=tuple(history))
 

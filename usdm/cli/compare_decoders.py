@@ -9,9 +9,9 @@ from omegaconf import DictConfig
 
 from usdm.chain.locations import find_parts
 from usdm.cli import Figures
-from usdm.cli.evaluate import bar, held_out_agent_turns
-from usdm.cli.model import load_pipeline
-from usdm.evaluation import PocketSphinxRecogniser
+from usdm.cli.bars import bar
+from usdm.cli.evaluate import held_out_agent_turns
+from usdm.cli.model import load_asr, load_pipeline
 from usdm.evaluation.decoders import Contender, DecoderTable, compare_decoders
 from usdm.metrics.quality import Dnsmos
 from usdm.metrics.speaker import SpeakerEncoder
@@ -24,6 +24,7 @@ def run(config: DictConfig) -> Figures:
     utterances = held_out_agent_turns(config)
     speakers = SpeakerEncoder() if config.speaker else None
     quality = Dnsmos() if config.quality else None
+    asr = load_asr(config)
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     found = list(contenders(config))
@@ -31,7 +32,7 @@ def run(config: DictConfig) -> Figures:
         table = compare_decoders(
             found,
             utterances,
-            PocketSphinxRecogniser(),
+            asr,
             speakers=speakers,
             quality=quality,
             seed=config.seed,

@@ -1,22 +1,24 @@
-"""Several language models or chains on the same held-out dialogs, and replies that do not listen."""
+"""Several language models, chains or a cascade on the same held-out dialogs, and replies that do not listen."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from usdm.asr.recogniser import RememberingRecogniser
 from usdm.chain.locations import find_parts
-from usdm.cli import Figures, WorkFailed
-from usdm.cli.evaluate import PACKAGED_SET, bar, rates, services, training_replies
-from usdm.cli.model import load_pipeline
+from usdm.cli import Figures
+from usdm.cli.bars import bar
+from usdm.cli.compare_results import figures_of, write_comparison
+from usdm.cli.model import load_asr, load_pipeline
+from usdm.cli.predict import fail_if_any, items, system
+from usdm.cli.score import baselines, metrics
 from usdm.config.model_schemas import ComparedModel
-from usdm.evaluation import PocketSphinxRecogniser, read_held_out
-from usdm.evaluation.models import MEANS, RATES, Contender, ModelRow, compare_models
-from usdm.runs import write_text
+from usdm.evaluation import ChainSystem, compare_results, predict, score
+from usdm.evaluation.held_out import HeldOutItem
+from usdm.evaluation.predictions import System
 from usdm.tokens.layout import LAYOUTS
 from usdm.types import InputError
 
@@ -25,47 +27,43 @@ CHAINS = [name for name in LAYOUTS if name not in ("typed", "transcribe")]  # th
 
 
 def run(config: DictConfig) -> Figures:
-    held_out = config.held_out or PACKAGED_SET
-    read_held_out(held_out)  # what is wrong with the input is told before a model is loaded
-    contenders = [Contender(SELECTED, partial(load_pipeline, config))]
-    contenders += [contender(config, str(name)) for name in config.models]
-    replies, service_replies = training_replies(config.training_corpus), services(config.dialogs_file)
+    found = items(config)  # what is wrong with the input is told before a model is loaded
+    given = baselines(config)
+    if given.service_replies is not None:
+        given.service_replies.check([item.dialog for item in found])
+    entries = {SELECTED: ComparedModel(), **{str(name): entry_of(config, str(name)) for name in config.models}}
+    chosen = metrics(config)
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    with bar("items") as progress:
-        table = compare_models(
-            contenders,
-            held_out,
-            PocketSphinxRecogniser(),
-            folder,
-            limit=config.limit,
-            training_replies=replies,
-            service_replies=service_replies,
-            seed=config.seed,
-            progress=progress,
-        )
-    write_text(folder / "models.json", table.to_json())
-    write_text(folder / "models.md", table.to_markdown())
-    print(table.to_markdown())
-    print(f"written to {folder}")
-    figures = figures_of(table.rows[: len(contenders)])  # without the baselines
-    if table.failed:
-        failure = WorkFailed(f"{table.failed} items failed; {folder}/MODEL/items.jsonl say why under `error`")
-        failure.figures = figures
-        raise failure
+    judge = RememberingRecogniser(load_asr(config))
+    failed = 0
+    for name, entry in entries.items():
+        ask(config, entry, found, folder / name, name)
+        with bar(f"{name}: sounds judged") as progress:
+            card = score(folder / name, judge, chosen, baselines=given, seed=config.seed, progress=progress)
+        failed += card.failed
+    comparison = compare_results({name: folder / name for name in entries}, seed=config.seed)
+    print(comparison.to_markdown())
+    print(f"replies that do not listen: {folder / SELECTED}/scorecard.md")
+    write_comparison(comparison, folder, "models")
+    figures = figures_of(comparison)
+    fail_if_any(failed, f"{folder}/MODEL", figures)
     return figures
 
 
-def figures_of(rows: Sequence[ModelRow]) -> dict[str, float]:
-    """How well each model hears, speaks and replies, the first model's first."""
-    figures: dict[str, float] = {}
-    for row in rows:
-        figures |= rates({f"{row.name} {RATES[name]}": rate for name, rate in row.rates.items()})
-        figures |= {f"{row.name} {MEANS[name]}": mean.mean for name, mean in row.means.items() if mean is not None}
-    return figures
+def ask(config: DictConfig, entry: ComparedModel, found: list[HeldOutItem], folder: Path, name: str) -> None:
+    """One model's answers to all items; it is let go of afterwards."""
+    pipeline = load_pipeline(config if entry.llm is None else with_llm(config, entry.llm))
+    asked: System
+    if entry.cascade:
+        asked = system(config.cascade, pipeline, config)
+    else:
+        asked = ChainSystem(pipeline, entry.chain, config.seed, config.capacity, config.retry_errors)
+    with bar(name) as progress:
+        predict(asked, found, folder, overwrite=config.overwrite, progress=progress)
 
 
-def contender(config: DictConfig, name: str) -> Contender:
+def entry_of(config: DictConfig, name: str) -> ComparedModel:
     """One entry of `models`. Raises InputError for a name that cannot be used, a chain or part that does not exist, or
     an entry that changes nothing."""
     given = config.models[name]
@@ -77,14 +75,17 @@ def contender(config: DictConfig, name: str) -> Contender:
         raise InputError(f"models.{name}: {error}") from error
     if name == SELECTED or Path(name).name != name:
         raise InputError(f"models.{name}: the name becomes a folder, and {SELECTED!r} is taken; choose another")
-    if entry.llm is None and entry.chain is None:
-        raise InputError(f"models.{name} is the selected model itself: add +models.{name}.llm or +models.{name}.chain")
+    if entry.llm is None and entry.chain is None and not entry.cascade:
+        raise InputError(f"models.{name} is the selected model itself: add +models.{name}.llm, .chain or .cascade")
     if entry.chain is not None and entry.chain not in CHAINS:
         raise InputError(f"models.{name}.chain={entry.chain}: there are {', '.join(CHAINS)}")
-    if entry.llm is None:
-        return Contender(name, partial(load_pipeline, config), entry.chain)
-    find_parts({"llm": entry.llm})
-    return Contender(name, partial(load_pipeline, with_llm(config, entry.llm)), entry.chain)
+    if entry.chain is not None and entry.cascade:
+        raise InputError(f"models.{name}: a cascade has no chain; give one of them")
+    if entry.llm is not None:
+        find_parts({"llm": entry.llm})
+        with_llm(config, entry.llm)
+    compared: ComparedModel = OmegaConf.to_object(entry)  # type: ignore[assignment]
+    return compared
 
 
 def with_llm(config: DictConfig, llm: str) -> DictConfig:

@@ -9,9 +9,9 @@ from omegaconf import DictConfig
 from usdm.audio import read_audio
 from usdm.chain import DecoderSampling
 from usdm.cli import Figures
-from usdm.cli.evaluate import bar, held_out_agent_turns
-from usdm.cli.model import load_pipeline
-from usdm.evaluation import PocketSphinxRecogniser
+from usdm.cli.bars import bar
+from usdm.cli.evaluate import held_out_agent_turns
+from usdm.cli.model import load_asr, load_pipeline
 from usdm.evaluation.sampling_report import sampling_markdown, save_sampling_plot
 from usdm.evaluation.sampling_table import compare_sampling
 from usdm.metrics.speaker import SpeakerEncoder
@@ -26,6 +26,7 @@ def run(config: DictConfig) -> Figures:
     utterances = held_out_agent_turns(config)
     speakers = SpeakerEncoder() if config.similarity else None
     reference = None if config.reference is None else read_audio(config.reference)
+    asr = load_asr(config)
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     pipeline = load_pipeline(config)
@@ -34,7 +35,7 @@ def run(config: DictConfig) -> Figures:
             pipeline,
             utterances,
             settings,
-            PocketSphinxRecogniser(),
+            asr,
             speakers=speakers,
             reference=reference,
             seed=config.seed,

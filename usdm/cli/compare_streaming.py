@@ -7,10 +7,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from usdm.cli import Figures
-from usdm.cli.evaluate import bar, held_out_agent_turns
-from usdm.cli.model import load_pipeline
+from usdm.cli.bars import bar
+from usdm.cli.evaluate import held_out_agent_turns
+from usdm.cli.model import load_asr, load_pipeline
 from usdm.decoder import StreamingSettings
-from usdm.evaluation import PocketSphinxRecogniser
 from usdm.evaluation.streaming import compare_streaming
 from usdm.metrics.quality import Dnsmos
 from usdm.runs import write_text
@@ -20,6 +20,7 @@ def run(config: DictConfig) -> Figures:
     given = [StreamingSettings(**setting) for setting in config.settings]
     utterances = held_out_agent_turns(config)
     quality = Dnsmos() if config.quality else None
+    asr = load_asr(config)
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     pipeline = load_pipeline(config)
@@ -29,7 +30,7 @@ def run(config: DictConfig) -> Figures:
             pipeline,
             utterances,
             list(dict.fromkeys([own, *given])),
-            PocketSphinxRecogniser(),
+            asr,
             quality=quality,
             seed=config.seed,
             progress=progress,

@@ -8,7 +8,7 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from usdm.cli.evaluate import bar
+from usdm.cli.bars import bar
 from usdm.cli.model import load_pipeline
 from usdm.evaluation.turn_detection_report import draw_turn_curves, turn_json, turn_markdown, turn_table
 from usdm.evaluation.turn_sources import read_call, read_turns

@@ -8,9 +8,9 @@ from omegaconf import DictConfig
 
 from usdm.audio import read_audio
 from usdm.cli import Figures
-from usdm.cli.evaluate import bar, held_out_agent_turns
-from usdm.cli.model import load_pipeline
-from usdm.evaluation import PocketSphinxRecogniser
+from usdm.cli.bars import bar
+from usdm.cli.evaluate import held_out_agent_turns
+from usdm.cli.model import load_asr, load_pipeline
 from usdm.evaluation.voices import compare_voices
 from usdm.metrics.speaker import SpeakerEncoder
 from usdm.runs import write_text
@@ -20,6 +20,7 @@ def run(config: DictConfig) -> Figures:
     utterances = held_out_agent_turns(config)
     references = {Path(path).stem: read_audio(path) for path in config.references}
     speakers = SpeakerEncoder()
+    asr = load_asr(config)
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     pipeline = load_pipeline(config)
@@ -29,7 +30,7 @@ def run(config: DictConfig) -> Figures:
             utterances,
             references,
             speakers,
-            PocketSphinxRecogniser(),
+            asr,
             seed=config.seed,
             progress=progress,
         )

@@ -28,9 +28,12 @@ from usdm.cli import Figures, WorkFailed
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-COMPARISONS = ("compare_models", "compare_sampling", "compare_streaming", "compare_turn_detection", "compare_voices")
-MEASURES = ("plan", "evaluate", "benchmark", "measure_conversation", "check_echo")
+SCORES = ("evaluate", "predict", "score", "compare_results", "gate")
+PARTS = ("compare_sampling", "compare_streaming", "compare_turn_detection", "compare_voices")
+COMPARISONS = ("compare_models", *PARTS)
+MEASURES = ("plan", *SCORES, "benchmark", "measure_conversation", "check_echo")
 FIRST_VERBS = ("respond", "synthesize", "demo", "serve", *MEASURES, *COMPARISONS)
+TAKE_FOLDERS = ("compare_results", "report")  # as they are, after the verb
 JSON_ON_STDOUT = {"--json": "json=-"}  # of `usdm status`
 WORK_FAILED = 1
 BAD_INPUT = 2
@@ -48,11 +51,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"usdm {installed_version('usdm')}")
         return 0
     verb, rest = arguments[0], [JSON_ON_STDOUT.get(argument, argument) for argument in arguments[1:]]
+    if verb in TAKE_FOLDERS:
+        rest = folders_as_override(rest)
     if verb not in verbs():
         print(f"usdm: {unknown_verb(verb)}", file=sys.stderr)
         return BAD_INPUT
     debug = any(argument.lower() == "debug=true" for argument in rest) or "HYDRA_FULL_ERROR" in os.environ
     return report(verb, rest, debug, lambda: run_with_hydra(verb, rest, debug))
+
+
+def folders_as_override(arguments: Sequence[str]) -> list[str]:
+    """`A B seed=1` as `folders=['A','B'] seed=1`."""
+    folders = [argument for argument in arguments if "=" not in argument and not argument.startswith("-")]
+    others = [argument for argument in arguments if argument not in folders]
+    quoted = ",".join("'{}'".format(folder.replace("'", "\\'")) for folder in folders)
+    return [*others, f"folders=[{quoted}]"] if folders else others
 
 
 def verbs() -> dict[str, str]:

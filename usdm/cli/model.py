@@ -6,6 +6,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from usdm.asr.recogniser import Recogniser
 from usdm.chain import LoadOptions, SpokenDialogPipeline
 from usdm.config import Precision
 from usdm.types import InputError
@@ -28,6 +29,12 @@ def load_pipeline(config: DictConfig) -> SpokenDialogPipeline:
     if threads is not None:
         torch.set_num_threads(threads)
     return pipeline
+
+
+def load_asr(config: DictConfig) -> Recogniser:
+    """`config.asr`: the recogniser that judges. Raises InputError if it cannot be had."""
+    recogniser: Recogniser = instantiate(config.asr, _convert_="all")
+    return recogniser
 
 
 def load_options(config: DictConfig) -> LoadOptions:

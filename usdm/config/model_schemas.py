@@ -71,6 +71,14 @@ class Decoding:
     temperature: float | None = None
 
 
+class Told(Enum):
+    """What a model is told instead of finding it out."""
+
+    transcript = "transcript"
+    reply = "reply"
+    units = "units"
+
+
 class ReplyKind(Enum):
     speech = "speech"
     text = "text"
@@ -163,7 +171,40 @@ class Plan(UseModel):
 
 
 @dataclass
-class Evaluate(UseModel):
+class JudgeModel(UseModel):
+    """What the verbs share in which a recogniser judges what a model says."""
+
+    asr: Any = MISSING
+
+
+@dataclass
+class Predict(UseModel):
+    system: Any = MISSING
+    held_out: str | None = None
+    limit: int | None = None
+    given: Told | None = None
+    output_dir: str = MISSING
+    capacity: int = MISSING
+    seed: int = MISSING
+    retry_errors: bool = MISSING
+    overwrite: bool = MISSING
+
+
+@dataclass
+class Score(Verb):
+    predictions: str = MISSING
+    asr: Any = MISSING
+    metric: Any = MISSING
+    by: str | None = None
+    training_corpus: str | None = None
+    dialogs_file: str | None = None
+    seed: int = MISSING
+
+
+@dataclass
+class Evaluate(JudgeModel):
+    system: Any = MISSING
+    metric: Any = MISSING
     dialogs: bool = MISSING
     held_out: str | None = None
     recordings: list[str] = MISSING
@@ -171,12 +212,27 @@ class Evaluate(UseModel):
     by: str | None = None
     training_corpus: str | None = None
     dialogs_file: str | None = None
-    refusal_phrase: str | None = None
-    synthesiser: str | None = None
-    recogniser: str = MISSING
     output_dir: str = MISSING
     limit: int | None = None
     examples: int = MISSING
+    capacity: int = MISSING
+    seed: int = MISSING
+    retry_errors: bool = MISSING
+    overwrite: bool = MISSING
+
+
+@dataclass
+class CompareResults(Verb):
+    folders: list[str] = MISSING
+    output_dir: str | None = None
+    seed: int = MISSING
+
+
+@dataclass
+class Gate(Verb):
+    before: str = MISSING
+    after: str = MISSING
+    figures: list[str] = MISSING
     seed: int = MISSING
 
 
@@ -203,21 +259,27 @@ class ComparedModel:
 
     llm: str | None = None
     chain: str | None = None
+    cascade: bool = False
 
 
 @dataclass
-class CompareModels(UseModel):
+class CompareModels(JudgeModel):
     models: dict[str, Any] = MISSING  # ComparedModel, by name
+    cascade: Any = MISSING
+    metric: Any = MISSING
     held_out: str | None = None
     training_corpus: str | None = None
     dialogs_file: str | None = None
     output_dir: str = MISSING
     limit: int | None = None
+    capacity: int = MISSING
     seed: int = MISSING
+    retry_errors: bool = MISSING
+    overwrite: bool = MISSING
 
 
 @dataclass
-class CompareStreaming(UseModel):
+class CompareStreaming(JudgeModel):
     settings: list[Any] = MISSING  # lengths of usdm.decoder.StreamingSettings
     quality: bool = MISSING
     held_out: str | None = None
@@ -227,7 +289,7 @@ class CompareStreaming(UseModel):
 
 
 @dataclass
-class CompareVoices(UseModel):
+class CompareVoices(JudgeModel):
     references: list[str] = MISSING
     held_out: str | None = None
     items: int | None = None
@@ -236,7 +298,7 @@ class CompareVoices(UseModel):
 
 
 @dataclass
-class CompareSampling(UseModel):
+class CompareSampling(JudgeModel):
     held_out: str | None = None
     items: int | None = None
     settings: list[Decoding] = MISSING
@@ -296,7 +358,7 @@ class ComparedDecoder:
 
 
 @dataclass
-class CompareDecoders(UseModel):
+class CompareDecoders(JudgeModel):
     contenders: list[ComparedDecoder] = MISSING
     speaker: bool = MISSING
     quality: bool = MISSING

@@ -95,9 +95,8 @@ class ImportCorpus(Stage):
 @dataclass
 class Transcribe(Stage):
     corpus: str = MISSING
-    recogniser: str = MISSING
-    lowest_confidence: float = MISSING
-    device: str = MISSING
+    asr: Any = MISSING
+    lowest_confidence: float | None = MISSING
     retry_errors: bool = MISSING
     overwrite: bool = MISSING
 

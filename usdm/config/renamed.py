@@ -12,6 +12,8 @@ RENAMED = {  # old key -> new key, of any verb
     "loop.row_length": "loop.max_length",
     "loop.rows": "loop.batch_size",
     "predecessor": "init_from",
+    "recogniser": "asr",
+    "refusal_phrase": "metric.refusals.phrase",
     "splices": "splice_augmentation",
     "task.initial": "task.init_from",
     "task.variation": "task.augmentation",

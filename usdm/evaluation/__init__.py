@@ -1,37 +1,28 @@
-"""How good a model is: held-out dialogs through the whole chain, and transcripts of real recordings.
+"""How good a system is: predictions made once, scored any number of times, and held against each other.
 
-scorecard = evaluate(pipeline, "held_out", PocketSphinxRecogniser(), "outputs/evaluation")
-print(scorecard_table(scorecard))
+predict(ChainSystem(pipeline), read_held_out("held_out"), "runs/predictions")
+print(score("runs/predictions", PocketSphinxRecogniser(), {"wer": WordErrorRates()}).to_markdown())
 """
 
-from usdm.asr.recogniser import PocketSphinxRecogniser, Recogniser, WhisperRecogniser
-from usdm.evaluation.dialogs import evaluate
+from usdm.evaluation.cascade import Cascade
+from usdm.evaluation.compare import compare_results, named_folders
 from usdm.evaluation.held_out import HeldOutItem, read_held_out
+from usdm.evaluation.predictions import ChainSystem, predict
 from usdm.evaluation.recordings import TranscriptScore, evaluate_recordings, transcript_table
-from usdm.evaluation.scorecard import ReplyScores, Scorecard, Speed
-from usdm.evaluation.scorecard_table import scorecard_table
-from usdm.metrics.intervals import WordErrorGap, WordErrorRate
-from usdm.metrics.text import WordErrors, meteor, rouge_l, scored_words, word_errors
+from usdm.evaluation.scorecard import Baselines, Scorecard, score
 
 __all__ = [
+    "Baselines",
+    "Cascade",
+    "ChainSystem",
     "HeldOutItem",
-    "PocketSphinxRecogniser",
-    "Recogniser",
-    "ReplyScores",
     "Scorecard",
-    "Speed",
     "TranscriptScore",
-    "WordErrorGap",
-    "WordErrorRate",
-    "WhisperRecogniser",
-    "WordErrors",
-    "evaluate",
+    "compare_results",
     "evaluate_recordings",
-    "meteor",
+    "named_folders",
+    "predict",
     "read_held_out",
-    "rouge_l",
-    "scorecard_table",
-    "scored_words",
+    "score",
     "transcript_table",
-    "word_errors",
 ]

@@ -151,8 +151,9 @@ class _Judges:
     def __call__(self, sound: Waveform, seconds: float) -> _Spoken:
         is_recording = sound is self._recording
         alike = None if self._speakers is None or is_recording else self._speakers.similarity(sound, self._recording)
+        (text,) = self._recogniser([sound])
         return _Spoken(
-            judged=(self._utterance.dialog, word_errors(self._utterance.text or "", self._recogniser(sound))),
+            judged=(self._utterance.dialog, word_errors(self._utterance.text or "", text)),
             similarity=alike,
             quality=None if self._quality is None else self._quality(sound),
             pitch=None if is_recording else pitch_distance(pitch(sound), self._melody),

@@ -1,4 +1,4 @@
-"""A few items to hear and to see."""
+"""A few items to see."""
 
 from __future__ import annotations
 
@@ -9,36 +9,27 @@ from textwrap import shorten
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from usdm.audio import MelSettings, MelSpectrogram, read_audio, resample, write_audio
-from usdm.chain import SpokenDialogPipeline
-from usdm.evaluation.held_out import HeldOutItem
+from usdm.audio import MelSettings, MelSpectrogram, read_audio, resample
+from usdm.metrics.figures import Prediction, Reference
 from usdm.types import Waveform
 
 TITLE_CHARACTERS = 150
 DYNAMIC_RANGE = 9.0  # in natural-log magnitude below the loudest point, about 78 dB
 
 
-def save_examples(
-    pipeline: SpokenDialogPipeline, items: Sequence[HeldOutItem], folder: Path, chain: str | None, seed: int
-) -> None:
-    """For each item `<id>.png`, its sounds one under another, and the two that the model made as WAV files."""
-    if items:
+def save_examples(predictions: Sequence[Prediction], references: Mapping[str, Reference], folder: Path) -> None:
+    """For each prediction `<id>.png`: question, recorded reply and own reply, one under another."""
+    if predictions:
         folder.mkdir(parents=True, exist_ok=True)
-    for item in items:
-        question, agent = read_audio(item.user.audio), read_audio(item.agent.audio)
-        reply = pipeline.respond(question.samples, question.sample_rate, history=item.history, chain=chain, seed=seed)
-        said, reference = item.references
-        resynthesis = pipeline.resynthesize(agent.samples, agent.sample_rate, seed=seed)
-        write_audio(folder / f"{item.id}-resynthesis.wav", resynthesis.samples, resynthesis.sample_rate)
-        panels = {
-            f"user: {said}  |  heard: {reply.user_text or ''}": question,
-            f"agent, recorded: {reference}": agent,
-            "the same, units to sound": resynthesis,
+    for prediction in predictions:
+        reference = references[prediction.id]
+        sounds = {
+            f"user: {reference.user_text}  |  heard: {prediction.user_text or ''}": reference.user_audio,
+            f"agent, recorded: {reference.agent_text}": reference.agent_audio,
+            f"reply: {prediction.agent_text or ''}": prediction.audio,
         }
-        if reply.waveform is not None:
-            panels[f"reply: {reply.agent_text or ''}"] = Waveform(reply.waveform, reply.sample_rate)
-            write_audio(folder / f"{item.id}-reply.wav", reply.waveform, reply.sample_rate)
-        _spectrograms(panels).savefig(folder / f"{item.id}.png", dpi=90)
+        panels = {title: read_audio(path) for title, path in sounds.items() if path is not None}
+        _spectrograms(panels).savefig(folder / f"{prediction.id}.png", dpi=90)
 
 
 def _spectrograms(panels: Mapping[str, Waveform]) -> Figure:

@@ -1,150 +1,189 @@
-"""What the chain made of each held-out turn, and what a recogniser heard in it."""
+"""Predictions: what a system makes of every question of a held-out set, made once and kept in a folder.
+
+The folder has `references.jsonl` (the set), `results.jsonl` (a line an item), `<id>.wav` (the reply), and `run.json`
+(what all of it depends on). A run that was stopped goes on where it was; what exists can be scored at any time.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
-import torch
-
-from usdm.asr.recogniser import Recogniser
-from usdm.audio import read_audio
+from usdm.audio import resample
 from usdm.chain import SpokenDialogPipeline
+from usdm.chain.requests import SynthesisRequest
+from usdm.chain.synthesis import synthesize
+from usdm.chain.synthesis_results import RESULTS_FILE, SHARDS_FOLDER
 from usdm.evaluation.held_out import HeldOutItem
-from usdm.evaluation.result_lines import Progress, complete
-from usdm.metrics.text import meteor, rouge_l, scored_words, word_errors
-from usdm.types import SpokenReply, Waveform
+from usdm.evaluation.result_lines import Progress
+from usdm.metrics.figures import Prediction, Reference
+from usdm.runs import read_lines, write_text
+from usdm.types import InputError
 
-logger = logging.getLogger(__name__)
+REFERENCES_FILE = "references.jsonl"
+EARLIER_STAGES = ("cascade/heard.jsonl", "cascade/replies.jsonl")  # of a cascade, with the seconds that they took
 
-Synthesiser = Callable[[str], Waveform]  # says ASCII text with at least one word
+Given = Literal["transcript", "reply", "units"]  # what a system is told, up to there
+
+
+class System(Protocol):
+    """Anything that answers questions with speech."""
+
+    def predict(
+        self, requests: Sequence[SynthesisRequest], folder: Path, *, overwrite: bool, progress: Progress
+    ) -> None:
+        """Write `<id>.wav` and a line of `results.jsonl` for each request that the folder does not have yet."""
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """Texts and seconds of one item; its scores follow from them."""
+class ChainSystem:
+    """A model by one of its chains; None is the one that it was trained on."""
 
-    key: str  # of all that the outcome depends on
-    id: str
-    dialog: str
-    speaker: str  # of the user's recording
-    user_text: str  # what the user says
-    reference: str  # the agent turn that the dialog has
-    question_seconds: float
-    transcript: str | None = None  # what the model heard; None in chains that do not transcribe
-    reply: str | None = None  # what it says in return; None in chains that do not write it down
-    user_recognised: str = ""  # the recogniser on the user's recording
-    cascade_reply: str | None = None  # the model's to what the recogniser heard; None where it heard no word
-    agent_recognised: str = ""  # on the recording of the reference
-    resynthesis_recognised: str = ""  # on that recording, turned into units and back into sound
-    reply_recognised: str = ""  # on the spoken reply
-    synthesis_recognised: str | None = None  # on a synthesiser saying the reply, where one was given
-    reply_seconds: float = 0.0
-    timings: Mapping[str, float] = field(default_factory=dict)  # seconds by stage
-    truncated: tuple[str, ...] = ()
-    error: str | None = None  # why the item failed; nothing of it is scored then
+    pipeline: SpokenDialogPipeline
+    chain: str | None = None
+    seed: int = 0
+    capacity: int = 8  # sequences that the language model writes at once
+    retry_errors: bool = False
 
-    def row(self) -> dict[str, Any]:
-        """The outcome with its scores, as a reader of `items.jsonl` wants it."""
-        scores: dict[str, Any] = {}
-        if self.transcript is not None:
-            scores["transcript_errors"] = asdict(word_errors(self.user_text, self.transcript))
-        if self.reply is not None:
-            scores["meteor"] = meteor(self.reference, self.reply)
-            scores["rouge_l"] = rouge_l(self.reference, self.reply)
-            scores["spoken_reply_errors"] = asdict(word_errors(self.reply, self.reply_recognised))
-        return asdict(self) | ({"scores": scores} if scores else {})
-
-
-def run_items(
-    pipeline: SpokenDialogPipeline,
-    items: Sequence[HeldOutItem],
-    recogniser: Recogniser,
-    path: Path,
-    *,
-    chain: str | None,
-    seed: int,
-    synthesiser: Synthesiser | None,
-    progress: Progress,
-) -> list[Prediction]:
-    """One outcome an item, in order. Those that the file has under the same key are taken from there.
-
-    A failing item becomes an outcome with `error`, logged with its trace, and is tried again by the next run.
-    """
-    system = [pipeline.fingerprint, asdict(pipeline.settings), chain, seed, recogniser.name, synthesiser is None]
-    work = {}
-    for item in items:
-        key = _key(item, system)
-        work[key] = partial(_run_item, pipeline, item, recogniser, key, chain, seed, synthesiser)
-    return complete(path, Prediction, work, progress)
-
-
-def _run_item(
-    pipeline: SpokenDialogPipeline,
-    item: HeldOutItem,
-    recogniser: Recogniser,
-    key: str,
-    chain: str | None,
-    seed: int,
-    synthesiser: Synthesiser | None,
-) -> Prediction:
-    user_text, reference = item.references
-    prediction = Prediction(
-        key, item.id, item.dialog, item.user.speaker, user_text, reference, question_seconds=item.user.duration
-    )
-    try:
-        question, agent = read_audio(item.user.audio), read_audio(item.agent.audio)
-        reply = pipeline.respond(question.samples, question.sample_rate, history=item.history, chain=chain, seed=seed)
-        resynthesis = pipeline.resynthesize(agent.samples, agent.sample_rate, seed=seed)
-        said = torch.zeros(0) if reply.waveform is None else reply.waveform  # a reply without units is not heard
-        sound = Waveform(said, reply.sample_rate)
-        recognised = recogniser(question)
-        return replace(
-            prediction,
-            transcript=reply.user_text,
-            reply=reply.agent_text,
-            user_recognised=recognised,
-            cascade_reply=_cascade(pipeline, item, reply, recognised, seed),
-            agent_recognised=recogniser(agent),
-            resynthesis_recognised=recogniser(resynthesis),
-            reply_recognised=recogniser(sound),
-            synthesis_recognised=_synthesised(reply.agent_text, recogniser, synthesiser),
-            reply_seconds=sound.seconds,
-            timings=dict(reply.timings),
-            truncated=reply.truncated,
+    def predict(
+        self, requests: Sequence[SynthesisRequest], folder: Path, *, overwrite: bool, progress: Progress
+    ) -> None:
+        synthesize(
+            self.pipeline,
+            requests,
+            folder,
+            chain=self.chain,
+            seed=self.seed,
+            capacity=self.capacity,
+            retry_errors=self.retry_errors,
+            overwrite=overwrite,
+            progress=lambda done, total, _: progress(done, total),
         )
-    except Exception as error:  # one bad item must not end a long run; it is counted and makes the run fail
-        logger.exception("%s failed", item.id)
-        return replace(prediction, error=f"{type(error).__name__}: {error}")
 
 
-def _cascade(
-    pipeline: SpokenDialogPipeline, item: HeldOutItem, reply: SpokenReply, recognised: str, seed: int
-) -> str | None:
-    """What the same model replies to the recogniser's words; chains without texts have no such thing."""
-    if reply.user_text is None or reply.agent_text is None or not scored_words(recognised):
-        return None
-    text = " ".join(scored_words(recognised)) + ("?" if recognised.endswith("?") else ".")
-    return pipeline.respond(text=text, history=item.history, speak=False, seed=seed).agent_text
+def predict(
+    system: System,
+    items: Sequence[HeldOutItem],
+    folder: str | Path,
+    *,
+    given: Given | None = None,
+    units: SpokenDialogPipeline | None = None,
+    overwrite: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> None:
+    """Let a system answer every item, exactly once.
+
+    Args:
+        given: what the system is told instead of finding it out: the transcript, also the reply in words, or the
+            units of the reference reply.
+        units: whose unit tokenizer makes these last ones.
+        overwrite: delete predictions of another system, settings or set.
+
+    Raises:
+        InputError: the folder has other predictions, or of other items. An item that fails does not raise: its line
+            says why under `error`.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_references(folder / REFERENCES_FILE, items, overwrite)
+    system.predict([_request(item, given, units) for item in items], folder, overwrite=overwrite, progress=progress)
 
 
-def _synthesised(reply: str | None, recogniser: Recogniser, synthesiser: Synthesiser | None) -> str | None:
-    if synthesiser is None or reply is None:
-        return None
-    text = reply.encode("ascii", "ignore").decode()  # English is what synthesiser and recogniser know
-    return recogniser(synthesiser(text)) if scored_words(text) else ""
+def read_references(folder: str | Path) -> dict[str, Reference]:
+    """The set, by id. Raises InputError if the folder has no predictions."""
+    path = Path(folder) / REFERENCES_FILE
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give a folder that `usdm predict` or `usdm evaluate` has written")
+    references = {}
+    for row in read_lines(path):
+        row.pop("digest")
+        row |= {name: Path(row[name]) for name in ("user_audio", "agent_audio")}
+        references[row["id"]] = Reference(**row)
+    return references
 
 
-def _key(item: HeldOutItem, system: Sequence[Any]) -> str:
-    """Digest of everything that an outcome depends on."""
-    texts = [*item.references, *(turn.text for turn in item.history)]
-    digest = hashlib.sha256(json.dumps([item.id, texts, *system], sort_keys=True).encode())
+def read_predictions(folder: str | Path) -> dict[str, Prediction]:
+    """What is there by now, by id. A reply without units is a prediction without sound, not a failure."""
+    folder = Path(folder)
+    earlier: dict[str, dict[str, float]] = {}
+    for name in EARLIER_STAGES:
+        for row in read_lines(folder / name):
+            earlier.setdefault(row["id"], {})[row["stage"]] = row["seconds"]
+    predictions = {}
+    for path in (folder / RESULTS_FILE, *sorted((folder / SHARDS_FOLDER).glob("*.jsonl"))):
+        for row in read_lines(path):
+            predictions[row["id"]] = _prediction(folder, row, earlier.get(row["id"], {}))
+    return predictions
+
+
+def _prediction(folder: Path, row: Mapping[str, Any], earlier: Mapping[str, float]) -> Prediction:
+    is_silent = row["agent_units"] == []
+    return Prediction(
+        id=row["id"],
+        user_text=row["user_text"],
+        agent_text=row["agent_text"],
+        audio=None if row["error"] is not None else folder / f"{row['id']}.wav",
+        seconds=row["seconds"],
+        recognised="" if is_silent else None,
+        timings={**earlier, **row["timings"]},
+        truncated=tuple(row["truncated"]),
+        error=None if is_silent else row["error"],
+    )
+
+
+def _request(item: HeldOutItem, given: Given | None, units: SpokenDialogPipeline | None) -> SynthesisRequest:
+    if item.user.start is not None or item.user.channel is not None:
+        raise InputError(f"{item.id}: a part of a longer file; import the corpus with files of its own for each turn")
+    user_text, agent_text = item.references
+    if given == "units":
+        assert units is not None
+        return SynthesisRequest(item.id, units=tuple(_units(units, item)))
+    return SynthesisRequest(
+        item.id,
+        audio=item.user.audio.resolve(),
+        history=item.history,
+        transcript=user_text if given is not None else None,
+        reply=agent_text if given == "reply" else None,
+    )
+
+
+def _units(pipeline: SpokenDialogPipeline, item: HeldOutItem) -> Iterator[int]:
+    extractor, sound = pipeline.parts.units, item.agent.read()
+    (units,) = extractor([resample(sound.samples, sound.sample_rate, extractor.sample_rate)])
+    yield from units.tolist()
+
+
+def _write_references(path: Path, items: Sequence[HeldOutItem], overwrite: bool) -> None:
+    rows = [_reference_row(item) for item in items]
+    now = {row["id"]: row["digest"] for row in rows}
+    if len(now) < len(rows):
+        raise InputError(f"{len(rows)} items have {len(now)} different ids; ids name files, so make them differ")
+    changed = [row["id"] for row in read_lines(path) if now.get(row["id"]) != row["digest"]]
+    if changed and not overwrite:
+        raise InputError(
+            f"{path.parent}: has predictions for {len(changed)} items that are others now, or not asked for any more: "
+            f"{', '.join(changed[:5])}; give another output_dir, or overwrite=true to delete them"
+        )
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _reference_row(item: HeldOutItem) -> dict[str, Any]:
+    user_text, agent_text = item.references
+    reference = Reference(item.id, item.dialog, item.user.speaker, user_text, agent_text, item.user.duration)
+    row = asdict(reference)
+    del row["user_recognised"], row["agent_recognised"]
+    digest = hashlib.sha256(json.dumps([row, [asdict(turn) for turn in item.history]], default=str).encode())
     for audio in (item.user.audio, item.agent.audio):
-        digest.update(hashlib.sha256(audio.read_bytes()).digest())
-    return digest.hexdigest()
+        if audio.is_file():
+            digest.update(audio.read_bytes())
+    paths = {"user_audio": str(item.user.audio.resolve()), "agent_audio": str(item.agent.audio.resolve())}
+    return {**row, **paths, "digest": digest.hexdigest()[:16]}
+
+
+def reference_digests(folder: str | Path) -> dict[str, str]:
+    """What each item depends on, by id: items of two folders are the same if these are."""
+    return {row["id"]: row["digest"] for row in read_lines(Path(folder) / REFERENCES_FILE)}

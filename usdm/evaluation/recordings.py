@@ -173,7 +173,7 @@ def evaluate_recordings(
         recordings = [recordings[place * len(recordings) // limit] for place in range(limit)]
     output_dir, name = Path(output_dir), Path(folder).resolve().name
     output_dir.mkdir(parents=True, exist_ok=True)
-    system = [pipeline.fingerprint, asdict(pipeline.settings), seed, recogniser.name]
+    system = [pipeline.fingerprint, asdict(pipeline.settings), seed, recogniser.identity]
     by_key = {_key(recording, system): recording for recording in recordings}
     work = {key: partial(_transcribe, pipeline, recording, recogniser, key, seed) for key, recording in by_key.items()}
     transcripts = complete(output_dir / f"{name}.jsonl", Transcript, work, progress)
@@ -229,7 +229,7 @@ def _transcribe(
         return replace(
             transcript,
             transcript=heard.user_text or "",
-            recognised=recogniser(sound),
+            recognised=recogniser([sound])[0],
             seconds=sum(heard.timings[stage] for stage in TRANSCRIBING),
         )
     except Exception as error:  # one bad recording must not end a long run; it is counted and makes the run fail

@@ -122,7 +122,8 @@ def compare_sampling(
         target = None if speakers is None else speakers.embed(reference or recording)
         for place, (sampling, run_seed) in enumerate(runs):
             mel, sound, seconds = _speak(pipeline, units, voice, sampling, run_seed)
-            heard = word_errors(utterance.text or "", recogniser(sound))
+            (text,) = recogniser([sound])
+            heard = word_errors(utterance.text or "", text)
             alike = None if speakers is None or target is None else float(speakers.embed(sound) @ target)
             spoken[place].append(_Spoken((utterance.dialog, heard), alike, mel, seconds, sound.seconds))
             progress(number * len(runs) + place + 1, len(utterances) * len(runs))

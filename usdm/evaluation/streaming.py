@@ -88,7 +88,8 @@ def compare_streaming(
             sound, ends = _speak(pipeline, units, way, seed)
             whole = sound if whole is None else whole
             waveform = Waveform(sound, pipeline.sample_rate)
-            heard = utterance.dialog, word_errors(utterance.text or "", recogniser(waveform))
+            (text,) = recogniser([waveform])
+            heard = utterance.dialog, word_errors(utterance.text or "", text)
             score = None if quality is None else quality(waveform)
             spoken[place].append(_Spoken(heard, score, *_distances(pipeline, sound, whole, ends)))
         progress(number + 1, len(utterances))

@@ -77,15 +77,20 @@ def compare_voices(
     for number, utterance in enumerate(utterances):
         recording = utterance.read()
         plain = pipeline.resynthesize(recording.samples, recording.sample_rate, seed=seed)
-        judged[OWN_VOICE].append((utterance.dialog, word_errors(utterance.text or "", recogniser(plain))))
+        spoken = {
+            name: pipeline.resynthesize(recording.samples, recording.sample_rate, reference=voice, seed=seed)
+            for name, voice in voices.items()
+        }
+        sounds = {OWN_VOICE: plain, **spoken}
+        for name, text in zip(sounds, recogniser(list(sounds.values())), strict=True):
+            judged[name].append((utterance.dialog, word_errors(utterance.text or "", text)))
         own = speakers.embed(plain)
-        for name, voice in voices.items():
-            spoken = pipeline.resynthesize(recording.samples, recording.sample_rate, reference=voice, seed=seed)
-            judged[name].append((utterance.dialog, word_errors(utterance.text or "", recogniser(spoken))))
-            pairs[name].append((float(speakers.embed(spoken) @ targets[name]), float(own @ targets[name])))
+        for name, sound in spoken.items():
+            pairs[name].append((float(speakers.embed(sound) @ targets[name]), float(own @ targets[name])))
         progress(number + 1, len(utterances))
     rows = [_row(name, judged[name], pairs.get(name), seed) for name in judged]
-    facts = {"items": len(utterances), "speaker_encoder": speakers.name, "seed": seed, **surroundings()}
+    judges = {"recogniser": recogniser.name, "speaker_encoder": speakers.name}
+    facts = {"items": len(utterances), **judges, "seed": seed, **surroundings()}
     return VoiceTable(tuple(rows), facts)
 
 

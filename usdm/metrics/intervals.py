@@ -16,6 +16,7 @@ from usdm.metrics.text import WordErrors
 RESAMPLES = 1000
 PERCENTILES = (2.5, 97.5)
 Judged = tuple[str, WordErrors]  # an item's dialog, and the errors made on it
+Counted = tuple[str, tuple[float, float]]  # an item's cluster, and a part of a whole
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,34 @@ class MeanGap:
     high: float
 
 
+def ratio_of(items: Sequence[Counted], seed: int) -> tuple[float, float, float] | None:
+    """Sum of parts over sum of wholes, with its interval; None where the wholes are nothing."""
+    part, whole = _sums(items)
+    if whole == 0:
+        return None
+    low, high = np.percentile(_redrawn(items, seed), PERCENTILES)
+    return part / whole, float(low), float(high)
+
+
+def ratio_gap(ours: Sequence[Counted], theirs: Sequence[Counted], seed: int) -> tuple[float, float, float] | None:
+    """Ratio of `ours` minus ratio of `theirs`, both of the same items in order. None where a whole is nothing.
+
+    Raises ValueError if the items' clusters differ.
+    """
+    if [cluster for cluster, _ in ours] != [cluster for cluster, _ in theirs]:
+        raise ValueError("a gap needs both sides of the same items, but their dialogs differ: pair them up")
+    (our_part, our_whole), (their_part, their_whole) = _sums(ours), _sums(theirs)
+    if our_whole == 0 or their_whole == 0:
+        return None
+    low, high = np.percentile(_redrawn(ours, seed) - _redrawn(theirs, seed), PERCENTILES)
+    return our_part / our_whole - their_part / their_whole, float(low), float(high)
+
+
 def word_error_rate(judged: Sequence[Judged], seed: int) -> WordErrorRate | None:
     """The rate over all items; None when there is no reference word."""
-    total = _total(judged)
-    if total.words == 0:
-        return None
-    low, high = np.percentile(_redrawn_rates(judged, seed), PERCENTILES)
-    return WordErrorRate(total.errors / total.words, float(low), float(high), total, len(judged))
+    found = ratio_of(_counted(judged), seed)
+    total = sum((errors for _, errors in judged), WordErrors())
+    return None if found is None else WordErrorRate(*found, total, len(judged))
 
 
 def word_error_gap(judged: Sequence[Judged], baseline: Sequence[Judged], seed: int) -> WordErrorGap | None:
@@ -71,46 +93,39 @@ def word_error_gap(judged: Sequence[Judged], baseline: Sequence[Judged], seed: i
 
     Raises ValueError if the items' dialogs differ.
     """
-    if [dialog for dialog, _ in judged] != [dialog for dialog, _ in baseline]:
-        raise ValueError("a gap needs both sides of the same items, but their dialogs differ: pair them up")
-    total, base = _total(judged), _total(baseline)
-    if total.words == 0 or base.words == 0:
-        return None
-    redrawn = _redrawn_rates(judged, seed) - _redrawn_rates(baseline, seed)
-    low, high = np.percentile(redrawn, PERCENTILES)
-    return WordErrorGap(total.errors / total.words - base.errors / base.words, float(low), float(high))
+    found = ratio_gap(_counted(judged), _counted(baseline), seed)
+    return None if found is None else WordErrorGap(*found)
 
 
 def mean_of(values: Sequence[float], dialogs: Sequence[str], seed: int) -> Mean | None:
     """The mean of one value an item; None without items. Raises ValueError if the lengths differ."""
-    if not values:
-        return None
-    above_zero = mean_gap(values, [0.0] * len(values), dialogs, seed)
-    return Mean(above_zero.gap, above_zero.low, above_zero.high, len(values))
+    found = ratio_of([(dialog, (value, 1.0)) for dialog, value in zip(dialogs, values, strict=True)], seed)
+    return None if found is None else Mean(*found, len(values))
 
 
 def mean_gap(values: Sequence[float], baseline: Sequence[float], dialogs: Sequence[str], seed: int) -> MeanGap:
     """Mean of `values` minus mean of `baseline` over the same items, whole dialogs redrawn together."""
-    place = {dialog: index for index, dialog in enumerate(dict.fromkeys(dialogs))}
+    ours, theirs = ([(d, (v, 1.0)) for v, d in zip(side, dialogs, strict=True)] for side in (values, baseline))
+    found = ratio_gap(ours, theirs, seed)
+    if found is None:
+        raise ValueError("no values given: the mean of none does not exist")
+    return MeanGap(*found)
+
+
+def _counted(judged: Sequence[Judged]) -> list[Counted]:
+    return [(dialog, (errors.errors, errors.words)) for dialog, errors in judged]
+
+
+def _sums(items: Sequence[Counted]) -> tuple[float, float]:
+    return sum(part for _, (part, _) in items), sum(whole for _, (_, whole) in items)
+
+
+def _redrawn(items: Sequence[Counted], seed: int) -> np.ndarray:
+    """(RESAMPLES,) ratios; the same seed and clusters draw the same clusters."""
+    place = {cluster: index for index, cluster in enumerate(dict.fromkeys(cluster for cluster, _ in items))}
     sums = np.zeros((len(place), 2))
-    for value, base, dialog in zip(values, baseline, dialogs, strict=True):
-        sums[place[dialog]] += value - base, 1
-    drawn = sums[np.random.default_rng(seed).integers(len(place), size=(RESAMPLES, len(place)))].sum(axis=1)
-    low, high = np.percentile(drawn[:, 0] / drawn[:, 1], PERCENTILES)
-    total = sums.sum(axis=0)
-    return MeanGap(float(total[0] / total[1]), float(low), float(high))
-
-
-def _total(judged: Sequence[Judged]) -> WordErrors:
-    return sum((errors for _, errors in judged), WordErrors())
-
-
-def _redrawn_rates(judged: Sequence[Judged], seed: int) -> np.ndarray:
-    """(RESAMPLES,) rates; the same seed and dialogs draw the same dialogs."""
-    place = {dialog: index for index, dialog in enumerate(dict.fromkeys(dialog for dialog, _ in judged))}
-    sums = np.zeros((len(place), 2))
-    for dialog, errors in judged:
-        sums[place[dialog]] += errors.errors, errors.words
+    for cluster, counts in items:
+        sums[place[cluster]] += counts
     drawn = np.random.default_rng(seed).integers(len(place), size=(RESAMPLES, len(place)))
     redrawn = sums[drawn].sum(axis=1)  # (RESAMPLES, 2)
-    return redrawn[:, 0] / np.maximum(redrawn[:, 1], 1)
+    return redrawn[:, 0] / np.where(redrawn[:, 1] > 0, redrawn[:, 1], 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from usdm.metrics.figures import Figure, FigureGap
 from usdm.metrics.intervals import Mean, MeanGap, WordErrorGap, WordErrorRate
 from usdm.metrics.text import FalseAlarms
 
@@ -42,3 +43,14 @@ def false_alarms_cell(alarms: FalseAlarms | None) -> str:
     if alarms is None:
         return NONE
     return f"{alarms.words} words in {alarms.with_words} of {alarms.turns} turns"
+
+
+def figure_cell(figure: Figure | None) -> str:
+    """Value and interval."""
+    if figure is None or figure.value is None:
+        return NONE
+    return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
+
+
+def figure_gap_cell(gap: FigureGap | None) -> str:
+    return NONE if gap is None else f"{gap.gap:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})"

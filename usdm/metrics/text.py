@@ -1,4 +1,4 @@
-"""Text as it is scored, word errors, and how near a reply comes to its reference.
+"""Text as it is scored, and word errors.
 
 Word error rates are those of Whisper's English normaliser, as the field reports them. What compares replies passes both
 sides through `scored_words` first, so that case, punctuation and the spelling of numbers cost nothing.
@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import jiwer
-from nltk.translate.meteor_score import single_meteor_score
 from num2words import num2words
-from rouge_score.rouge_scorer import RougeScorer
 from whisper_normalizer.english import EnglishTextNormalizer
 
 _APOSTROPHES = str.maketrans("’‘`´", "''''")
@@ -143,39 +141,6 @@ def false_alarms(errors: Sequence[WordErrors]) -> FalseAlarms | None:
 def says(text: str, phrase: str) -> bool:
     """Whether the words of `phrase` stand in `text` one after the other."""
     return f" {' '.join(scored_words(phrase))} " in f" {' '.join(scored_words(text))} "
-
-
-class _NoSynonyms:
-    """Stands where NLTK wants WordNet, which would have to be downloaded: no word has a synonym."""
-
-    def synsets(self, word: str) -> list:
-        return []
-
-
-def meteor(reference: str, hypothesis: str) -> float:
-    """METEOR (Lavie and Agarwal 2007; package nltk) in 0..1, with two of its three matching stages.
-
-    Words match exactly or by their Porter stem; the WordNet synonym stage is left out, since its data is a
-    download of its own. So it reads a little lower than METEOR with synonyms, and compares only with itself.
-    """
-    return float(single_meteor_score(scored_words(reference), scored_words(hypothesis), wordnet=_NoSynonyms()))
-
-
-class _ScoredWords:
-    """`scored_words` as rouge-score wants a tokenizer."""
-
-    def tokenize(self, text: str) -> list[str]:
-        return scored_words(text)
-
-
-@cache
-def _rouge() -> RougeScorer:
-    return RougeScorer(["rougeL"], tokenizer=_ScoredWords())
-
-
-def rouge_l(reference: str, hypothesis: str) -> float:
-    """ROUGE-L F-measure (Lin 2004; package rouge-score) in 0..1, without stemming."""
-    return float(_rouge().score(reference, hypothesis)["rougeL"].fmeasure)
 
 
 def most_frequent(texts: Sequence[str]) -> str:
