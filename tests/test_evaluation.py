@@ -11,28 +11,34 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_models import build_random_bundle
-from usdm.evaluation.predictions import Prediction
-from usdm.evaluation.scorecard import summarise
 
+from usdm.asr.pocketsphinx import PocketSphinxRecogniser
 from usdm.audio import read_audio, write_audio
 from usdm.chain import DecoderSampling, GenerationSettings, SpokenDialogPipeline
 from usdm.evaluation import (
-    PocketSphinxRecogniser,
-    WordErrors,
-    evaluate,
+    Cascade,
+    ChainSystem,
+    compare_results,
     evaluate_recordings,
-    meteor,
+    predict,
     read_held_out,
-    rouge_l,
-    scorecard_table,
-    scored_words,
+    score,
     transcript_table,
-    word_errors,
 )
+from usdm.evaluation.baselines import MOST_FREQUENT, RANDOM
 from usdm.evaluation.held_out import spread
+from usdm.evaluation.predictions import read_predictions
 from usdm.evaluation.recordings import read_recordings
+from usdm.metrics.figures import ItemValues, Metric, Prediction, Ratio, Reference, Value, figure_of, gap_of
 from usdm.metrics.intervals import mean_of, word_error_gap, word_error_rate
-from usdm.metrics.text import FalseAlarms, false_alarms, most_frequent, says
+from usdm.metrics.meteor import Meteor, MeteorExactStem
+from usdm.metrics.meteor import meteor_exact_stem as meteor
+from usdm.metrics.refusals import Refusals
+from usdm.metrics.rouge_l import RougeL, rouge_l
+from usdm.metrics.speed import AnswerTime
+from usdm.metrics.text import FalseAlarms, WordErrors, false_alarms, most_frequent, says, scored_words, word_errors
+from usdm.metrics.wer import FalseAlarms as FalseAlarmsMetric
+from usdm.metrics.wer import WordErrorRates
 from usdm.types import InputError, Sampling, Turn, Waveform
 
 HELD_OUT = Path(__file__).resolve().parents[1] / "usdm" / "assets" / "held_out"
@@ -256,122 +262,93 @@ def test_a_limit_takes_whole_dialogs_from_all_over_the_set(tmp_path: Path) -> No
         spread(items, 0)
 
 
-# The scorecard
+# Metrics
 
 
-def prediction(name: str, **known: object) -> Prediction:
-    facts = {"key": name, "id": name, "dialog": name, "speaker": "a", "user_text": "oak elm", "reference": "pine birch"}
-    return Prediction(**{**facts, "question_seconds": 3.0, **known})  # type: ignore[arg-type]
+REFERENCE = Reference("1", "d", "s", "oak elm", "pine birch", 1.0, user_recognised="oak", agent_recognised="pine birch")
 
 
-def test_figures_follow_from_the_outcomes() -> None:
-    good = prediction(
-        "1",
-        transcript="oak elm",
-        reply="pine birch",
-        user_recognised="oak",
-        agent_recognised="pine birch",
-        resynthesis_recognised="pine",
-        reply_recognised="pine bark",
-        synthesis_recognised="pine birch",
-        reply_seconds=2.0,
-        timings={"transcribe": 0.25, "speak": 0.75},
-    )
-    poor = prediction(
-        "2",
-        speaker="b",
-        transcript="oak",
-        reply="ash",
-        reply_recognised="ash",
-        synthesis_recognised="ask",
-        reply_seconds=1.0,
-        timings={"transcribe": 0.5, "speak": 0.5},
-        truncated=("speak",),
-    )
-    scorecard = summarise([good, poor, prediction("3", error="ValueError: no")], [], seed=0, facts={})
-    figures = scorecard.figures()
-    assert (scorecard.items, scorecard.failed, scorecard.truncated) == (2, 1, {"speak": 1})
-    assert figures["transcript_wer"] == 1 / 4
-    assert {name: rate.rate for name, rate in scorecard.transcript_by_speaker.items()} == {"a": 0, "b": 0.5}
-    assert figures["user_recordings_wer"] == 3 / 4
-    assert figures["spoken_reply_wer"] == figures["spoken_reply_ceiling_wer"] == 1 / 3
-    assert figures["spoken_reply_gap"] == 0
-    assert figures["agent_recordings_wer"] == 2 / 4 and figures["resynthesis_wer"] == 3 / 4
-    assert figures["resynthesis_gap"] == pytest.approx(1 / 4)
-    assert figures["reply_rouge_l"] == 0.5
-    assert figures["real_time_factor"] == 2 / 3
-    assert (figures["answer_seconds"], figures["answer_lasts"]) == (1.0, 1.5)
+def test_word_error_rates_say_who_errs() -> None:
+    whole = Prediction("1", user_text="oak elm ash", agent_text="pine", recognised="fir")
+    values = WordErrorRates()(whole, REFERENCE)
+    assert values == {
+        "transcript_wer": (1, 2), "spoken_reply_wer": (1, 1), "user_recordings_wer": (1, 2),
+        "agent_recordings_wer": (0, 2),
+    }  # fmt: skip
+    silent = WordErrorRates()(Prediction("1", agent_text="pine", recognised=""), REFERENCE)
+    assert silent["spoken_reply_wer"] == (1, 1) and "transcript_wer" not in silent
+    unheard = WordErrorRates()(Prediction("1", agent_text="pine", recognised=None), REFERENCE)
+    assert unheard["spoken_reply_wer"] is None
 
 
-def test_without_a_synthesiser_the_agent_recordings_are_the_ceiling() -> None:
-    one = prediction("1", reply="ash", reply_recognised="ash", agent_recognised="pine")
-    figures = summarise([one], [], seed=0, facts={}).figures()
-    assert (figures["spoken_reply_wer"], figures["spoken_reply_ceiling_wer"]) == (0, 0.5)
+def test_words_heard_in_silence_are_false_alarms() -> None:
+    noise = dataclasses.replace(REFERENCE, user_text="...", user_recognised="oak")
+    heard = FalseAlarmsMetric()(Prediction("1", user_text="oak elm"), noise)
+    assert heard == {"transcript_false_alarms": 2, "user_recordings_false_alarms": 1}
+    assert FalseAlarmsMetric()(Prediction("1", user_text="oak elm"), REFERENCE) == {}
 
 
-def test_baselines_answer_without_listening() -> None:
-    predictions = [prediction(str(n), reply="", reference=text) for n, text in enumerate(["yes", "yes", "no"])]
-    from_set = summarise(predictions, [], seed=0, facts={}).reply_baselines
-    assert from_set["most frequent reply"].rouge_l == pytest.approx(2 / 3)
-    from_training = summarise(predictions, ["no", "no"], seed=0, facts={}).reply_baselines
-    assert from_training["most frequent reply"] == from_training["random reply"]
-    assert from_training["random reply"].rouge_l == pytest.approx(1 / 3)
+def test_replies_are_held_against_references_as_written_and_as_heard() -> None:
+    prediction = Prediction("1", agent_text="Pine, birch!", recognised="pine")
+    assert RougeL()(prediction, REFERENCE) == {"reply_rouge_l": 1.0, "heard_reply_rouge_l": pytest.approx(2 / 3)}
+    assert set(RougeL()(Prediction("1", recognised="pine"), REFERENCE)) == {"heard_reply_rouge_l"}
+    assert Refusals("did not understand")(Prediction("1", agent_text="I did NOT understand."), REFERENCE) == {
+        "refused": 1.0, "refused_references": 0.0,
+    }  # fmt: skip
+    assert AnswerTime()(Prediction("1", seconds=2.0, timings={"a": 1.0, "b": 3.0}), REFERENCE) == {
+        "answer_seconds": 4.0, "real_time_factor": (4.0, 2.0),
+    }  # fmt: skip
 
 
-def test_replies_are_scored_by_what_is_heard_too() -> None:
-    written = prediction("1", reply="pine birch", reply_recognised="pine")
-    wordless = prediction("2", reply_recognised="pine birch")
-    card = summarise([written, wordless], [], seed=0, facts={})
-    assert card.reply is not None and card.reply.rouge_l == 1
-    assert card.reply_heard is not None and card.reply_heard.rouge_l == pytest.approx((2 / 3 + 1) / 2)
-    assert card.figures()["reply_heard_rouge_l"] == card.reply_heard.rouge_l
-    assert "| reply as it is heard, ROUGE-L" in scorecard_table(card)
+def write_wordnet(folder: Path) -> Path:
+    """NLTK data: WordNet's files with one synset, car and automobile."""
+    root, folder = folder, folder / "corpora" / "wordnet"
+    folder.mkdir(parents=True)
+    synset = "00000000 06 n 02 car 0 automobile 0 000 | a vehicle  \n"
+    (folder / "data.noun").write_text(synset)
+    (folder / "index.noun").write_text("".join(f"{word} n 1 0 1 0 00000000  \n" for word in ("automobile", "car")))
+    for name in ("data.adj", "data.adv", "data.verb", "index.adj", "index.adv", "index.verb", "index.sense"):
+        (folder / name).write_text("")
+    for name in ("adj", "adv", "noun", "verb"):
+        (folder / f"{name}.exc").write_text("")
+    (folder / "lexnames").write_text("".join(f"{place:02}\tname\t1\n" for place in range(7)))
+    (folder / "cntlist.rev").write_text("")
+    return root
 
 
-def test_the_cascade_stands_beside_the_chain() -> None:
-    both = prediction("1", reply="pine", cascade_reply="pine birch")
-    card = summarise([both, prediction("2", cascade_reply="ash")], [], seed=0, facts={"recogniser": "ears"})
-    assert card.cascade is not None and card.figures()["cascade_rouge_l"] == card.cascade.rouge_l == 0.5
-    assert "0.500 behind ears" in scorecard_table(card)
-    assert "behind" not in scorecard_table(summarise([prediction("1", reply="pine")], [], seed=0, facts={}))
+def test_meteor_knows_synonyms_where_wordnet_is_and_says_where_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = dataclasses.replace(REFERENCE, agent_text="the car")
+    said = Prediction("1", agent_text="the automobile")
+    values = Meteor(str(write_wordnet(tmp_path / "data")))(said, reference)
+    without = MeteorExactStem()(said, reference)
+    assert values["reply_meteor"] > 0.9 > 0.6 > without["reply_meteor_exact_stem"] > 0  # type: ignore[operator]
+    monkeypatch.setattr("nltk.data.path", [])
+    with pytest.raises(InputError, match="nltk.downloader wordnet.*metric=meteor_exact_stem"):
+        Meteor(str(tmp_path))
 
 
-def test_refusals_are_counted_in_replies_and_references() -> None:
-    refused = prediction("1", reply="Sorry, I did not understand that.", reference="i did not understand")
-    wrongly = prediction("2", reply="i did not understand", reference="how many people?")
-    answered = prediction("3", reply="for two", reference="how many people?")
-    card = summarise(
-        [refused, wrongly, answered, answered],
-        [],
-        seed=0,
-        facts={"refusal_phrase": "did not understand"},
-        refusal_phrase="did not understand",
-    )
-    assert (card.figures()["refused"], card.figures()["refused_references"]) == (0.5, 0.25)
-    assert card.refused is not None and card.refused.low < 0.5 < card.refused.high
-    assert 'replies with "did not understand"' in scorecard_table(card)
-    assert summarise([refused], [], seed=0, facts={}).refused is None
+def test_a_figure_counts_what_could_not_be_judged_and_pools_what_has_parts() -> None:
+    values: list[dict[str, Value]] = [{"x": Ratio(1, 10), "y": 1.0}, {"x": Ratio(9, 90), "y": None}, {"y": 0.0}]
+    items = [ItemValues(str(place), str(place), each) for place, each in enumerate(values)]
+    pooled = figure_of("x", items, 4, WordErrorRates(), seed=0)
+    assert (pooled.value, pooled.items, pooled.unjudged, pooled.failed) == (0.1, 2, 0, 4)
+    assert pooled.low == pooled.high == 0.1 and pooled.lower_is_better and "whisper-normalizer" in pooled.about
+    mean = figure_of("y", items, 0, RougeL(), seed=0)
+    assert (mean.value, mean.items, mean.unjudged, mean.lower_is_better) == (0.5, 2, 1, False)
 
 
-def test_a_set_in_which_nothing_is_said_has_no_rate_but_its_words_are_told() -> None:
-    deaf = prediction("1", user_text="...", speaker="noise", transcript="...", user_recognised="the")
-    misheard = prediction("2", user_text="...", speaker="noise", transcript="book it", user_recognised="")
-    card = summarise([deaf, misheard], [], seed=0, facts={})
-    assert card.transcript is None and card.transcript_by_speaker == {}
-    assert card.transcript_false_alarms == FalseAlarms(2, 1, 2) and card.user_false_alarms == FalseAlarms(2, 1, 1)
-    assert card.figures()["transcript_false_alarms_words"] == 2
-    assert "2 words in 1 of 2 turns" in scorecard_table(card)
-    # Among turns with words they count as insertions.
-    mixed = summarise([misheard, prediction("3", transcript="oak elm")], [], seed=0, facts={})
-    assert mixed.figures()["transcript_wer"] == 2 / 2
+def test_a_difference_is_of_the_items_that_both_have() -> None:
+    ours = [ItemValues(name, name, {"x": value}) for name, value in (("a", 1.0), ("b", 0.5), ("c", None))]
+    theirs = [ItemValues(name, name, {"x": value}) for name, value in (("b", 0.25), ("c", 0.0), ("a", 0.75))]
+    gap = gap_of("x", ours, theirs, lower_is_better=True, seed=0)
+    assert gap is not None and (gap.gap, gap.low, gap.high, gap.items, gap.left_out) == (0.25, 0.25, 0.25, 2, 1)
+    assert gap.is_worse and not dataclasses.replace(gap, lower_is_better=False).is_worse
+    assert gap_of("z", ours, theirs, lower_is_better=True, seed=0) is None
 
 
-def test_a_chain_without_text_has_no_text_scores() -> None:
-    scorecard = summarise([prediction("1", reply_seconds=1.0, timings={"speak": 1.0})], [], seed=0, facts={})
-    assert scorecard.transcript is None and scorecard.reply is None and scorecard.spoken_reply is None
-    assert scorecard.speed.real_time_factor == 1.0
-    assert "transcript_wer" not in json.loads(scorecard.to_json())
-    assert "| – " in scorecard_table(scorecard)
+# Predictions and scores
 
 
 @pytest.fixture(scope="module")
@@ -397,95 +374,144 @@ class Counting:
         return [f"{waveform.samples.numel()}" for waveform in waveforms]
 
 
-def test_a_random_model_gets_a_scorecard(tmp_path: Path, pipeline: SpokenDialogPipeline) -> None:
-    corpus, folder, seen = write_corpus(tmp_path / "corpus"), tmp_path / "out", []
-    scorecard = evaluate(
-        pipeline,
-        corpus,
-        Counting(),
-        folder,
-        examples=1,
-        facts={"command": "a test"},
-        progress=lambda done, total: seen.append((done, total)),
-    )
-    assert (scorecard.items, scorecard.failed) == (3, 0) and seen == [(1, 3), (2, 3), (3, 3)]
-    assert scorecard.transcript is not None and scorecard.transcript.rate > 0.9  # it is random
-    assert set(scorecard.transcript_by_speaker) == {"voice-d1", "voice-d2"}
-    assert set(scorecard.speed.seconds_by_stage) >= {"units", "transcribe", "respond"}
-    written = json.loads((folder / "scorecard.json").read_text())
-    assert written["transcript_wer"] == scorecard.figures()["transcript_wer"]
-    facts = written["details"]["facts"]
-    assert facts["command"] == "a test" and facts["model"] == pipeline.fingerprint
-    assert facts["recogniser"] == "counting 1" and facts["versions"]["jiwer"]
-    assert (folder / "scorecard.md").read_text() == scorecard_table(scorecard)
-    rows = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
-    assert [row["id"] for row in rows] == ["d1_0", "d1_2", "d2_0"]
-    question = read_audio(corpus / "d1_2.wav")
-    history = read_held_out(corpus)[1].history
-    expected = pipeline.respond(question.samples, question.sample_rate, history=history)
-    assert (rows[1]["transcript"], rows[1]["reply"]) == (expected.user_text, expected.agent_text)
-    assert {path.name for path in (folder / "examples").iterdir()} >= {"d1_0.png", "d1_0-resynthesis.wav"}
+METRICS: dict[str, Metric] = {"wer": WordErrorRates(), "rouge_l": RougeL()}
 
 
-def test_what_is_there_is_not_computed_again(tmp_path: Path, pipeline: SpokenDialogPipeline) -> None:
-    corpus, folder, first, second = write_corpus(tmp_path / "corpus"), tmp_path / "out", Counting(), Counting()
-    whole = evaluate(pipeline, corpus, first, folder)
-    path = folder / "items.jsonl"
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join([lines[2], lines[0], lines[1][:50]]))  # as a run that was killed leaves it
-    resumed = evaluate(pipeline, corpus, second, folder)
-    assert second.heard == first.heard / 3
-    assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ["d1_0", "d1_2", "d2_0"]
-    assert resumed.transcript == whole.transcript and resumed.resynthesis == whole.resynthesis
-
-
-def test_another_model_setting_or_sound_is_computed_again(
-    tmp_path: Path, pipeline: SpokenDialogPipeline, monkeypatch: pytest.MonkeyPatch
+def test_predictions_are_the_chain_s_and_scores_those_of_their_sounds(
+    tmp_path: Path, pipeline: SpokenDialogPipeline
 ) -> None:
     corpus, folder = write_corpus(tmp_path / "corpus"), tmp_path / "out"
+    items, judge = read_held_out(corpus), Counting()
+    predict(ChainSystem(pipeline), items, folder)
+    card = score(folder, judge, METRICS, by="speaker")
+    assert (card.items, card.failed, card.missing) == (3, 0, 0) and set(card.groups) == {"voice-d1", "voice-d2"}
+    found = read_predictions(folder)
+    question = read_audio(corpus / "d1_2.wav")
+    expected = pipeline.respond(question.samples, question.sample_rate, history=items[1].history)
+    assert (found["d1_2"].user_text, found["d1_2"].agent_text) == (expected.user_text, expected.agent_text)
+    errors = sum((word_errors(item.references[0], found[item.id].user_text or "") for item in items), WordErrors())
+    assert card.figures["transcript_wer"].value == errors.errors / errors.words
+    written = json.loads((folder / "scorecard.json").read_text())
+    assert written["transcript_wer"] == card.figures["transcript_wer"].value
+    assert written["details"]["facts"]["system"]["settings"]["model"] == pipeline.fingerprint
+    assert (folder / "scorecard.md").read_text() == card.to_markdown() and "counting 1" in card.to_markdown()
+    rows = {row["id"]: row for row in map(json.loads, (folder / "items.jsonl").read_text().splitlines())}
+    reply = found["d1_2"].audio
+    heard = "" if reply is None else str(read_audio(reply).samples.numel())
+    assert rows["d1_2"]["heard"] == heard
+    assert set(card.baselines) == {MOST_FREQUENT, RANDOM}
+    assert set(card.baselines[RANDOM]) == {"reply_rouge_l"}  # nobody speaks them
 
-    def heard(**settings: int) -> int:
-        counting = Counting()
-        evaluate(pipeline, corpus, counting, folder, **settings)  # type: ignore[arg-type]
-        return counting.heard
-
-    everything = heard()
-    assert heard() == 0
-    assert heard(seed=1) == everything
-    monkeypatch.setattr(pipeline, "settings", dataclasses.replace(pipeline.settings, decoder=DecoderSampling(steps=1)))
-    assert heard(seed=1) == everything
-    monkeypatch.setitem(pipeline.__dict__, "fingerprint", "another")
-    assert heard(seed=1) == everything
-    write_audio(corpus / "d2_0.wav", sound(1.0, seed=9), 16_000)
-    assert heard(seed=1) == everything / 3
+    before = judge.heard
+    assert score(folder, judge, {"rouge_l": RougeL()}).figures == {
+        name: figure for name, figure in card.figures.items() if name.endswith("rouge_l")
+    }
+    assert judge.heard == before  # other metrics on the same sounds
 
 
-def test_a_failing_item_is_counted_and_tried_again(
-    tmp_path: Path, pipeline: SpokenDialogPipeline, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_is_there_is_scored_and_what_is_missing_counted(tmp_path: Path, pipeline: SpokenDialogPipeline) -> None:
+    corpus, folder = write_corpus(tmp_path / "corpus"), tmp_path / "out"
+    items = read_held_out(corpus)
+    predict(ChainSystem(pipeline, capacity=1), items, folder)
+    whole = (folder / "results.jsonl").read_text()
+    first, *_ = whole.splitlines(keepends=True)
+    (folder / "results.jsonl").write_text(first + '{"id": "cut o')  # as a kill leaves it
+    card = score(folder, Counting(), METRICS)
+    assert (card.items, card.missing) == (1, 2) and "2 items are not there yet" in card.to_markdown()
+    predict(ChainSystem(pipeline, capacity=1), items, folder)
+    texts = [sorted((r["id"], r["agent_text"]) for r in map(json.loads, text.splitlines())) for text in
+             (whole, (folder / "results.jsonl").read_text())]  # fmt: skip
+    assert texts[0] == texts[1]
+    assert score(folder, Counting(), METRICS).missing == 0
+
+
+def test_other_items_are_refused_and_failing_ones_counted(tmp_path: Path, pipeline: SpokenDialogPipeline) -> None:
     corpus, folder = write_corpus(tmp_path / "corpus"), tmp_path / "out"
     good = (corpus / "d1_2.wav").read_bytes()
     (corpus / "d1_2.wav").write_bytes(good[:60])  # cut off
-    scorecard = evaluate(pipeline, corpus, Counting(), folder)
-    assert (scorecard.items, scorecard.failed) == (2, 1)
-    assert json.loads((folder / "items.jsonl").read_text().splitlines()[1])["error"].startswith("InputError")
-    assert "d1_2 failed" in caplog.text and "1 failed" in scorecard_table(scorecard)
+    predict(ChainSystem(pipeline), read_held_out(corpus), folder)
+    card = score(folder, Counting(), METRICS)
+    assert (card.items, card.failed) == (2, 1) and card.figures["transcript_wer"].failed == 1
     (corpus / "d1_2.wav").write_bytes(good)
-    assert evaluate(pipeline, corpus, Counting(), folder).failed == 0
+    with pytest.raises(InputError, match="1 items that are others now.*d1_2"):
+        predict(ChainSystem(pipeline), read_held_out(corpus), folder)
+    predict(ChainSystem(pipeline), read_held_out(corpus), folder, overwrite=True)
+    with pytest.raises(InputError, match="seed"):
+        predict(ChainSystem(pipeline, seed=1), read_held_out(corpus), folder)
+    with pytest.raises(InputError, match=r"references.jsonl: no such file"):
+        score(tmp_path, Counting(), METRICS)
+    with pytest.raises(InputError, match="metric.b and metric.a both give reply_rouge_l"):
+        score(folder, Counting(), {"a": RougeL(), "b": RougeL()})
 
 
-def test_a_synthesiser_says_the_replies_themselves(tmp_path: Path, pipeline: SpokenDialogPipeline) -> None:
-    asked = []
+def test_folders_are_compared_on_the_same_items_by_the_same_judge(
+    tmp_path: Path, pipeline: SpokenDialogPipeline
+) -> None:
+    items, judge = read_held_out(write_corpus(tmp_path / "corpus")), Counting()
+    folders = {name: tmp_path / name for name in ("whole", "cascade", "part")}
+    predict(ChainSystem(pipeline), items, folders["whole"])
+    predict(Cascade(pipeline, Saying("hello there")), items, folders["cascade"])
+    predict(ChainSystem(pipeline, "units_text_units"), items[:2], folders["part"])
+    cards = {name: score(folder, judge, METRICS) for name, folder in folders.items()}
+    assert cards["cascade"].figures["transcript_wer"].value == pytest.approx(10 / 12)  # "hello there" three times
+    comparison = compare_results(folders)
+    whole, cascade, part = comparison.rows
+    assert (cascade.same_items, part.same_items) == (3, 2) and not whole.gaps
+    gap = cascade.gaps["transcript_wer"]
+    ours, theirs = (cards[name].figures["transcript_wer"].value for name in ("cascade", "whole"))
+    assert gap is not None and gap.gap == pytest.approx(ours - theirs)  # type: ignore[operator]
+    assert "transcript_wer" not in part.figures and part.gaps["heard_reply_rouge_l"] is not None
+    assert "| part - whole" in comparison.to_markdown()
+    score(folders["part"], Saying("hello"), METRICS)
+    with pytest.raises(InputError, match="score both with the same asr"):
+        compare_results(folders)
 
-    def synthesiser(text: str) -> Waveform:
-        asked.append(text)
-        return Waveform(torch.zeros(7), 16_000)
 
-    evaluate(pipeline, write_corpus(tmp_path / "corpus"), Counting(), tmp_path / "out", synthesiser=synthesiser)
-    rows = [json.loads(line) for line in (tmp_path / "out" / "items.jsonl").read_text().splitlines()]
-    replies = [row["reply"].encode("ascii", "ignore").decode() for row in rows]
-    assert asked == [reply for reply in replies if scored_words(reply)]
-    assert [row["synthesis_recognised"] for row in rows] == ["7" if scored_words(reply) else "" for reply in replies]
+def test_a_cascade_hears_thinks_and_speaks_by_parts_of_its_own(tmp_path: Path, pipeline: SpokenDialogPipeline) -> None:
+    items, ears, model, voice = read_held_out(write_corpus(tmp_path / "corpus")), Saying("hello"), Echo(), Hum()
+    cascade = Cascade(pipeline, ears, model, voice)
+    predict(cascade, items, tmp_path / "out")
+    found = read_predictions(tmp_path / "out")
+    assert found["d1_2"].user_text == "hello" and found["d1_2"].agent_text == "hello there|how can i help you?|hello"
+    assert found["d1_2"].seconds == 0.5 and set(found["d1_2"].timings) == {"heard", "replies", "voice"}
+    predict(cascade, items, tmp_path / "out")
+    assert (ears.heard, model.asked, voice.said) == (3, 3, 3)  # once
+    predict(Cascade(pipeline, ears, model), items, tmp_path / "units")
+    assert read_predictions(tmp_path / "units")["d1_2"].agent_text == found["d1_2"].agent_text
+    with pytest.raises(InputError, match="a cascade hears its questions"):
+        predict(cascade, items, tmp_path / "given", given="transcript")
+
+
+class Saying(Counting):
+    """A recogniser that always hears the same."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = self.name = self.identity = text
+
+    def __call__(self, waveforms: Sequence[Waveform]) -> list[str]:
+        self.heard += len(waveforms)
+        return [self.text] * len(waveforms)
+
+
+class Echo:
+    """A text model that says the dialog again."""
+
+    identity, asked = "echo", 0
+
+    def __call__(self, dialogs: Sequence[Sequence[Turn]]) -> list[str]:
+        self.asked += len(dialogs)
+        return ["|".join(turn.text for turn in dialog) for dialog in dialogs]
+
+
+class Hum:
+    """A voice of one tone."""
+
+    identity, sample_rate, said = "hum", 16_000, 0
+
+    def __call__(self, text: str) -> Waveform:
+        self.said += 1
+        return Waveform(sound(0.5, 0), self.sample_rate)
 
 
 # Recordings

@@ -55,7 +55,7 @@ def system(node: DictConfig, pipeline: SpokenDialogPipeline, config: DictConfig)
 def fail_if_any(failed: int, folder: str, figures: Figures) -> None:
     if failed:
         failure = WorkFailed(
-            f"{failed} items failed; results.jsonl in {folder} says why under `error`, retry_errors=true tries them again"
+            f"{failed} items failed; {folder}/results.jsonl says why under `error`, retry_errors=true tries them again"
         )
         failure.figures = figures
         raise failure

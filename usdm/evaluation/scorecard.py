@@ -66,8 +66,8 @@ class Scorecard:
         cut = ", ".join(f"{stage} {count}" for stage, count in self.truncated.items()) or "none"
         missing = f" {self.missing} items are not there yet: this is a part of the run." if self.missing else ""
         parts.append(
-            f"{self.items} items of {self.facts['dialogs']} dialogs, {self.failed} failed, {self.without_sound} silent; "
-            f"cut off at the token limit: {cut}.{missing} Judge: {self.facts['judge']}. Intervals are 95 % "
+            f"{self.items} items of {self.facts['dialogs']} dialogs, {self.failed} failed, {self.without_sound} silent"
+            f"; cut off at the token limit: {cut}.{missing} Judge: {self.facts['judge']}. Intervals are 95 % "
             f"(bootstrap over dialogs). Baselines' replies come from {self.facts['baselines_from']}. Seed "
             f"{self.facts['seed']}."
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from nltk import data
@@ -23,14 +23,15 @@ class Meteor:
     Gives `reply_meteor` of the reply's text and `heard_reply_meteor` of what the judge hears in it, each 0..1.
 
     Args:
-        wordnet: folder of WordNet's files (index.noun, data.noun, ...); None is where NLTK keeps its data.
+        nltk_data: folder with `corpora/wordnet`, as `python -m nltk.downloader -d FOLDER wordnet` makes it; None is
+            where NLTK keeps its data.
 
     Raises:
         InputError: WordNet is not there.
     """
 
-    def __init__(self, wordnet: str | None = None) -> None:
-        self._wordnet = _read_wordnet(wordnet)
+    def __init__(self, nltk_data: str | None = None) -> None:
+        self._wordnet = _read_wordnet(nltk_data)
         self.about = f"METEOR, nltk {version('nltk')}, WordNet {self._wordnet.get_version()}"
 
     def __call__(self, prediction: Prediction, reference: Reference) -> Mapping[str, Value]:
@@ -75,15 +76,15 @@ def _meteor(reference: str, hypothesis: str, wordnet: Any) -> float:
     return float(single_meteor_score(scored_words(reference), scored_words(hypothesis), wordnet=wordnet))
 
 
-def _read_wordnet(folder: str | None) -> WordNetCorpusReader:
-    try:
-        root = data.find("corpora/wordnet.zip/wordnet/") if folder is None else str(Path(folder).resolve())
-        with warnings.catch_warnings():
+def _read_wordnet(nltk_data: str | None) -> WordNetCorpusReader:
+    if nltk_data is not None and nltk_data not in data.path:
+        data.path.insert(0, nltk_data)  # NLTK reads from nowhere else
+    for place in ("corpora/wordnet", "corpora/wordnet.zip/wordnet/"):
+        with suppress(LookupError, OSError), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other languages than English
-            return WordNetCorpusReader(root, None)
-    except (LookupError, OSError) as error:
-        raise InputError(
-            f"METEOR needs WordNet, which is not {'in NLTK data' if folder is None else f'in {folder}'}: fetch it by "
-            "`python -m nltk.downloader wordnet`, give its folder by metric.meteor.wordnet=FOLDER, or choose "
-            "metric=meteor_exact_stem, which does without"
-        ) from error
+            return WordNetCorpusReader(data.find(place), None)
+    raise InputError(
+        f"METEOR needs WordNet, which is not in {nltk_data or 'the folders of NLTK data'}: fetch it by "
+        "`python -m nltk.downloader wordnet`, give a folder with corpora/wordnet by metric.meteor.nltk_data=FOLDER, "
+        "or choose metric=meteor_exact_stem, which does without"
+    )
