@@ -13,13 +13,11 @@ import pytest
 import soundfile
 import torch
 from tiny_models import SHORT_TEMPLATE, build_random_bundle, save_random_llm
-from usdm.evaluation.models import Contender, compare_models
 
 from usdm.asr.recogniser import RememberingRecogniser
 from usdm.chain import DecoderSampling, GenerationSettings, SpokenDialogPipeline
 from usdm.cli.main import main
 from usdm.evaluation.baselines import MOST_FREQUENT, RANDOM, SAME_SERVICE, baseline_replies, read_dialogs_file
-from usdm.metrics.text import meteor, rouge_l, word_errors
 from usdm.types import InputError, Sampling, Waveform
 
 STAGES = ("transcribe", "respond", "speak")
@@ -93,62 +91,6 @@ def dialog(name: str, split: str, services: list[str], *replies: str) -> dict:
     return {"dialog": name, "split": split, "services": services, "turns": turns}
 
 
-def contenders(bundle: Path, *chains: str | None) -> list[Contender]:
-    return [
-        Contender(str(chain), lambda: SpokenDialogPipeline.from_pretrained(bundle), chain) for chain in (None, *chains)
-    ]
-
-
-def rows_of(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
-
-
-def test_figures_are_means_over_items_and_gaps_are_paired(bundle: Path, held_out: Path) -> None:
-    table = compare_models(contenders(bundle, "units_to_units"), held_out, Recogniser(), "out", seed=3)
-    whole, direct, *baselines = table.rows
-    assert [row.name for row in table.rows] == ["None", "units_to_units", MOST_FREQUENT, RANDOM]
-    found, other = rows_of(held_out / "out/None"), rows_of(held_out / "out/units_to_units")
-    assert [row["id"] for row in found] == [row["id"] for row in other] == ["a0", "a2", "b0", "c0"]
-    errors = sum((word_errors(row["user_text"], row["transcript"]) for row in found), start=word_errors("", ""))
-    assert whole.rates["transcript"] is not None and whole.rates["transcript"].counts == errors
-    assert whole.means["meteor"] is not None and whole.means["heard_rouge_l"] is not None
-    assert whole.means["meteor"].mean == pytest.approx(np.mean([meteor(r["reference"], r["reply"]) for r in found]))
-    heard = [[rouge_l(r["reference"], r["reply_recognised"]) for r in rows] for rows in (found, other)]
-    assert whole.means["heard_rouge_l"].mean == pytest.approx(np.mean(heard[0]))
-    gap = direct.gaps["heard_rouge_l"]
-    assert gap is not None and gap.gap == pytest.approx(np.mean(heard[1]) - np.mean(heard[0]))
-    assert gap.low <= gap.gap <= gap.high
-    assert direct.rates == {"transcript": None, "spoken_reply": None}  # it writes no text
-    assert direct.means["meteor"] is None and direct.gaps["meteor"] is None and direct.gaps["transcript"] is None
-    assert direct.means["answer_seconds"] is not None and direct.means["answer_seconds"].mean > 0
-    for baseline in baselines:
-        assert baseline.means["meteor"] is not None and baseline.means["heard_meteor"] is None
-        assert baseline.gaps["meteor"] is not None and baseline.items == 4
-    assert all(gap is None or gap.gap == gap.low == gap.high == 0 for gap in whole.gaps.values())
-    assert table.facts["models"]["None"]["chain"] == "multi_step"
-
-
-def test_a_failed_item_is_counted_and_left_out_of_the_pairs(bundle: Path, held_out: Path) -> None:
-    good = compare_models(contenders(bundle, "units_text_units"), held_out, Recogniser(), "good")
-    (held_out / "b0.wav").write_bytes(b"not sound")
-    table = compare_models(contenders(bundle, "units_text_units"), held_out, Recogniser(), "out")
-    assert table.failed == 2
-    assert [(row.items, row.failed) for row in table.rows] == [(3, 1), (3, 1), (4, 0), (4, 0)]
-    assert "3 (1 failed)" in table.to_markdown()
-    scores = [row["scores"]["meteor"] for row in rows_of(held_out / "good/None") if row["id"] != "b0"]
-    assert table.rows[0].means["meteor"] is not None
-    assert table.rows[0].means["meteor"].mean == pytest.approx(np.mean(scores))
-    assert good.failed == 0
-
-
-def test_what_is_there_is_not_computed_again(bundle: Path, held_out: Path) -> None:
-    first = compare_models(contenders(bundle, "units_to_units"), held_out, Recogniser(), "out")
-    before = Recogniser.heard
-    again = compare_models(contenders(bundle, "units_to_units"), held_out, Recogniser(), "out")
-    assert Recogniser.heard == before
-    assert again.rows == first.rows
-
-
 def test_the_same_sound_is_recognised_once() -> None:
     recogniser = RememberingRecogniser(Recogniser())
     before, sound = Recogniser.heard, Waveform(torch.ones(9000), 16_000)
@@ -175,12 +117,12 @@ def test_a_reply_of_the_same_service_comes_from_its_training_dialogs(held_out: P
     assert drawn == {"a": {"a room is booked", "for how many?"}, "b": {"where to?"}, "c": set(services.replies)}
 
 
-def test_dialogs_that_do_not_fit_are_refused(bundle: Path, held_out: Path) -> None:
+def test_dialogs_that_do_not_fit_are_refused(held_out: Path) -> None:
     path = held_out / "dialogs.jsonl"
     lines = path.read_text().splitlines()
     path.write_text("\n".join(lines[1:]))
     with pytest.raises(InputError, match="no dialog a"):
-        compare_models(contenders(bundle), held_out, Recogniser(), "out", service_replies=read_dialogs_file(path))
+        read_dialogs_file(path).check(["b", "a"])
     path.write_text("\n".join(lines[:3]))
     with pytest.raises(InputError, match="no agent turn of split train"):
         read_dialogs_file(path)
@@ -192,32 +134,39 @@ def test_dialogs_that_do_not_fit_are_refused(bundle: Path, held_out: Path) -> No
 # The verb
 
 
-def test_the_table_is_printed_and_written(
+def test_models_chains_and_a_cascade_are_compared_on_the_same_items(
     bundle: Path, other_llm: Path, held_out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [f"+models.scratch.llm={other_llm}", "+models.short.chain=units_text_units", "limit=2"]
-    arguments += ["dialogs_file=dialogs.jsonl", "output_dir=out", "held_out=."]
+    arguments += ["+models.cascade.cascade=true", "dialogs_file=dialogs.jsonl", "output_dir=out", "held_out=."]
     assert main(["compare_models", f"model.name={bundle}", *arguments]) == 0
     told = capsys.readouterr().out
-    assert "| difference to model" in told and "written to out" in told
+    assert "| cascade - model" in told and "written to out" in told
     written = json.loads((held_out / "out/models.json").read_text())
-    names = ["model", "scratch", "short", MOST_FREQUENT, RANDOM, SAME_SERVICE]
+    names = ["model", "scratch", "short", "cascade"]
     assert [row["name"] for row in written["rows"]] == names
-    models = written["facts"]["models"]
-    assert [models[name]["chain"] for name in names[:3]] == ["multi_step", "units_to_units", "units_text_units"]
-    assert models["model"]["model"] == models["short"]["model"] != models["scratch"]["model"]
-    assert models["scratch"]["generation"] == models["model"]["generation"]  # the bundle's stays
+    assert [row["same_items"] for row in written["rows"]] == [3, 3, 3, 3]
+    runs = {name: json.loads((held_out / f"out/{name}/run.json").read_text())["settings"] for name in names}
+    assert [runs[name]["chain"] for name in names[:3]] == ["multi_step", "units_to_units", "units_text_units"]
+    assert runs["model"]["model"] == runs["short"]["model"] != runs["scratch"]["model"]
     assert (held_out / "out/models.md").read_text() in told
-    assert {path.name for path in (held_out / "out").iterdir()} >= {"model", "scratch", "short"}
+    scores = json.loads((held_out / "out/model/scorecard.json").read_text())["details"]
+    assert list(scores["baselines"]) == [MOST_FREQUENT, RANDOM, SAME_SERVICE]
+    asked = Recogniser.heard
+    assert main(["compare_models", f"model.name={bundle}", *arguments]) == 0
+    assert Recogniser.heard == asked  # what is there is not done again
+    figures = scores["figures"]
+    cascade = written["rows"][3]
+    assert cascade["figures"]["transcript_wer"]["value"] == figures["user_recordings_wer"]["value"]  # its ears judge
+    assert figures["answer_seconds"]["value"] > 0 and cascade["gaps"]["answer_seconds"]["items"] == 3
 
 
 def test_a_sweep_s_table_has_the_figures_and_its_sweeper_the_first(bundle: Path, held_out: Path) -> None:
     assert main(["compare_models", "-m", f"model.name={bundle}", "held_out=.", "limit=1,2", "output_dir=swept"]) == 0
     one, two = json.loads((held_out / "swept/sweep/limit.json").read_text())
-    assert list(one["figures"])[0] == "model transcript WER" and one["figures"] != two["figures"]
+    assert list(one["figures"])[0] == "model transcript_wer" and one["figures"] != two["figures"]
     written = json.loads((Path(two["folder"]) / "models.json").read_text())["rows"][0]
-    assert two["figures"]["model transcript WER"] == written["rates"]["transcript"]["rate"]
-    assert two["figures"]["model METEOR"] == written["means"]["meteor"]["mean"]
+    assert two["figures"]["model transcript_wer"] == written["figures"]["transcript_wer"]["value"]
     assert not any(name.startswith(MOST_FREQUENT) for name in two["figures"])
 
 
@@ -225,7 +174,7 @@ def test_a_failed_item_makes_the_run_fail(bundle: Path, held_out: Path, capsys: 
     (held_out / "b0.wav").write_bytes(b"not sound")
     assert main(["compare_models", f"model.name={bundle}", "held_out=.", "output_dir=out"]) == 1
     assert "1 items failed" in capsys.readouterr().err
-    assert json.loads((held_out / "out/models.json").read_text())["rows"][0]["items"] == 3
+    assert json.loads((held_out / "out/models.json").read_text())["rows"][0]["figures"]["transcript_wer"]["items"] == 3
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,8 @@ from usdm.types import InputError
 # Arguments that the code gives, so that no configuration may.
 GIVEN_BY_CODE = {
     "usdm.lm.build_model": {"vocabulary", "settings"},
+    "usdm.evaluation.predictions.ChainSystem": {"pipeline", "seed", "capacity", "retry_errors"},
+    "usdm.evaluation.cascade.Cascade": {"pipeline", "seed", "capacity", "retry_errors"},
     "usdm.cli.pretrain.extend_pretrained": {"vocabulary"},
     "usdm.chain.SpokenDialogPipeline.from_pretrained": {"options"},
     "usdm.chain.SpokenDialogPipeline.from_parts": {"options"},
@@ -54,6 +56,7 @@ GIVEN_BY_CODE = {
 WITHOUT_SECTION = {
     "train_codec",
     "train_unit_hifigan",
+    "evaluate_pretraining",
     "align",
     "transcribe",
     "import_corpus",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,10 +20,11 @@ STAGES = ("transcribe", "respond", "speak")
 
 
 class Recogniser:
-    name = identity = "always hello"
+    name = identity = "always the same"
+    text = "hello"
 
     def __call__(self, waveforms: Sequence[Waveform]) -> list[str]:
-        return ["hello"] * len(waveforms)
+        return [self.text] * len(waveforms)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ def evaluate(bundle: Path, *arguments: str) -> int:
 def test_a_scorecard_is_printed_and_written(bundle: Path, held_out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate(bundle, "recordings=[.]") == 0
     told = capsys.readouterr().out
-    assert "transcript WER" in told and "written to scores" in told and held_out.name in told
+    assert "transcript_wer" in told and "written to scores" in told and held_out.name in told
     assert json.loads((held_out / "scores/scorecard.json").read_text())["items"] == 2
     assert {path.name for path in held_out.iterdir() if path.is_dir()} == {"scores"}  # no folder of Hydra's
 
@@ -68,7 +70,7 @@ def test_recordings_can_be_transcribed_alone_and_by_speaker(
 ) -> None:
     assert evaluate(bundle, "dialogs=false", "recordings=[.]", "+where.role=user", "by=speaker") == 0
     told = capsys.readouterr().out
-    assert "speaker" in told and "reply METEOR" not in told
+    assert "speaker" in told and "reply_meteor" not in told
     assert not (held_out / "scores/scorecard.json").exists()
     score = json.loads((held_out / f"scores/{held_out.name}.json").read_text())
     assert score["groups"]["noise"]["items"] == 2
@@ -82,10 +84,11 @@ def test_services_and_refusals_are_on_the_scorecard(
         for name, split in (("a", "test"), ("b", "test"), ("c", "train"))
     ]
     (held_out / "dialogs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert evaluate(bundle, "dialogs_file=dialogs.jsonl", "refusal_phrase=hello") == 0
+    assert evaluate(bundle, "dialogs_file=dialogs.jsonl", "metric.refusals.phrase=hello") == 0
     assert "random reply of the same service" in capsys.readouterr().out
     scorecard = json.loads((held_out / "scores/scorecard.json").read_text())
-    assert scorecard["random_reply_of_the_same_service_rouge_l"] == scorecard["refused_references"] == 1
+    same_service = scorecard["details"]["baselines"]["random reply of the same service"]
+    assert same_service["reply_rouge_l"]["value"] == scorecard["refused_references"] == 1
 
 
 def test_a_failed_item_makes_the_run_fail(bundle: Path, held_out: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,7 +104,8 @@ def test_a_failed_item_makes_the_run_fail(bundle: Path, held_out: Path, capsys: 
     [
         (["held_out=absent"], "absent"),
         (["output_dir=a0.wav/scores"], "a0.wav"),
-        (["synthesiser=robot"], "robot"),
+        (["refusal_phrase=no"], "metric.refusals.phrase"),
+        (["asr=whisper", "asr.name=absent"], "absent"),
         (["training_corpus=absent"], "absent"),
         (["dialogs_file=absent"], "absent"),
         (["recordings=[absent]"], "absent"),
@@ -118,3 +122,73 @@ def test_bad_input_ends_before_the_model_is_loaded(
     printed = capsys.readouterr().err
     assert printed.startswith("usdm evaluate: ") and told in printed
     assert "embedded model" not in printed
+
+
+def test_what_was_predicted_is_scored_by_a_metric_and_a_judge_from_outside(
+    bundle: Path, held_out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (held_out / "own.py").write_text(
+        "class Judge:\n"
+        "    name = identity = 'own judge'\n"
+        "    def __call__(self, waveforms):\n"
+        "        return ['hello'] * len(waveforms)\n"
+        "def letters(prediction, reference):\n"
+        "    return {'letters': float(len(prediction.recognised or ''))}\n"
+    )
+    for group, target in (("asr", "own.Judge"), ("metric", "own.letters")):
+        (held_out / "mine" / group).mkdir(parents=True)
+        text = f"_target_: {target}\n" if group == "asr" else f"own: {{_target_: {target}, _partial_: true}}\n"
+        (held_out / "mine" / group / "own.yaml").write_text(text)
+    assert main(["predict", f"model.name={bundle}", "held_out=.", "output_dir=out"]) == 0
+    assert main(["score", "predictions=out", "asr=own", "metric=[rouge_l,own]", "--config-dir=mine"]) == 0
+    scores = json.loads((held_out / "out/scorecard.json").read_text())
+    said = [
+        row["audio"] is not None for row in map(json.loads, (held_out / "out/items.jsonl").read_text().splitlines())
+    ]
+    assert scores["letters"] == 5 * sum(said) / len(said) and "heard_reply_rouge_l" in scores
+    assert scores["details"]["figures"]["letters"]["about"] == "own.letters" and "own judge" in capsys.readouterr().out
+
+
+def test_a_gate_is_shut_where_something_got_worse(
+    bundle: Path, held_out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(bundle, "metric=[rouge_l]") == 0
+    shutil.copytree(held_out / "scores", held_out / "worse")
+    rows = [json.loads(line) for line in (held_out / "worse/items.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["values"]["reply_rouge_l"] -= 0.5
+    (held_out / "worse/items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["gate", "before=scores", "after=scores/../scores/."]) == 2  # the same folder twice
+    assert main(["gate", "before=scores", "after=worse"]) == 1
+    assert "1 of 2 figures got worse beyond noise:\n  reply_rouge_l: -0.500" in capsys.readouterr().err
+    assert main(["gate", "before=worse", "after=scores"]) == 0
+    assert main(["gate", "before=scores", "after=worse", "figures=[heard_reply_rouge_l]"]) == 0
+    assert main(["gate", "before=scores", "after=worse", "figures=[bleu]"]) == 2
+    capsys.readouterr()
+
+    assert main(["compare_results", "scores", "worse"]) == 0
+    assert "-0.500 (-0.500 to -0.500) *" in capsys.readouterr().out
+    assert main(["report", "scores", "worse", "output_dir=report"]) == 0
+    page, tex = ((held_out / f"report/report.{kind}").read_text() for kind in ("html", "tex"))
+    assert page.count("<audio") >= 4 and "data:image/svg+xml" in page and "side by side" in page
+    assert (
+        "worse - scores" in page and r"reply\_rouge\_l" in tex and tex.count(r"\toprule") == tex.count(r"\bottomrule")
+    )
+    assert main(["report", ".", "output_dir=report"]) == 2
+
+
+def test_errors_are_attributed_to_stages(bundle: Path, held_out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [f"model.name={bundle}", "held_out=.", "output_dir=broken"]
+    Recogniser.text = "good bye"  # what is heard is wrong whatever is given: all errors are the judge's
+    try:
+        assert main(["attribute_errors", *arguments]) == 0
+    finally:
+        Recogniser.text = "hello"
+    found = json.loads((held_out / "broken/attribution.json").read_text())
+    shares = {name: stage["share"] for name, stage in found["stages"].items()}
+    assert sum(shares.values()) == pytest.approx(1) and shares["decoded wrong"] == 0 and shares["judged wrong"] == 1
+    assert len(found["worst"]) == found["items"] and found["worst"][0]["error"] == 1
+    assert "judged wrong" in capsys.readouterr().out
+    assert {path.name for path in (held_out / "broken").iterdir() if path.is_dir()} == {
+        "own", "transcript", "reply", "units",
+    }  # fmt: skip

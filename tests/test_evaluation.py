@@ -301,12 +301,12 @@ def test_replies_are_held_against_references_as_written_and_as_heard() -> None:
 
 
 def write_wordnet(folder: Path) -> Path:
-    """NLTK data: WordNet's files with one synset, car and automobile."""
+    """NLTK data: WordNet's files with one synset, car and auto."""
     root, folder = folder, folder / "corpora" / "wordnet"
     folder.mkdir(parents=True)
-    synset = "00000000 06 n 02 car 0 automobile 0 000 | a vehicle  \n"
+    synset = "00000000 06 n 02 car 0 auto 0 000 | a vehicle  \n"
     (folder / "data.noun").write_text(synset)
-    (folder / "index.noun").write_text("".join(f"{word} n 1 0 1 0 00000000  \n" for word in ("automobile", "car")))
+    (folder / "index.noun").write_text("".join(f"{word} n 1 0 1 0 00000000  \n" for word in ("auto", "car")))
     for name in ("data.adj", "data.adv", "data.verb", "index.adj", "index.adv", "index.verb", "index.sense"):
         (folder / name).write_text("")
     for name in ("adj", "adv", "noun", "verb"):
@@ -320,7 +320,7 @@ def test_meteor_knows_synonyms_where_wordnet_is_and_says_where_it_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference = dataclasses.replace(REFERENCE, agent_text="the car")
-    said = Prediction("1", agent_text="the automobile")
+    said = Prediction("1", agent_text="the auto")
     values = Meteor(str(write_wordnet(tmp_path / "data")))(said, reference)
     without = MeteorExactStem()(said, reference)
     assert values["reply_meteor"] > 0.9 > 0.6 > without["reply_meteor_exact_stem"] > 0  # type: ignore[operator]

@@ -28,7 +28,7 @@ from usdm.cli import Figures, WorkFailed
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-SCORES = ("evaluate", "predict", "score", "compare_results", "gate")
+SCORES = ("evaluate", "predict", "score", "compare_results", "gate", "attribute_errors", "report")
 PARTS = ("compare_sampling", "compare_streaming", "compare_turn_detection", "compare_voices")
 COMPARISONS = ("compare_models", *PARTS)
 MEASURES = ("plan", *SCORES, "benchmark", "measure_conversation", "check_echo")

@@ -26,12 +26,14 @@ from usdm.config.schemas import SCHEMAS
 from usdm.types import InputError
 
 GROUP = "experiment"
+SECTION_OF = {"evaluate_pretraining": "pretrain"}  # verbs that take the section of another
 STAGES = tuple(verb for verb, schema in SCHEMAS.items() if "shared" in {field.name for field in fields(schema)})
 
 
 def show_experiments(verb: str, folders: Iterable[Path]) -> None:
     """From now on Hydra finds the experiments in `folders`, the first one first, as the verb sees them."""
-    ExperimentsFirst.verb, ExperimentsFirst.folders = verb, [folder.resolve() for folder in folders]
+    ExperimentsFirst.verb = SECTION_OF.get(verb, verb)
+    ExperimentsFirst.folders = [folder.resolve() for folder in folders]
     Plugins.instance().register(ExperimentSource)
     Plugins.instance().register(ExperimentsFirst)
 

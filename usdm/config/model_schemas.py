@@ -229,6 +229,26 @@ class CompareResults(Verb):
 
 
 @dataclass
+class Report(Verb):
+    folders: list[str] = MISSING
+    output_dir: str = MISSING
+    examples: int = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class AttributeErrors(JudgeModel):
+    chain: str | None = None
+    held_out: str | None = None
+    limit: int | None = None
+    output_dir: str = MISSING
+    capacity: int = MISSING
+    seed: int = MISSING
+    retry_errors: bool = MISSING
+    overwrite: bool = MISSING
+
+
+@dataclass
 class Gate(Verb):
     before: str = MISSING
     after: str = MISSING

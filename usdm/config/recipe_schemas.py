@@ -248,6 +248,14 @@ class Pretrain(TrainLanguageModel):
 
 
 @dataclass
+class EvaluatePretraining(Pretrain):
+    asked: str = MISSING
+    split: str = MISSING
+    limit: int | None = None
+    device: str = MISSING
+
+
+@dataclass
 class PlanTraining(Verb):
     shared: Shared = MISSING
     architecture: Any = MISSING  # a configuration of transformers

@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from usdm.config.model_schemas import (
+    AttributeErrors,
     Benchmark,
     CheckEcho,
     CompareDecoders,
@@ -29,6 +30,7 @@ from usdm.config.model_schemas import (
     MeasureConversation,
     Plan,
     Predict,
+    Report,
     Respond,
     Score,
     Serve,
@@ -39,6 +41,7 @@ from usdm.config.recipe_schemas import (
     AverageModels,
     BenchmarkTraining,
     ComposeUnits,
+    EvaluatePretraining,
     ExtractUnits,
     Finetune,
     FitKmeans,
@@ -79,6 +82,8 @@ SCHEMAS: dict[str, type[Verb]] = {
     "evaluate": Evaluate,
     "compare_results": CompareResults,
     "gate": Gate,
+    "report": Report,
+    "attribute_errors": AttributeErrors,
     "benchmark": Benchmark,
     "compare_models": CompareModels,
     "compare_sampling": CompareSampling,
@@ -105,6 +110,7 @@ SCHEMAS: dict[str, type[Verb]] = {
     "compose_units": ComposeUnits,
     "train_tokenizer": TrainTokenizer,
     "pretrain": Pretrain,
+    "evaluate_pretraining": EvaluatePretraining,
     "finetune": Finetune,
     "average_models": AverageModels,
     "plan_training": PlanTraining,

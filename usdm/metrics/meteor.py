@@ -18,7 +18,7 @@ from usdm.types import InputError
 
 
 class Meteor:
-    """METEOR as it was published, by package nltk: words match exactly, by their Porter stem, or as WordNet's synonyms.
+    """METEOR as package nltk has it: words match exactly, by their Porter stem, or as WordNet's synonyms (of the stem).
 
     Gives `reply_meteor` of the reply's text and `heard_reply_meteor` of what the judge hears in it, each 0..1.
 
