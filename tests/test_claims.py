@@ -295,3 +295,16 @@ def test_the_recipe_of_status_is_the_documents_() -> None:
     page = (Path(__file__).parents[1] / "docs/embedded_model.md").read_text()
     for step in RECIPE:
         assert first_command(step, Path("runs/tiny"), "tiny") in page
+
+
+def test_ablations_of_pretraining_are_one_sweep_on_the_same_sequences(capsys: pytest.CaptureFixture[str]) -> None:
+    made = Path("runs/tiny/pretrain/model/model.safetensors").stat().st_mtime_ns
+    usdm("evaluate_pretraining", *LLM, "limit=4", "split=train")
+    assert Path("runs/tiny/pretrain/model/model.safetensors").stat().st_mtime_ns == made  # what is there is taken
+    table = json.loads(Path("runs/tiny/pretrain/perplexity.json").read_text())
+    asked = ["evaluate_pretraining", *LLM, "limit=4", "split=train", "-m", "interleave=unified,separate"]
+    assert main([*asked, "output_dir=ablations"]) == 0
+    rows = json.loads(Path("ablations/sweep/interleave.json").read_text())
+    units = [row["figures"]["units perplexity"] for row in rows]
+    assert units[0] == pytest.approx(table["types"]["units"]["perplexity"], rel=1e-5) and units[1] != units[0]
+    assert "continue_text perplexity" in rows[1]["figures"]  # which it was not trained on

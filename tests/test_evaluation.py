@@ -26,6 +26,7 @@ from usdm.evaluation import (
     transcript_table,
 )
 from usdm.evaluation.baselines import MOST_FREQUENT, RANDOM
+from usdm.evaluation.cascade import Resaid
 from usdm.evaluation.held_out import spread
 from usdm.evaluation.predictions import read_predictions
 from usdm.evaluation.recordings import read_recordings
@@ -478,6 +479,9 @@ def test_a_cascade_hears_thinks_and_speaks_by_parts_of_its_own(tmp_path: Path, p
     assert (ears.heard, model.asked, voice.said) == (3, 3, 3)  # once
     predict(Cascade(pipeline, ears, model), items, tmp_path / "units")
     assert read_predictions(tmp_path / "units")["d1_2"].agent_text == found["d1_2"].agent_text
+    predict(Resaid(pipeline, str(tmp_path / "units"), voice), items, tmp_path / "again")
+    again = read_predictions(tmp_path / "again")
+    assert again["d1_2"].agent_text == found["d1_2"].agent_text and again["d1_2"].seconds == 0.5 and voice.said == 6
     with pytest.raises(InputError, match="a cascade hears its questions"):
         predict(cascade, items, tmp_path / "given", given="transcript")
 

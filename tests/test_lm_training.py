@@ -30,11 +30,12 @@ from transformers import PreTrainedModel, modeling_flash_attention_utils
 from usdm.data.collation import collate_rows, flatten_rows
 from usdm.data.mixture import MixtureMember
 from usdm.data.packing import PackedRow, PackedRows, build_row
-from usdm.data.sequences import TrainingSequence
+from usdm.data.sequences import KIND_INDEX, TrainingSequence
 from usdm.data.speech_text import SpeechTextSequences
 from usdm.data.unit_corpus import SCHEMA, UnitCorpus, UnitCorpusWriter, UnitSource, UnitUtterance
 from usdm.lm import build_model, load_model
 from usdm.tokens import (
+    IGNORED,
     DialogTemplate,
     SpeechTextVocabulary,
     TemplateSettings,
@@ -45,6 +46,7 @@ from usdm.training.language_model import finetune, pretrain
 from usdm.training.lm_attention import PACKED, check_packing, use_packed_attention
 from usdm.training.lm_settings import LanguageModelSettings
 from usdm.training.lm_trainer import TrainingLog, newest_checkpoint
+from usdm.training.perplexity import TYPES, evaluate_pretraining
 from usdm.training.tokenizer import save_tokenizer, train_tokenizer
 from usdm.types import InputError
 
@@ -595,3 +597,31 @@ def test_tokenizer_is_laid_out_as_the_published_base(tokenizer_folder: Path, com
 def test_a_tokenizer_without_room_is_refused() -> None:
     with pytest.raises(InputError, match="size=259"):
         train_tokenizer(["a"], 259)
+
+
+# Perplexity by type
+
+
+def test_perplexity_by_type_is_that_of_each_sequence_alone(vocabulary: SpeechTextVocabulary, corpus: Path) -> None:
+    model = tiny_model(vocabulary).eval()
+    asked: dict[str, Any] = {"max_length": 128, "segment_units": 4, "limit": 12}
+    table = evaluate_pretraining(model, vocabulary, [corpus], batch_size=5, **asked)
+    assert set(table.types) == set(TYPES)
+    source = SpeechTextSequences(
+        UnitCorpus([corpus]), vocabulary, 128, split="dev", seed=0, pattern="unified", segment_units=4
+    )
+    sequences = list(islice((s for block in source.blocks(0) for s in source.sequences(0, block, 0)), 12))
+    losses: list[float] = []
+    for sequence in sequences:
+        logits = model(torch.from_numpy(sequence.input_ids).long()[None]).logits[0, :-1]
+        loss = functional.cross_entropy(
+            logits, torch.from_numpy(sequence.labels).long()[1:], ignore_index=IGNORED, reduction="none"
+        )
+        wanted = sequence.kinds[1:] == KIND_INDEX["units_to_text"]
+        losses += loss[torch.from_numpy(wanted & (sequence.labels[1:] != IGNORED))].tolist()
+    found = table.types["units_to_text"]
+    assert found.tokens == len(losses) and found.low <= found.perplexity <= found.high
+    assert found.perplexity == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-4)
+    assert "| units_to_text" in table.to_markdown()
+    with pytest.raises(InputError, match="split=test"):
+        evaluate_pretraining(model, vocabulary, [corpus], split="test", **asked)

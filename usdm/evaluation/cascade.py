@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,10 +14,12 @@ from usdm.asr.recogniser import Recogniser
 from usdm.audio import read_audio, write_audio
 from usdm.chain import SpokenDialogPipeline
 from usdm.chain.requests import SynthesisRequest
+from usdm.chain.stages import timed
 from usdm.chain.synthesis import synthesize
 from usdm.chain.synthesis_results import RESULTS_FILE, SynthesisResult
+from usdm.evaluation.predictions import read_predictions
 from usdm.evaluation.result_lines import Progress
-from usdm.runs import JsonLines, claim
+from usdm.runs import JsonLines, claim, digest
 from usdm.types import InputError, Turn, Waveform
 
 BATCH = 16  # questions heard or answered at once
@@ -68,7 +72,10 @@ class Cascade:
         """See `System`. Raises InputError for requests that tell what a cascade must find out itself."""
         if any(request.audio is None or request.transcript is not None for request in requests):
             raise InputError("a cascade hears its questions: what it should be given instead goes to a chain")
-        settings = {"ears": self.ears.identity, "text_model": self.text_model and self.text_model.identity}
+        settings: dict[str, Any] = {
+            "ears": self.ears.identity,
+            "text_model": self.text_model and self.text_model.identity,
+        }
         with claim(folder / "cascade", settings, {}, results=("*.jsonl",), overwrite=overwrite):
             heard = _complete(folder / "cascade", HEARD, requests, self._hear)
             typed = [
@@ -79,7 +86,10 @@ class Cascade:
         if self.voice is None:
             self._speak_by_units(typed, replies, folder, overwrite, progress)
         else:
-            self._speak(self.voice, typed, replies, folder, overwrite, progress)
+            settings["llm"] = None if self.text_model is not None else self.pipeline.fingerprint
+            settings |= {"voice": self.voice.identity, "seed": self.seed}
+            say = partial(self._answer, self.voice, replies)
+            _say_all(folder, settings, typed, say, self.retry_errors, overwrite, progress)
 
     def _hear(self, requests: list[SynthesisRequest]) -> list[str]:
         return self.ears([read_audio(each.folder / each.audio) for each in requests if each.audio is not None])
@@ -111,50 +121,93 @@ class Cascade:
             progress=lambda done, total, _: progress(done, total),
         )
 
-    def _speak(
-        self,
-        voice: Voice,
-        typed: Sequence[SynthesisRequest],
-        replies: Mapping[str, str],
-        folder: Path,
-        overwrite: bool,
-        progress: Progress,
-    ) -> None:
-        own = None if self.text_model is not None else self.pipeline.fingerprint
-        settings = {"ears": self.ears.identity, "voice": voice.identity, "seed": self.seed, "llm": own}
-        settings["text_model"] = self.text_model and self.text_model.identity
-        written = (RESULTS_FILE, *(f"{each.id}.wav" for each in typed))
-        with claim(folder, settings, {}, results=written, overwrite=overwrite) as claimed:
-            with JsonLines(folder / RESULTS_FILE) as lines:
-                digests = {each.id: each.digest for each in typed}
-                lines.keep(
-                    lambda row: (
-                        digests.get(row["id"]) == row["request"]
-                        and not (self.retry_errors and row["error"] is not None)
-                    )
-                )
-                done = {row["id"] for row in lines.rows()}
-                for each in typed:
-                    if each.id not in done:
-                        lines.append(vars(self._spoken(voice, each, replies.get(each.id), folder)))
-                        done.add(each.id)
-                    progress(len(done), len(typed))
-            claimed.finish()
-
-    def _spoken(self, voice: Voice, request: SynthesisRequest, reply: str | None, folder: Path) -> SynthesisResult:
-        timings: dict[str, float] = {}
-        try:
-            if reply is None:
-                start = time.perf_counter()
+    def _answer(self, voice: Voice, replies: Mapping[str, str], request: SynthesisRequest) -> Said:
+        reply, timings = replies.get(request.id), dict[str, float]()
+        if reply is None:
+            with timed(timings, "respond"):
                 answer = self.pipeline.respond(text=request.text, history=request.history, speak=False, seed=self.seed)
-                reply, timings["respond"] = answer.agent_text or "", time.perf_counter() - start
-            start = time.perf_counter()
-            sound = voice(reply)
-            timings["voice"] = time.perf_counter() - start
-            write_audio(folder / f"{request.id}.wav", sound.samples, sound.sample_rate)
-        except InputError as error:
-            return SynthesisResult(request.id, request.digest, request.text, reply, error=str(error))
-        return SynthesisResult(request.id, request.digest, request.text, reply, seconds=sound.seconds, timings=timings)
+            reply = answer.agent_text or ""
+        with timed(timings, "voice"):
+            return Said(reply, voice(reply), timings)
+
+
+@dataclass(frozen=True)
+class Resaid:
+    """The replies of another folder in another voice: what a judge hears in them is how well they could be understood.
+
+    Args:
+        pipeline, seed, capacity: of no use here; every system is given them.
+        predictions: the folder.
+    """
+
+    pipeline: SpokenDialogPipeline
+    predictions: str
+    voice: Voice
+    seed: int = 0
+    capacity: int = 8
+    retry_errors: bool = False
+
+    def predict(
+        self, requests: Sequence[SynthesisRequest], folder: Path, *, overwrite: bool, progress: Progress
+    ) -> None:
+        """See `System`. Raises InputError if the other folder lacks a request's reply in words."""
+        replies = {key: each.agent_text for key, each in read_predictions(self.predictions).items()}
+        if lacking := [each.id for each in requests if replies.get(each.id) is None]:
+            raise InputError(f"{self.predictions}: no reply in words to {len(lacking)} items, such as {lacking[0]}")
+        typed = [SynthesisRequest(each.id, text=replies[each.id]) for each in requests]
+        settings = {"resaid": digest(replies), "voice": self.voice.identity}
+        _say_all(folder, settings, typed, self._say, self.retry_errors, overwrite, progress)
+
+    def _say(self, request: SynthesisRequest) -> Said:
+        timings: dict[str, float] = {}
+        with timed(timings, "voice"):
+            return Said(request.text or "", self.voice(request.text or ""), timings)
+
+
+@dataclass(frozen=True)
+class Said:
+    """A reply in words and as sound."""
+
+    text: str
+    sound: Waveform
+    timings: Mapping[str, float]  # filled when it is there
+
+
+def _say_all(
+    folder: Path,
+    settings: Mapping[str, Any],
+    requests: Sequence[SynthesisRequest],
+    say: Callable[[SynthesisRequest], Said],
+    retry_errors: bool,
+    overwrite: bool,
+    progress: Progress,
+) -> None:
+    """One after the other what the folder does not have yet."""
+    written = (RESULTS_FILE, *(f"{glob.escape(each.id)}.wav" for each in requests))
+    with claim(folder, settings, {}, results=written, overwrite=overwrite) as claimed:
+        with JsonLines(folder / RESULTS_FILE) as lines:
+            digests = {each.id: each.digest for each in requests}
+            lines.keep(
+                lambda row: digests.get(row["id"]) == row["request"] and not (retry_errors and row["error"] is not None)
+            )
+            done = {row["id"] for row in lines.rows()}
+            for each in requests:
+                if each.id not in done:
+                    lines.append(asdict(_result(folder, each, say)))
+                    done.add(each.id)
+                progress(len(done), len(requests))
+        claimed.finish()
+
+
+def _result(folder: Path, request: SynthesisRequest, say: Callable[[SynthesisRequest], Said]) -> SynthesisResult:
+    try:
+        said = say(request)
+        write_audio(folder / f"{request.id}.wav", said.sound.samples, said.sound.sample_rate)
+    except InputError as error:
+        return SynthesisResult(request.id, request.digest, request.text, error=str(error))
+    return SynthesisResult(
+        request.id, request.digest, request.text, said.text, seconds=said.sound.seconds, timings=said.timings
+    )
 
 
 def _complete(folder: Path, stage: str, requests: Sequence[SynthesisRequest], texts: Texts) -> dict[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -105,12 +106,18 @@ class FigureGap:
 
 def about(metric: Metric) -> str:
     """What a metric says of itself, or else its full name."""
-    name = getattr(metric, "__qualname__", type(metric).__qualname__)
-    return str(getattr(metric, "about", f"{metric.__module__}.{name}"))
+    own = _unwrapped(metric)
+    name = getattr(own, "__qualname__", type(own).__qualname__)
+    return str(getattr(own, "about", f"{own.__module__}.{name}"))
 
 
 def lower_is_better(metric: Metric) -> bool:
-    return bool(getattr(metric, "lower_is_better", False))
+    return bool(getattr(_unwrapped(metric), "lower_is_better", False))
+
+
+def _unwrapped(metric: Metric) -> Any:
+    """A function that a configuration names with `_partial_: true` comes in a wrapping."""
+    return metric.func if isinstance(metric, partial) else metric
 
 
 def figure_of(name: str, items: Sequence[ItemValues], failed: int, metric: Metric, seed: int) -> Figure:
