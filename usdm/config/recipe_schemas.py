@@ -234,14 +234,9 @@ class TrainLanguageModel(Stage):
 
 
 @dataclass
-class Interleave:
-    pattern: str = MISSING
-
-
-@dataclass
 class Pretrain(TrainLanguageModel):
     llm: Any = MISSING
-    interleave: Interleave = MISSING
+    interleave: Any = MISSING  # usdm.interleave.Interleaving
     order: Any = MISSING  # usdm.data.order
     mixture: list[Any] = MISSING  # usdm.data.mixture.MixtureMember
     segment_units: Any = MISSING  # a number, or a curriculum of pairs: from this step on, so many units
