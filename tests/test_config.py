@@ -81,11 +81,17 @@ def without_hydra(config: DictConfig) -> DictConfig:
 
 
 def options_of(verb: str) -> Iterator[str]:
-    """One override for each option of each group that the verb's defaults list chooses from."""
+    """One override for each option of each group that the verb's defaults list chooses from.
+
+    Where verbs share a group, an option's first lines say whose it is: `# pretrain, finetune: ...`.
+    """
     for choice, chosen in composed(verb).hydra.runtime.choices.items():
         group = choice.partition("@")[0]
         if not group.startswith("hydra"):
             for path in sorted((config_folder() / group).glob("*.yaml")):
+                whose = re.search(r"^# ([a-z_, ]+): ", path.read_text(), re.MULTILINE) if group == "objective" else None
+                if whose is not None and verb not in whose[1].split(", "):
+                    continue
                 if group != "loop" or ("part" in (chosen, path.stem)) == (chosen == path.stem):
                     yield f"{choice}={path.stem}"
 

@@ -25,6 +25,7 @@ from usdm.data.sequences import KINDS, TrainingSequence, cut
 from usdm.data.speech_text import SpeechTextSequences
 from usdm.data.splice_augmentation import SpliceAugmentation
 from usdm.data.unit_corpus import UnitCorpus, UnitCorpusWriter, UnitSource, UnitUtterance
+from usdm.interleave import PatternInterleaving
 from usdm.tokens import (
     IGNORED,
     DialogTemplate,
@@ -232,7 +233,7 @@ def all_sequences(source: SpeechTextSequences | DialogSequences, epoch: int = 0)
 def test_one_segment_of_text_is_the_text_as_the_tokenizer_writes_it(
     corpus: UnitCorpus, vocabulary: SpeechTextVocabulary
 ) -> None:
-    source = SpeechTextSequences(corpus, vocabulary, 512, pattern="correspondence")
+    source = SpeechTextSequences(corpus, vocabulary, 512, interleaving=PatternInterleaving("correspondence"))
     texts = {
         vocabulary.tokenizer(" ".join(each.words))["input_ids"][1:].__repr__() for each in corpus.utterances("train")
     }
@@ -292,7 +293,9 @@ def test_sequences_depend_on_seed_epoch_and_id_alone(corpus: UnitCorpus, vocabul
 
 
 def test_an_epoch_has_each_utterance_once_in_a_new_order(corpus: UnitCorpus, vocabulary: SpeechTextVocabulary) -> None:
-    source = SpeechTextSequences(corpus, vocabulary, 512, pattern="correspondence", segment_units=10_000)
+    source = SpeechTextSequences(
+        corpus, vocabulary, 512, interleaving=PatternInterleaving("correspondence"), segment_units=10_000
+    )
 
     def units(epoch: int) -> list[bytes]:
         offset, count = vocabulary.layout.unit_offset, vocabulary.num_units

@@ -33,6 +33,7 @@ from usdm.data.packing import PackedRow, PackedRows, build_row
 from usdm.data.sequences import KIND_INDEX, TrainingSequence
 from usdm.data.speech_text import SpeechTextSequences
 from usdm.data.unit_corpus import SCHEMA, UnitCorpus, UnitCorpusWriter, UnitSource, UnitUtterance
+from usdm.interleave import PatternInterleaving
 from usdm.lm import build_model, load_model
 from usdm.tokens import (
     IGNORED,
@@ -359,8 +360,16 @@ def test_a_finished_run_is_not_trained_again_and_other_settings_are_refused(
     again = pretrain(tiny_model(vocabulary), *arguments, SETTINGS, segment_units=curriculum)
     assert again == figures
     assert [row["step"] for row in read_log(folder) if "loss" in row] == [1, 2, 3, 4, 5, 6]
-    with pytest.raises(InputError, match=r'made with other settings.*\n  pattern: "unified" then, "continuation" now'):
-        pretrain(tiny_model(vocabulary), *arguments, SETTINGS, segment_units=curriculum, pattern="continuation")
+    with pytest.raises(
+        InputError, match=r'made with other settings.*\n  interleaving.pattern: "unified" then, "continuation" now'
+    ):
+        pretrain(
+            tiny_model(vocabulary),
+            *arguments,
+            SETTINGS,
+            segment_units=curriculum,
+            interleaving=PatternInterleaving("continuation"),
+        )
     hotter = dataclasses.replace(SETTINGS, learning_rate=1.0, log_every=2, save_every=2, validate_every=None)
     with pytest.raises(InputError, match=r"other settings or inputs:\n  loop.learning_rate: 0.003 then, 1.0 now\ngive"):
         pretrain(tiny_model(vocabulary), *arguments, hotter, segment_units=curriculum)

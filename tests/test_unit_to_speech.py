@@ -14,10 +14,12 @@ from hums import write_hums
 from random_codecs import CODES, random_codec
 from tiny_models import SHORT_TEMPLATE, build_random_bundle, save_random_llm
 
+from usdm.audio import MelSettings
 from usdm.chain import SpokenDialogPipeline, bundle_locations
 from usdm.chain.plan import plan_model
 from usdm.chain.streaming import SpokenChunk
 from usdm.cli.main import main
+from usdm.decoder.frames import units_per_frame
 from usdm.types import InputError, Sampling, Waveform
 from usdm.unit_to_speech import DecoderSampling, load_unit_to_speech
 from usdm.unit_to_speech.hifigan import UnitHifiGan, UnitHifiGanConfig
@@ -167,6 +169,25 @@ def test_acoustic_units_from_recordings_to_a_table(tmp_path: Path, monkeypatch: 
     assert [row["name"] for row in rows] == ["recordings", "model", "gan", "codec"]
     assert rows[1]["word_errors"]["rate"] < rows[2]["word_errors"]["rate"]  # two steps have taught nothing
     assert rows[0]["semitones"] is None and 0 <= rows[1]["voicing"] <= 1
+
+
+def test_units_at_a_fractional_rate_are_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mimi's first codebook: 12.5 units a second."""
+    monkeypatch.chdir(tmp_path)
+    write_hums(tmp_path / "speech")
+    CodecTokenizer(random_codec("mimi"), CodecSettings("first", 1)).save_pretrained("mimi")
+    here = ["corpora=[speech]", "shared.folder=run"]
+    assert main(["extract_units", *here, "extractor=mimi", "processes=1"]) == 0
+    few = ["loop.steps=1", "loop.warmup_steps=1", "loop.log_every=1", "loop.save_every=1", "loop.threads=1"]
+    gan = ["shared.unit_rate=12.5", f"shared.num_units={CODES}", "unit_hifigan.upsample_initial_channel=32"]
+    gan += ["unit_hifigan.upsample_rates=[10,8,4,4]", "unit_hifigan.upsample_kernel_sizes=[20,16,8,8]"]
+    gan += ["task.batch_size=1", "task.crop_units=5", "task.period_width=2", "task.resolution_width=2"]
+    assert main(["train_unit_hifigan", *here, *few, *gan]) == 0
+    speaker = load_unit_to_speech("run/unit_hifigan/model", None)
+    assert speaker.unit_rate == 12.5
+    sound = speaker([torch.tensor([1, 2, 3])], [None], [0], DecoderSampling()).sounds[0]
+    assert len(sound) == 3 * 1280
+    assert len(units_per_frame(torch.arange(4), 12.5, MelSettings())) == int(4 * 22_050 / 12.5) // 256
 
 
 def test_a_decoder_of_one_s_own(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

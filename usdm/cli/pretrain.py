@@ -30,7 +30,7 @@ def run(config: DictConfig) -> Figures:
         list(config.corpora),
         config.output_dir,
         instantiate(config.loop, _convert_="all"),
-        pattern=config.interleave.pattern,
+        interleaving=instantiate(config.interleave, _convert_="all"),
         segment_units=segment_units(config.segment_units),
         order=instantiate(config.order, _convert_="all"),
         mixture=instantiate(config.mixture, _convert_="all"),

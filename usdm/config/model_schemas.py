@@ -368,6 +368,13 @@ class ConvertCodec(Verb):
 
 
 @dataclass
+class ConvertVocos(Verb):
+    checkpoint: str = MISSING
+    tokenizer: str = MISSING
+    output_dir: str = MISSING
+
+
+@dataclass
 class ComparedDecoder:
     """See `conf/compare_decoders.yaml`; units and vocoder that are not given are the model's own, or none."""
 

@@ -17,7 +17,7 @@ class Shared:
     name: str = MISSING  # of the experiment
     folder: str = MISSING  # the stages' outputs lie in it
     num_units: int = MISSING  # K
-    unit_rate: int = MISSING  # Hz
+    unit_rate: Any = MISSING  # Hz: a number, Mimi's is 12.5; whole ones stay so
     unit_layer: int = MISSING  # of the encoder, 0-based
     encoder_sample_rate: int = MISSING  # Hz
     encoder_padding: int = MISSING  # samples on each side
@@ -234,14 +234,9 @@ class TrainLanguageModel(Stage):
 
 
 @dataclass
-class Interleave:
-    pattern: str = MISSING
-
-
-@dataclass
 class Pretrain(TrainLanguageModel):
     llm: Any = MISSING
-    interleave: Interleave = MISSING
+    interleave: Any = MISSING  # usdm.interleave.Interleaving
     order: Any = MISSING  # usdm.data.order
     mixture: list[Any] = MISSING  # usdm.data.mixture.MixtureMember
     segment_units: Any = MISSING  # a number, or a curriculum of pairs: from this step on, so many units
@@ -262,7 +257,7 @@ class PlanTraining(Verb):
     adapter: Any = None
     loop: Any = MISSING
     corpus_hours: float = MISSING
-    unit_rate: int = MISSING
+    unit_rate: Any = MISSING
     gpu: str = MISSING
     processes: int = MISSING
     efficiency: float = MISSING

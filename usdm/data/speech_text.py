@@ -13,12 +13,12 @@ from usdm.data.order import Order, Shuffled
 from usdm.data.sequences import KIND_INDEX, TrainingSequence, cut
 from usdm.data.unit_corpus import RowGroup, UnitCorpus
 from usdm.interleave import (
-    Pattern,
+    Interleaving,
+    PatternInterleaving,
     SequenceMarks,
     Span,
     TokenizedUtterance,
     keyed_generator,
-    plan_spans,
     segment_boundaries,
     sequence_ids,
 )
@@ -44,7 +44,7 @@ class SpeechTextSequences:
         max_length: longest sequence.
         split: "train", "dev" or "test".
         seed: fixes order, boundaries and modalities.
-        pattern: the published scheme or an ablation.
+        interleaving: the published scheme, an ablation, or one of your own.
         order: of the corpus' rows, in each epoch.
         segment_units: about how many units a segment has; or a curriculum of (from this row on, segment
             units), the first from row 0, looked up at the start of each block of about 1,000 rows.
@@ -61,13 +61,13 @@ class SpeechTextSequences:
         *,
         split: str = "train",
         seed: int = 0,
-        pattern: Pattern = "unified",
+        interleaving: Interleaving = PatternInterleaving(),  # noqa: B008 (frozen)
         order: Order = Shuffled(),  # noqa: B008 (frozen)
         segment_units: int | Sequence[tuple[int, int]] = SEGMENT_UNITS,
     ) -> None:
         corpus.check_num_units(vocabulary.num_units)
         self.corpus, self.max_length, self.split = corpus, max_length, split
-        self.seed, self.pattern, self.order = seed, pattern, order
+        self.seed, self.interleaving, self.order = seed, interleaving, order
         self.curriculum = _curriculum(segment_units)
         self.left_out = 0
         self._unit_offset = vocabulary.layout.unit_offset
@@ -103,7 +103,7 @@ class SpeechTextSequences:
         generator = keyed_generator(self.seed, epoch, utterances.id[index])
         utterance = utterances[index]
         ends = np.asarray(utterance.unit_ends[1:])
-        spans = plan_spans(segment_boundaries(ends, segment_units, generator), self.pattern, generator)
+        spans = self.interleaving.plan(segment_boundaries(ends, segment_units, generator), generator)
         pieces, origins = sequence_ids(spans, utterance, self._marks)
         ids = np.concatenate(pieces)
         labels = ids.copy()

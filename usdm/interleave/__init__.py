@@ -5,7 +5,9 @@ from usdm.interleave.generator import keyed_generator
 from usdm.interleave.segments import segment_boundaries
 from usdm.interleave.sequence import (
     PATTERNS,
+    Interleaving,
     Pattern,
+    PatternInterleaving,
     SequenceMarks,
     Span,
     TokenizedUtterance,
@@ -15,7 +17,9 @@ from usdm.interleave.sequence import (
 
 __all__ = [
     "PATTERNS",
+    "Interleaving",
     "Pattern",
+    "PatternInterleaving",
     "SequenceMarks",
     "Span",
     "SpokenWords",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -79,6 +80,32 @@ def plan_spans(boundaries: Sequence[int], pattern: Pattern, generator: np.random
         if pattern in ("correspondence", "fixed") or (pattern == "unified" and correspond_draw < 0.5):
             spans.append(Span(_OTHER[modality], first, last, "correspond"))
     return spans
+
+
+class Interleaving:
+    """Which words of an utterance are written as text and which as units.
+
+    A scheme of one's own is a dataclass that extends this, in any module that Python can import. Its fields are its
+    settings.
+    """
+
+    def plan(self, boundaries: Sequence[int], generator: np.random.Generator) -> list[Span]:
+        """Spans of the words between the `boundaries` of segments (word indices, the first is 0), in order.
+
+        All chance comes from `generator`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no plan")
+
+
+@dataclass(frozen=True)
+class PatternInterleaving(Interleaving):
+    """The published scheme, or an ablation of it; see `Pattern`."""
+
+    pattern: Pattern = "unified"
+
+    def plan(self, boundaries: Sequence[int], generator: np.random.Generator) -> list[Span]:
+        """As `plan_spans`."""
+        return plan_spans(boundaries, self.pattern, generator)
 
 
 def sequence_ids(

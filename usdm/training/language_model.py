@@ -29,7 +29,7 @@ from usdm.data.splice_augmentation import SpliceAugmentation
 from usdm.data.text_corpus import TextSequences
 from usdm.data.unit_corpus import UnitCorpus, UnitSource
 from usdm.data.unit_noise import UnitNoise
-from usdm.interleave import Pattern
+from usdm.interleave import Interleaving, PatternInterleaving
 from usdm.lm import check_model
 from usdm.runs import Arguments, arguments_of
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
@@ -54,7 +54,7 @@ def pretrain(
     output_dir: str | Path,
     settings: LanguageModelSettings,
     *,
-    pattern: Pattern = "unified",
+    interleaving: Interleaving = PatternInterleaving(),  # noqa: B008 (frozen)
     segment_units: int | Sequence[tuple[int, int]] = SEGMENT_UNITS,
     order: Order = Shuffled(),  # noqa: B008 (frozen)
     mixture: Sequence[MixtureMember] = (),
@@ -73,7 +73,7 @@ def pretrain(
     Args:
         model: with a row for each id of `vocabulary` (see `usdm.lm.extend_embeddings`).
         corpora: unit corpora, files or folders; splits "train" and "dev" are used.
-        pattern: the published interleaving, or an ablation.
+        interleaving: the published scheme, an ablation, or one of your own.
         segment_units: units in a segment, about; or a curriculum of (from this step on, segment units).
             Validation takes the last of them.
         order: in which the unit corpora are read.
@@ -108,7 +108,7 @@ def pretrain(
             settings.max_length,
             split=split,
             seed=settings.seed,
-            pattern=pattern,
+            interleaving=interleaving,
             order=order if split == "train" else Shuffled(),
             segment_units=segments,
         )
@@ -132,7 +132,7 @@ def pretrain(
 
     dev = speech_text(corpus, "dev", curriculum[-1][1])
     data = {
-        "pattern": pattern,
+        "interleaving": [type(interleaving).__name__, asdict(interleaving)],  # type: ignore[call-overload]
         "segment_units": curriculum,
         "order": [type(order).__name__, asdict(order)],  # type: ignore[call-overload]
         "mixture": [asdict(given) for given in mixture],

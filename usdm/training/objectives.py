@@ -9,7 +9,6 @@ into them; the trainer divides the sum of a step by the amount of a step, howeve
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,14 +49,14 @@ def model_inputs(batch: Batch) -> dict[str, Tensor]:
     return {name: batch[name] for name in ("input_ids", "position_ids")}
 
 
-class Objective(ABC):
+class Objective:
     """What the trainer minimises. `loss` is all that an objective of one's own must have."""
 
     needs_reference: ClassVar[bool] = False  # a frozen copy of the model that training began with
 
-    @abstractmethod
     def loss(self, model: nn.Module, batch: Batch, reference: nn.Module | None) -> Tensor:
         """() summed over what `amount` counts. `reference`: the frozen copy, if it `needs_reference`."""
+        raise NotImplementedError(f"{type(self).__name__} has no loss")
 
     def amount(self, batch: Batch) -> Tensor:
         """() how much of a step this batch is: the number of its scored tokens."""

@@ -22,7 +22,7 @@ from usdm.data.order import Shuffled
 from usdm.data.sequences import IGNORED, KINDS, TrainingSequence
 from usdm.data.speech_text import SpeechTextSequences
 from usdm.data.unit_corpus import UnitCorpus
-from usdm.interleave import Pattern
+from usdm.interleave import Pattern, PatternInterleaving
 from usdm.metrics.facts import surroundings
 from usdm.metrics.intervals import Counted, ratio_of
 from usdm.metrics.table import markdown_table
@@ -90,7 +90,7 @@ def evaluate_pretraining(
         max_length,
         split=split,
         seed=seed,
-        pattern=pattern,
+        interleaving=PatternInterleaving(pattern),
         order=Shuffled(),
         segment_units=segment_units,
     )

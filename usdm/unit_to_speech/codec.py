@@ -7,10 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from usdm.types import ReferenceVoice
-from usdm.unit_to_speech.protocol import DecoderSampling, Synthesis, UnitToSpeech, refuse_voices
+from usdm.unit_to_speech.protocol import DecoderSampling, Synthesis, UnitToSpeech, UnitToSpeechStream, refuse_voices
+from usdm.unit_to_speech.windows import CodeStream, Context, Convolution, WindowStream, context_of
 from usdm.units.codec import CodecTokenizer
+
+DAC_KERNEL, DAC_DILATIONS = 7, (1, 3, 9)  # fixed by its code
 
 
 class CodecToSpeech(UnitToSpeech):
@@ -46,7 +50,32 @@ class CodecToSpeech(UnitToSpeech):
         sounds = [self.tokenizer.decode(row) for row in units]
         return Synthesis(sounds, {"decode": time.perf_counter() - start})
 
+    def stream(self, voice: ReferenceVoice | None, seed: int, sampling: DecoderSampling) -> UnitToSpeechStream:
+        """Sound as soon as it is settled. A codec whose decoder looks at all frames waits for the last."""
+        context = decoder_context(self.tokenizer.codec.config)
+        if context is None:
+            return super().stream(voice, seed, sampling)
+        refuse_voices(self, [voice])
+        codec = self.tokenizer
+        window = WindowStream(codec.decode_frames, codec.hop, codec.frame_rate, context)
+        return CodeStream(codec.frames, window)
+
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> CodecToSpeech:
         """The tokenizer's folder."""
         return cls(CodecTokenizer.from_pretrained(folder))
+
+
+def decoder_context(config: PreTrainedConfig) -> Context | None:
+    """Frames around one that its sound depends on; None: all of them."""
+    if config.model_type == "dac":
+        layers = [Convolution(DAC_KERNEL)]
+        for ratio in config.upsampling_ratios:
+            units = [Convolution(DAC_KERNEL, dilation) for dilation in DAC_DILATIONS]
+            layers += [Convolution(2 * ratio, upsampling=ratio), *units]
+        return context_of([*layers, Convolution(DAC_KERNEL)])
+    if config.model_type in ("encodec", "mimi") and config.use_causal_conv and config.trim_right_ratio == 1.0:
+        # An LSTM, or attention, sees all that came before. Reflection at the start shows the first convolution as many
+        # frames as its kernel reaches over, and at most a frame more to those after it.
+        return Context(left=None, right=config.kernel_size if config.pad_mode == "reflect" else 0)
+    return None

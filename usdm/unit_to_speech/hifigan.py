@@ -20,8 +20,11 @@ from torch.nn import functional
 from usdm.checkpoint import CONFIG_FILE, fill, read_config, read_weights, save_folder
 from usdm.types import InputError, ReferenceVoice
 from usdm.unit_to_speech.protocol import UNIT_HIFIGAN, DecoderSampling, Synthesis, UnitToSpeech, refuse_voices
+from usdm.unit_to_speech.windows import Context, Convolution, WindowStream, context_of
 
 LONGEST_UNIT = 50  # repeats that a predicted duration has at most
+END_KERNEL = 7  # of the generator's first and last convolution
+DURATION_KERNEL, DURATION_LAYERS = 3, 2
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class UnitHifiGanConfig:
     """`config.json`, key by key."""
 
     num_units: int  # K
-    unit_rate: int = 50  # Hz
+    unit_rate: float = 50  # Hz
     sample_rate: int = 16_000  # Hz; unit_rate times the product of upsample_rates
     embedding_dim: int = 128
     upsample_initial_channel: int = 512
@@ -44,7 +47,7 @@ class UnitHifiGanConfig:
         made, wanted = self.unit_rate * math.prod(self.upsample_rates), self.sample_rate
         if made != wanted:
             raise InputError(
-                f"upsample_rates={list(self.upsample_rates)} make {made} samples of {self.unit_rate} units, a second "
+                f"upsample_rates={list(self.upsample_rates)} make {made:g} samples of {self.unit_rate} units, a second "
                 f"of sample_rate={wanted} has {wanted}: give rates whose product is {wanted / self.unit_rate:g}"
             )
         for rate, kernel in zip(self.upsample_rates, self.upsample_kernel_sizes, strict=True):
@@ -52,6 +55,17 @@ class UnitHifiGanConfig:
                 raise InputError(
                     f"a kernel of {kernel} for an upsampling by {rate}: give one that is larger by an even number"
                 )
+
+    @property
+    def context(self) -> Context:
+        """Units around one, beyond which nothing changes its samples."""
+        layers = [Convolution(END_KERNEL)]
+        sizes = zip(self.resblock_kernel_sizes, self.resblock_dilation_sizes, strict=True)
+        blocks = [[Convolution(k, d) for d in dilations for d in (d, 1)] for k, dilations in sizes]
+        widest = max(blocks, key=lambda block: context_of(block).right)
+        for rate, kernel in zip(self.upsample_rates, self.upsample_kernel_sizes, strict=True):
+            layers += [Convolution(kernel, upsampling=rate), *widest]
+        return context_of([*layers, Convolution(END_KERNEL)])
 
     @classmethod
     def load(cls, folder: str | Path) -> UnitHifiGanConfig:
@@ -72,8 +86,8 @@ class DurationPredictor(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(nn.Conv1d(dim, dim, 3, padding=1) for _ in range(2))
-        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
+        self.convs = nn.ModuleList(nn.Conv1d(dim, dim, DURATION_KERNEL, padding=1) for _ in range(DURATION_LAYERS))
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(DURATION_LAYERS))
         self.out = nn.Linear(dim, 1)
 
     def forward(self, embedded: Tensor) -> Tensor:
@@ -149,9 +163,17 @@ class UnitHifiGan(UnitToSpeech):
         if self.durations is None:
             return units
         single = units.unique_consecutive()
+        return single.repeat_interleave(self.repeats(single))
+
+    def repeats(self, single: Tensor) -> Tensor:
+        """(n,) units without repeats -> (n,) int64, how often each is to be said."""
+        assert self.durations is not None
         logs = self.durations(self.embedding(single)[None])[0]
-        repeats = (logs.exp() - 1).round().clamp(1, LONGEST_UNIT).long()
-        return single.repeat_interleave(repeats)
+        return (logs.exp() - 1).round().clamp(1, LONGEST_UNIT).long()
+
+    def stream(self, voice: ReferenceVoice | None, seed: int, sampling: DecoderSampling) -> UnitHifiGanStream:
+        refuse_voices(self, [voice])
+        return UnitHifiGanStream(self)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> UnitHifiGan:
@@ -162,3 +184,42 @@ class UnitHifiGan(UnitToSpeech):
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Write `config.json` and `model.safetensors`."""
         save_folder(folder, {"model_type": UNIT_HIFIGAN, **asdict(self.config)}, self, dtype)
+
+
+class UnitHifiGanStream:
+    """Sound as soon as no later unit can change it: the same as of all units at once."""
+
+    def __init__(self, model: UnitHifiGan) -> None:
+        self._model = model
+        rate, context = model.unit_rate, model.config.context
+        self._window = WindowStream(self._decode, model.samples_per_unit, rate, context)
+        self._single = torch.empty(0, dtype=torch.int64)  # without repeats, where their lengths are predicted
+        self._given = 0  # of those, how many the window has
+        self.timings = self._window.timings
+
+    @torch.inference_mode()
+    def push(self, units: Tensor) -> Tensor:
+        if len(units):
+            self._model.check_units(units)
+        return self._window.push(self._lengthened(units.cpu(), DURATION_LAYERS * (DURATION_KERNEL // 2)))
+
+    @torch.inference_mode()
+    def finish(self) -> Tensor:
+        rest = self._window.push(self._lengthened(torch.empty(0, dtype=torch.int64), 0))
+        return torch.cat([rest, self._window.finish()])
+
+    def _decode(self, units: Tensor) -> Tensor:
+        return self._model.sound(units.to(self._model.device)[None])[0].float().cpu()
+
+    def _lengthened(self, units: Tensor, waiting: int) -> Tensor:
+        """The units that came, each as long as it is; those whose length the last `waiting` ones may change, later."""
+        if self._model.durations is None:
+            return units
+        self._single = torch.cat([self._single, units]).unique_consecutive()
+        end = max(self._given, len(self._single) - waiting)
+        if end == self._given:
+            return torch.empty(0, dtype=torch.int64)
+        repeats = self._model.repeats(self._single.to(self._model.device)).cpu()
+        new = slice(self._given, end)
+        self._given = end
+        return self._single[new].repeat_interleave(repeats[new])

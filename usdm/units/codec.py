@@ -76,7 +76,7 @@ class CodecTokenizer(UnitTokenizer):
     @property
     def frame_rate(self) -> float:
         """Hz. A frame has a code of each codebook."""
-        return whole(self.sample_rate / self._kind.hop(self.codec.config))
+        return whole(self.sample_rate / self.hop)
 
     @property
     def unit_rate(self) -> float:
@@ -119,22 +119,34 @@ class CodecTokenizer(UnitTokenizer):
             units |= {row: self.codebooks.units(own).cpu() for row, own in zip(rows, codes, strict=True)}
         return [units[row] for row in range(len(waveforms))]
 
-    @torch.inference_mode()
+    @property
+    def hop(self) -> int:
+        """Samples of a frame."""
+        return self._kind.hop(self.codec.config)
+
     def decode(self, units: Tensor) -> Tensor:
         """(U,) units -> (T,) float32 sound at `sample_rate`; T is 0 where there is no whole frame.
 
         Raises InputError for units that this tokenizer does not have.
         """
+        return self.decode_frames(self.frames(units))
+
+    def frames(self, units: Tensor) -> Tensor:
+        """(U,) units -> (Q, F) codes of whole frames. Raises InputError for units that this tokenizer does not have."""
         if len(units) and not 0 <= int(units.min()) <= int(units.max()) < self.num_units:
             raise InputError(
                 f"units {int(units.min())}..{int(units.max())}: this codec's are 0..{self.num_units - 1}; take the "
                 "units of the same tokenizer"
             )
-        codes = self.codebooks.frames(units.to(self.device))
+        return self.codebooks.frames(units)
+
+    @torch.inference_mode()
+    def decode_frames(self, codes: Tensor) -> Tensor:
+        """(Q, F) codes -> (F * hop,) float32 sound."""
         if not codes.shape[1]:
             return torch.zeros(0)
-        sound = self._kind.decode(self.codec, codes[None])[0, 0].float().cpu()
-        lasts = codes.shape[1] * self._kind.hop(self.codec.config)
+        sound = self._kind.decode(self.codec, codes[None].to(self.device))[0, 0].float().cpu()
+        lasts = codes.shape[1] * self.hop
         return functional.pad(sound[:lasts], (0, max(0, lasts - len(sound))))  # DAC loses some at odd strides
 
     @classmethod
@@ -158,8 +170,7 @@ class CodecTokenizer(UnitTokenizer):
         """(T,) -> (frames * hop,). Raises InputError for what is not mono, or empty."""
         if waveform.dim() != 1 or not len(waveform):
             raise InputError(f"A waveform of shape {tuple(waveform.shape)}: give mono samples of shape (T,), T > 0.")
-        hop = self._kind.hop(self.codec.config)
-        return functional.pad(waveform.float().cpu(), (0, -len(waveform) % hop))
+        return functional.pad(waveform.float().cpu(), (0, -len(waveform) % self.hop))
 
 
 def make_codec_tokenizer(checkpoint: str | Path, output_dir: str | Path, settings: CodecSettings) -> CodecTokenizer:
