@@ -237,6 +237,27 @@ class Gate(Verb):
 
 
 @dataclass
+class EvaluateAssistant(UseModel):
+    benchmark: Any = MISSING  # usdm.assistants.items.AssistantBenchmark
+    judge: Any = MISSING  # usdm.assistants.judge.Judge
+    speaker: str | None = None
+    recogniser: str = MISSING
+    chain: str | None = None
+    capacity: int = MISSING
+    output_dir: str = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class EvaluatePairs(UseModel):
+    pairs: Any = MISSING  # usdm.pairs.layouts.Pairs
+    scoring: str = MISSING
+    batch: int = MISSING
+    output_dir: str = MISSING
+    seed: int = MISSING
+
+
+@dataclass
 class Benchmark(UseModel):
     questions: str | None = None
     output_dir: str = MISSING
