@@ -29,6 +29,7 @@ from usdm.assistants.vocalbench import VocalBench
 from usdm.assistants.voicebench import VoiceBench
 from usdm.chain import SpokenDialogPipeline
 from usdm.cli.main import main
+from usdm.evaluation.predictions import ChainSystem
 from usdm.types import InputError, Waveform
 
 QUESTION = Path(__file__).resolve().parents[1] / "usdm" / "assets" / "question.wav"
@@ -249,14 +250,14 @@ def uro_bench(folder: Path) -> None:
 class Echo:
     """A recogniser that hears the same words in everything."""
 
-    name = "echo 1"
+    name = identity = "echo 1"
 
     def __init__(self, words: str) -> None:
         self.words, self.asked = words, 0
 
-    def __call__(self, waveform: Waveform) -> str:
-        self.asked += 1
-        return self.words
+    def __call__(self, waveforms: Sequence[Waveform]) -> list[str]:
+        self.asked += len(waveforms)
+        return [self.words] * len(waveforms)
 
 
 class Always:
@@ -291,7 +292,7 @@ def run(
 ) -> AssistantScorecard:
     reading = benchmark.read(folder / "questions")
     return evaluate_assistant(
-        tiny, benchmark.name, reading, benchmark.derived, echo, judge, folder, speaker=Speaker("hum", hum)
+        ChainSystem(tiny), benchmark.name, reading, benchmark.derived, echo, judge, folder, speaker=Speaker("hum", hum)
     )
 
 

@@ -14,10 +14,10 @@ import torch
 import usdm
 from data_prep.augment import SAMPLE_RATE, draw_noise
 from data_prep.embedded_model.small_talk import INTENTS
+from usdm.asr.pocketsphinx import PocketSphinxRecogniser
 from usdm.audio import read_audio
 from usdm.chain import bundle_folder
 from usdm.cli.main import main
-from usdm.asr.pocketsphinx import PocketSphinxRecogniser
 from usdm.evaluation import read_held_out
 from usdm.metrics.text import scored_words
 from usdm.types import Turn, Waveform

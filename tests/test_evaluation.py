@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_models import build_random_bundle
-from usdm.evaluation.predictions import Prediction
-from usdm.evaluation.scorecard import summarise
 
 from usdm.audio import read_audio, write_audio
 from usdm.chain import DecoderSampling, GenerationSettings, SpokenDialogPipeline
@@ -30,7 +28,9 @@ from usdm.evaluation import (
     word_errors,
 )
 from usdm.evaluation.held_out import spread
+from usdm.evaluation.predictions import Prediction
 from usdm.evaluation.recordings import read_recordings
+from usdm.evaluation.scorecard import summarise
 from usdm.metrics.intervals import mean_of, word_error_gap, word_error_rate
 from usdm.metrics.text import FalseAlarms, false_alarms, most_frequent, says
 from usdm.types import InputError, Sampling, Turn, Waveform

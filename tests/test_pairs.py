@@ -17,7 +17,7 @@ from tests.lm_models import KINDS, random_model
 from tests.tiny_models import llama_tokenizer
 from usdm.cli.main import main
 from usdm.lm import log_probabilities
-from usdm.metrics.ratios import ratio_of_sums
+from usdm.pairs.evaluation import _figures
 from usdm.pairs.layouts import Pair, Salmon, SBlimp, StoryCloze, SWuggy
 from usdm.tokens import SpeechTextVocabulary, extend_tokenizer
 from usdm.types import InputError
@@ -62,10 +62,12 @@ def test_what_cannot_be_scored_is_told(vocabulary: SpeechTextVocabulary) -> None
 
 
 def test_a_pair_in_several_voices_counts_once() -> None:
-    ratio = ratio_of_sums([0.5, 0.5, 0.0], [0.5, 0.5, 1.0], 0, ["a", "a", "b"])
-    assert ratio is not None and ratio.value == 0.5 and ratio.items == 3
-    assert (ratio.low, ratio.high) == (0.0, 1.0)  # whole clusters are drawn
-    assert ratio_of_sums([], [], 0) is None
+    def pair(name: str, cluster: str) -> Pair:
+        return Pair(name, Path(name), Path(name), ("all",), cluster)
+
+    (figure,) = _figures([(pair("a1", "a"), 1.0), (pair("a2", "a"), 0.5), (pair("b", "b"), 0.0)], {}, 0)
+    assert (figure.accuracy.mean, figure.accuracy.items, figure.ties) == (0.375, 3, 1)
+    assert (figure.accuracy.low, figure.accuracy.high) == (0.0, 0.75)  # whole clusters are drawn
 
 
 def touch(path: Path) -> None:

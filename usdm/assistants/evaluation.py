@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,14 +17,16 @@ from usdm.assistants.items import Item, Judged, Reading, Score
 from usdm.assistants.judge import Judge
 from usdm.assistants.rubrics import RUBRICS
 from usdm.assistants.rules import RULES
-from usdm.audio import read_audio, write_audio
-from usdm.chain import SpokenDialogPipeline
+from usdm.audio import write_audio
 from usdm.chain.requests import SynthesisRequest
-from usdm.chain.synthesis import Progress, synthesize
+from usdm.evaluation.judging import recognise
+from usdm.evaluation.predictions import System, read_predictions
+from usdm.evaluation.result_lines import Progress
 from usdm.metrics.facts import surroundings
-from usdm.metrics.ratios import ratio_of_sums
+from usdm.metrics.figures import Prediction
+from usdm.metrics.intervals import ratio_of
 from usdm.metrics.text import word_errors
-from usdm.runs import JsonLines, KeptAnswers, digest, read_lines
+from usdm.runs import JsonLines, KeptAnswers, digest
 from usdm.types import InputError, Waveform
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ TEXT, SPEECH = "text", "speech"  # channels of a reply
 RECORDED, SPOKEN, TYPED = "recorded", "spoken", "typed"  # ways to ask
 RTF, CLARITY = "real-time factor", "WER of the spoken reply"
 COMMON = {RTF: "clock", CLARITY: "recogniser"}  # figures of every benchmark, and who gives them
-REPLIES, HEARD, VERDICTS, ITEMS = "replies", "heard.jsonl", "verdicts.jsonl", "items.jsonl"
+REPLIES, VERDICTS, ITEMS = "replies", "verdicts.jsonl", "items.jsonl"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Reply:
     item: Item
     asked: str  # how
     text: str | None = None  # None in chains that write no text
-    heard: str = ""  # by the recogniser
+    heard: str | None = None  # by the recogniser; None where it failed
     seconds: float = 0.0  # of its sound
     work_seconds: float = 0.0  # that it took
     error: str | None = None  # why there is none
@@ -60,23 +61,23 @@ class Reply:
     def channels(self) -> Iterator[tuple[str, str]]:
         if self.text is not None:
             yield TEXT, self.text
-        yield SPEECH, self.heard
+        if self.heard is not None:
+            yield SPEECH, self.heard
 
 
 def evaluate_assistant(
-    pipeline: SpokenDialogPipeline,
+    system: System,
     benchmark: str,
     reading: Reading,
     derive: Callable[[Sequence[Judged]], list[Judged]],
-    recogniser: Recogniser,
+    asr: Recogniser,
     judge: Judge,
     output_dir: str | Path,
     *,
     speaker: Speaker | None = None,
-    chain: str | None = None,
-    capacity: int = 32,
     seed: int = 0,
-    progress: Progress = lambda done, total, seconds: None,
+    overwrite: bool = False,
+    progress: Progress = lambda done, total: None,
 ) -> AssistantScorecard:
     """Replies go to `replies/`, one line an item with its scores to `items.jsonl`.
 
@@ -85,23 +86,19 @@ def evaluate_assistant(
     Args:
         speaker: asks what was not recorded; None types it.
         derive: scores that follow from several items, by the benchmark.
+        overwrite: delete replies of another system or settings.
 
     Raises:
         InputError: the folder has replies of another model or to other questions, or the judge cannot be asked.
     """
     folder = Path(output_dir)
     asked, unspoken = _requests(reading.items, speaker, folder / "questions")
-    synthesize(
-        pipeline,
-        [request for request, _ in asked.values()],
-        folder / REPLIES,
-        chain=chain,
-        seed=seed,
-        capacity=capacity,
-        progress=progress,
-    )
-    with KeptAnswers(folder / HEARD) as kept:
-        replies = list(_replies(reading.items, asked, unspoken, folder / REPLIES, recogniser, kept))
+    replies_dir = folder / REPLIES
+    replies_dir.mkdir(parents=True, exist_ok=True)
+    requests = [request for request, _ in asked.values()]
+    system.predict(requests, replies_dir, overwrite=overwrite, progress=progress)
+    predictions, _ = recognise(replies_dir, read_predictions(replies_dir), {}, asr, progress)
+    replies = [_reply(item, asked, unspoken, predictions) for item in reading.items]
     with KeptAnswers(folder / VERDICTS) as kept:
         judged, unjudged = _score(replies, judge, kept)
     scores = [*judged, *derive(judged), *_clarity_and_latency(replies)]
@@ -112,7 +109,7 @@ def evaluate_assistant(
         counts=_counts(replies),
         absent=_absent(reading.items, judge),
         left_out=reading.left_out,
-        facts=_facts(replies, speaker, recogniser, judge, chain, seed),
+        facts=_facts(replies, speaker, asr, judge, seed),
     )
 
 
@@ -149,32 +146,19 @@ def _spoken(item: Item, speaker: Speaker, folder: Path) -> Path:
     return path
 
 
-def _replies(
-    items: Sequence[Item],
+def _reply(
+    item: Item,
     asked: Mapping[str, tuple[SynthesisRequest, str]],
     unspoken: Mapping[str, str],
-    folder: Path,
-    recogniser: Recogniser,
-    kept: KeptAnswers,
-) -> Iterator[Reply]:
-    rows = {row["id"]: row for row in read_lines(folder / "results.jsonl")}
-    for item in items:
-        if item.id in unspoken:
-            yield Reply(item, SPOKEN, error=unspoken[item.id])
-            continue
-        row, way = rows[item.id], asked[item.id][1]
-        if row["error"] is not None and row["agent_text"] is None:
-            yield Reply(item, way, error=row["error"])
-            continue
-        heard = ""
-        if row["error"] is None:  # else it wrote a reply, and said nothing
-            heard = _heard(folder / f"{item.id}.wav", recogniser, kept)
-        yield Reply(item, way, row["agent_text"], heard, row["seconds"], sum(row["timings"].values()))
-
-
-def _heard(path: Path, recogniser: Recogniser, kept: KeptAnswers) -> str:
-    sound = hashlib.sha256(path.read_bytes()).hexdigest()
-    return str(kept.get([recogniser.name, sound], lambda: recogniser(read_audio(path))))
+    predictions: Mapping[str, Prediction],
+) -> Reply:
+    if item.id in unspoken:
+        return Reply(item, SPOKEN, error=unspoken[item.id])
+    found, way = predictions[item.id], asked[item.id][1]
+    if found.error is not None:
+        return Reply(item, way, error=found.error)
+    work = sum(found.timings.values())
+    return Reply(item, way, found.agent_text, found.recognised, found.seconds, work)
 
 
 def _score(replies: Sequence[Reply], judge: Judge, kept: KeptAnswers) -> tuple[list[Judged], Counter[tuple[str, str]]]:
@@ -207,7 +191,7 @@ def _score(replies: Sequence[Reply], judge: Judge, kept: KeptAnswers) -> tuple[l
 def _clarity_and_latency(replies: Sequence[Reply]) -> Iterator[Judged]:
     """Word errors of the sound against the written reply, and seconds of work for a second of sound."""
     for reply in replies:
-        if reply.error is not None or not reply.seconds:
+        if reply.error is not None or reply.heard is None or not reply.seconds:
             continue
         scores = {RTF: Score(reply.work_seconds, reply.seconds)}
         if reply.text is not None:
@@ -224,13 +208,13 @@ def _figures(
         for name, score in each.scores.items():
             groups[each.item.subset, name, each.channel, _scored_by(each.item, name, judge)].append(score)
     for (subset, name, channel, scored_by), scores in groups.items():
-        found = ratio_of_sums([score.value for score in scores], [score.weight for score in scores], seed)
+        items = [(str(number), (score.value, score.weight)) for number, score in enumerate(scores)]
+        found = ratio_of(items, seed)
         if found is not None:
             unparsed = sum(not score.parsed for score in scores)
             by_judge = scored_by == judge.name
             lost = unjudged.get((subset, channel), 0) if by_judge else 0
-            numbers = found.value, found.low, found.high
-            yield Figure(subset, name, channel, scored_by, *numbers, len(scores), unparsed, lost)
+            yield Figure(subset, name, channel, scored_by, *found, len(scores), unparsed, lost)
 
 
 def _scored_by(item: Item, figure: str, judge: Judge) -> str:
@@ -247,7 +231,7 @@ def _counts(replies: Sequence[Reply]) -> dict[str, Count]:
         subset: Count(
             asked=len(own),
             failed=sum(reply.error is not None for reply in own),
-            empty=sum(reply.error is None and not (reply.text or reply.heard).strip() for reply in own),
+            empty=sum(reply.error is None and not (reply.text or reply.heard or "").strip() for reply in own),
         )
         for subset, own in subsets.items()
     }
@@ -266,21 +250,15 @@ def _absent(items: Sequence[Item], judge: Judge) -> tuple[str, ...]:
 
 
 def _facts(
-    replies: Sequence[Reply],
-    speaker: Speaker | None,
-    recogniser: Recogniser,
-    judge: Judge,
-    chain: str | None,
-    seed: int,
+    replies: Sequence[Reply], speaker: Speaker | None, asr: Recogniser, judge: Judge, seed: int
 ) -> dict[str, Any]:
     ways = {way: sum(reply.asked == way for reply in replies) for way in (RECORDED, SPOKEN, TYPED)}
     facts: dict[str, Any] = {
         "asked": ", ".join(f"{count} {way}" for way, count in ways.items() if count),
         "speaker": None if speaker is None else speaker.name,
-        "recogniser": recogniser.name,
+        "recogniser": asr.name,
         "judge": judge.name or "none",
         "normaliser": "Whisper's for English",
-        "chain": chain,
         "seed": seed,
     }
     if any(reply.item.scoring == "instruction_following" for reply in replies):

@@ -15,9 +15,9 @@ from data_prep.spoken_text import spoken_text
 from usdm.assistants.evaluation import Speaker, evaluate_assistant
 from usdm.assistants.figures import numbers_of
 from usdm.cli import Figures, WorkFailed
-from usdm.cli.evaluate import recogniser
-from usdm.cli.model import load_pipeline
-from usdm.cli.synthesize import bar
+from usdm.cli.bars import bar
+from usdm.cli.model import load_asr, load_pipeline
+from usdm.cli.predict import system
 from usdm.runs import write_text
 from usdm.types import InputError, Waveform
 
@@ -29,22 +29,21 @@ def run(config: DictConfig) -> Figures:
     reading = benchmark.read(folder / "questions")
     speaker = voice(config.speaker, config.seed) if config.speaker else None
     judge = instantiate(config.judge, _convert_="all")
-    ear = recogniser(config.recogniser)
+    asr = load_asr(config)
     folder.mkdir(parents=True, exist_ok=True)
     pipeline = load_pipeline(config)
-    with bar(0, 1) as progress:
+    with bar("replies") as progress:
         scorecard = evaluate_assistant(
-            pipeline,
+            system(config.system, pipeline, config),
             benchmark.name,
             reading,
             benchmark.derived,
-            ear,
+            asr,
             judge,
             folder,
             speaker=speaker,
-            chain=config.chain,
-            capacity=config.capacity,
             seed=config.seed,
+            overwrite=config.overwrite,
             progress=progress,
         )
     report = scorecard.to_markdown()

@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from usdm.cli import Figures, WorkFailed
-from usdm.cli.evaluate import bar
+from usdm.cli.bars import bar
 from usdm.cli.model import load_pipeline
 from usdm.pairs.evaluation import evaluate_pairs
 from usdm.runs import write_text
@@ -38,7 +38,7 @@ def run(config: DictConfig) -> Figures:
     write_text(folder / "pairs.md", report)
     print(report)
     print(f"written to {folder}")
-    figures = {f"{figure.subset} accuracy": figure.accuracy.value for figure in scores.figures}
+    figures = {f"{figure.subset} accuracy": figure.accuracy.mean for figure in scores.figures}
     if scores.failures:
         told = "\n".join(f"  {failure}" for failure in scores.failures[:FAILURES_TOLD])
         failed = WorkFailed(f"{len(scores.failures)} of {len(pairs)} pairs could not be scored:\n{told}")

@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from data_prep.likelihood_pairs import make_pairs
 from usdm.cli import Figures
-from usdm.cli.evaluate import PACKAGED_SET
+from usdm.cli.predict import PACKAGED_SET
 
 
 def run(config: DictConfig) -> Figures:

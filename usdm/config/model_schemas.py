@@ -239,13 +239,15 @@ class Gate(Verb):
 @dataclass
 class EvaluateAssistant(UseModel):
     benchmark: Any = MISSING  # usdm.assistants.items.AssistantBenchmark
+    system: Any = MISSING  # usdm.evaluation.predictions.System
+    asr: Any = MISSING  # usdm.asr.recogniser.Recogniser
     judge: Any = MISSING  # usdm.assistants.judge.Judge
     speaker: str | None = None
-    recogniser: str = MISSING
-    chain: str | None = None
     capacity: int = MISSING
     output_dir: str = MISSING
     seed: int = MISSING
+    retry_errors: bool = MISSING
+    overwrite: bool = MISSING
 
 
 @dataclass

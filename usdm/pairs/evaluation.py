@@ -15,7 +15,7 @@ from usdm.audio import read_audio
 from usdm.chain import SpokenDialogPipeline
 from usdm.lm import log_probabilities, max_positions
 from usdm.metrics.facts import surroundings
-from usdm.metrics.ratios import Ratio, ratio_of_sums
+from usdm.metrics.intervals import Mean, ratio_of
 from usdm.metrics.table import markdown_table
 from usdm.pairs.layouts import Pair
 from usdm.runs import JsonLines, KeptAnswers
@@ -42,7 +42,7 @@ class PairFigure:
     """Accuracy over the pairs of a subset: the mean over clusters of the mean over their pairs."""
 
     subset: str
-    accuracy: Ratio
+    accuracy: Mean
     ties: int  # each counts one half
     failed: int  # pairs with a sound that could not be scored; they are not counted
 
@@ -60,10 +60,10 @@ class PairScores:
     def to_markdown(self) -> str:
         rows = []
         for figure in self.figures:
-            ratio = figure.accuracy
-            interval = f"{ratio.low:.3f} to {ratio.high:.3f}"
-            counts = map(str, (ratio.items, figure.ties, figure.failed))
-            rows.append([figure.subset, f"{ratio.value:.3f}", interval, *counts])
+            found = figure.accuracy
+            interval = f"{found.low:.3f} to {found.high:.3f}"
+            counts = map(str, (found.items, figure.ties, figure.failed))
+            rows.append([figure.subset, f"{found.mean:.3f}", interval, *counts])
         table = markdown_table(["pairs", "accuracy", "95 %", "n", "ties", "failed"], rows)
         facts = "\n".join(f"- {name}: {value}" for name, value in self.facts.items() if isinstance(value, str | int))
         return f"# {self.name}\n\n{table}\n\n{facts}\n"
@@ -174,10 +174,10 @@ def _figures(rows: Sequence[tuple[Pair, float]], failed: Mapping[str, int], seed
     for subset, own in groups.items():
         voices = Counter(pair.cluster for pair, _ in own)
         weights = [1 / voices[pair.cluster] for pair, _ in own]
-        values = [won * weight for (_, won), weight in zip(own, weights, strict=True)]
-        ratio = ratio_of_sums(values, weights, seed, [pair.cluster for pair, _ in own])
-        assert ratio is not None
-        yield PairFigure(subset, ratio, sum(won == 0.5 for _, won in own), failed.get(subset, 0))
+        counted = [(pair.cluster, (won * weight, weight)) for (pair, won), weight in zip(own, weights, strict=True)]
+        found = ratio_of(counted, seed)
+        assert found is not None
+        yield PairFigure(subset, Mean(*found, len(own)), sum(won == 0.5 for _, won in own), failed.get(subset, 0))
 
 
 def _write(path: Path, pairs: Sequence[Pair], found: Mapping[Path, Likelihood | str]) -> None:
