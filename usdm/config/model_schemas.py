@@ -251,6 +251,20 @@ class EvaluateAssistant(UseModel):
 
 
 @dataclass
+class CompareDeliveries(UseModel):
+    held_out: str | None = None
+    items: int | None = None
+    ways: list[str] = MISSING
+    speaker: str | None = None
+    samples: int = MISSING
+    temperature: float = MISSING
+    capacity: int = MISSING
+    output_dir: str = MISSING
+    seed: int = MISSING
+    overwrite: bool = MISSING
+
+
+@dataclass
 class EvaluatePairs(UseModel):
     pairs: Any = MISSING  # usdm.pairs.layouts.Pairs
     scoring: str = MISSING
