@@ -22,8 +22,9 @@ ROWS = [
     ["usdm.interleave", "usdm.lm", "usdm.metrics"],
     ["usdm.data", "usdm.chain", "usdm.turns"],
     ["usdm.asr"],
-    ["usdm.benchmark", "usdm.conversation", "usdm.inspection"],
+    ["usdm.benchmark", "usdm.conversation", "usdm.inspection", "usdm.pairs"],
     ["usdm.training", "usdm.evaluation", "usdm.serve", "usdm"],  # the package itself shows the chain to its users
+    ["usdm.assistants"],
     ["data_prep", "demo"],
     ["usdm.cli"],  # starts everything else
 ]

@@ -257,6 +257,43 @@ class Gate(Verb):
 
 
 @dataclass
+class EvaluateAssistant(UseModel):
+    benchmark: Any = MISSING  # usdm.assistants.items.AssistantBenchmark
+    system: Any = MISSING  # usdm.evaluation.predictions.System
+    asr: Any = MISSING  # usdm.asr.recogniser.Recogniser
+    judge: Any = MISSING  # usdm.assistants.judge.Judge
+    speaker: str | None = None
+    capacity: int = MISSING
+    output_dir: str = MISSING
+    seed: int = MISSING
+    retry_errors: bool = MISSING
+    overwrite: bool = MISSING
+
+
+@dataclass
+class CompareDeliveries(UseModel):
+    held_out: str | None = None
+    items: int | None = None
+    ways: list[str] = MISSING
+    speaker: str | None = None
+    samples: int = MISSING
+    temperature: float = MISSING
+    capacity: int = MISSING
+    output_dir: str = MISSING
+    seed: int = MISSING
+    overwrite: bool = MISSING
+
+
+@dataclass
+class EvaluatePairs(UseModel):
+    pairs: Any = MISSING  # usdm.pairs.layouts.Pairs
+    scoring: str = MISSING
+    batch: int = MISSING
+    output_dir: str = MISSING
+    seed: int = MISSING
+
+
+@dataclass
 class Benchmark(UseModel):
     questions: str | None = None
     output_dir: str = MISSING

@@ -153,6 +153,16 @@ class MakeHeldOut(Stage):
 
 
 @dataclass
+class MakePairs(Verb):
+    corpora: list[str] = MISSING
+    split: str | None = None
+    pairs: int = MISSING
+    output_dir: str = MISSING
+    seed: int = MISSING
+    overwrite: bool = MISSING
+
+
+@dataclass
 class TrainPart(Stage):
     """What `usdm.training.loop.train` works with."""
 

@@ -2,6 +2,7 @@
 
 from usdm.lm.batch import ContinuousBatch
 from usdm.lm.generation import Generated, TokenStream
+from usdm.lm.likelihood import log_probabilities
 from usdm.lm.mistral import LanguageModel, Mistral, in_transformers
 from usdm.lm.model import (
     build_model,
@@ -34,6 +35,7 @@ __all__ = [
     "in_transformers",
     "load_for_generation",
     "load_model",
+    "log_probabilities",
     "max_positions",
     "num_rows",
     "play",

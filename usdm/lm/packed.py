@@ -31,6 +31,15 @@ class PackedForward:
 
     def __call__(self, reads: Sequence[ForwardInput]) -> Tensor:
         """-> (R, hidden): the last state of each of R sequences."""
+        return self._read(reads, len(reads))
+
+    def states(self, reads: Sequence[ForwardInput]) -> list[Tensor]:
+        """(k, hidden) for each of R sequences: the states after all of the k ids that are read."""
+        states = self._read(reads, sum(len(read.ids) for read in reads))
+        last, before = states[: len(reads)], states[len(reads) :].split([len(read.ids) - 1 for read in reads])
+        return [torch.cat((first, end[None])) for first, end in zip(before, last, strict=True)]
+
+    def _read(self, reads: Sequence[ForwardInput], num_states: int) -> Tensor:
         weights, cache = self.weights, self.cache
         length = max(read.end for read in reads)
         cache.reserve(length)
@@ -45,7 +54,7 @@ class PackedForward:
                 before.append(Before(read, slice(first, len(tokens)), self.device, self.dtype, weights.window))
         slots, positions, ids = torch.tensor(tokens, device=self.device).unbind(1)
         cache.aim(SlotMapping(slots, positions, rows_of([read.slot for read in reads], self.device), length))
-        return self.through_layers(ids, positions, len(reads), length, before)
+        return self.through_layers(ids, positions, len(reads), length, before, num_states)
 
     def logits(self, states: Tensor, allowed: AllowedIds) -> Tensor:
         """(R, hidden) -> (R, A)"""
@@ -56,9 +65,15 @@ class PackedForward:
         return PackedForward(self.model, cache, self.weights)
 
     def through_layers(
-        self, ids: Tensor, positions: Tensor, num_rows: int, length: int, before: Sequence[Before] = ()
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        num_rows: int,
+        length: int,
+        before: Sequence[Before] = (),
+        num_states: int | None = None,
     ) -> Tensor:
-        """(N,) ids and positions, as the cache was told to aim -> (num_rows, hidden)"""
+        """(N,) ids and positions, as the cache was told to aim -> (num_states, hidden), or (num_rows, hidden)"""
         weights = self.weights
         num_queries, num_keys, head_dim = weights.num_queries, weights.num_keys, weights.head_dim
         epsilon = weights.epsilon
@@ -83,7 +98,7 @@ class PackedForward:
             hidden = hidden + layer.output(attended)
             gate, up = layer.gate_up(F.rms_norm(hidden, shape, layer.mlp_norm, epsilon)).chunk(2, dim=-1)
             hidden = hidden + layer.down(F.silu(gate) * up)
-        return F.rms_norm(hidden[:num_rows], shape, weights.norm, epsilon)
+        return F.rms_norm(hidden[: num_states or num_rows], shape, weights.norm, epsilon)
 
 
 class Before:

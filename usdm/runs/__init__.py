@@ -15,6 +15,7 @@ from usdm.runs.folder import (
     started_with,
 )
 from usdm.runs.identity import Places, content_digest, digest, flat, hub_commit, input_digests
+from usdm.runs.kept import KeptAnswers
 from usdm.runs.lines import JsonLines, read_lines, whole_lines
 from usdm.runs.lookup import RowsById
 from usdm.runs.processes import in_processes
@@ -27,6 +28,7 @@ __all__ = [
     "Arguments",
     "FailedRow",
     "JsonLines",
+    "KeptAnswers",
     "Outcome",
     "Places",
     "Rows",

@@ -1,0 +1,1 @@
+"""Benchmarks of assistants: questions in their published files, replies scored by their rules, or by a judge."""
