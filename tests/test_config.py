@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ValidationError
 
-from usdm.cli.main import verbs
+from usdm.cli.main import TAKE_FOLDERS, folders_as_override, verbs
 from usdm.cli.stage import Stage
 from usdm.config import (
     OUTSIDE,
@@ -85,6 +85,8 @@ def options_of(verb: str) -> Iterator[str]:
 
     Where verbs share a group, an option's first lines say whose it is: `# pretrain, finetune: ...`.
     """
+    for group in lists_of(verb):
+        yield from (f"{group}=[{path.stem}]" for path in sorted((config_folder() / group).glob("*.yaml")))
     for choice, chosen in composed(verb).hydra.runtime.choices.items():
         group = choice.partition("@")[0]
         if not group.startswith("hydra"):
@@ -94,6 +96,13 @@ def options_of(verb: str) -> Iterator[str]:
                     continue
                 if group != "loop" or ("part" in (chosen, path.stem)) == (chosen == path.stem):
                     yield f"{choice}={path.stem}"
+
+
+def lists_of(verb: str) -> set[str]:
+    """Groups of which a verb takes several options at once."""
+    defaults = OmegaConf.load(config_folder() / f"{verb}.yaml").get("defaults", [])
+    entries = [entry for entry in defaults if isinstance(entry, DictConfig)]
+    return {str(group) for entry in entries for group, chosen in entry.items() if isinstance(chosen, ListConfig)}
 
 
 def problems(config: DictConfig) -> list[str]:
@@ -121,7 +130,7 @@ def test_verbs_schemas_and_primary_files_are_the_same_set() -> None:
 def test_every_file_of_conf_is_reachable_from_a_verb() -> None:
     reachable = set()
     for verb in SCHEMAS:
-        reachable |= {choice.partition("@")[0] for choice in composed(verb).hydra.runtime.choices}
+        reachable |= {choice.partition("@")[0] for choice in composed(verb).hydra.runtime.choices} | lists_of(verb)
     groups = {str(path.parent.relative_to(config_folder())) for path in config_folder().glob("*/**/*.yaml")}
     assert groups <= reachable
 
@@ -267,7 +276,9 @@ def first_run(word: str) -> str:
 
 @pytest.mark.parametrize("command", readme_commands(), ids=" ".join)
 def test_the_documents_commands_compose(command: list[str]) -> None:
-    check_config(without_hydra(composed(*command)))
+    verb, *rest = command
+    overrides = folders_as_override(rest) if verb in TAKE_FOLDERS else rest
+    check_config(without_hydra(composed(verb, *overrides)))
 
 
 def test_the_documents_name_every_verb() -> None:

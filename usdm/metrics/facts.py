@@ -9,11 +9,9 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("usdm", "torch", "transformers", "pocketsphinx", "jiwer", "nltk", "rouge-score", "num2words")
+PACKAGES = ("usdm", "torch", "transformers", "pocketsphinx", "jiwer", "whisper-normalizer", "nltk", "rouge-score")
 METRICS = {
-    "meteor": "nltk, exact and Porter stem matches (no WordNet synonyms), mean over items",
-    "rouge_l": "rouge-score, F-measure without stemming, mean over items",
-    "wer": "jiwer, lower case, no punctuation, numbers spelled out, counts summed over items",
+    "wer": "jiwer, under Whisper's English normaliser, counts summed over items",
     "interval": "95 %, bootstrap over dialogs; over speakers where no dialogs are known, over items of one speaker",
 }
 
