@@ -73,7 +73,7 @@ def test_a_page_for_the_public_has_a_login_and_a_limit(bundle: Path, monkeypatch
 def test_a_public_page_without_a_login_is_refused_before_anything_is_loaded(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("usdm.cli.demo.load_model", lambda config: pytest.fail("it is loaded"))
+    monkeypatch.setattr("usdm.cli.demo.load_pipeline", lambda config: pytest.fail("it is loaded"))
     for login, told in (("", "share=true without a login"), ("ann:", "set it to NAME:PASSWORD")):
         monkeypatch.setenv("USDM_LOGIN", login)
         assert main(["demo", "share=true"]) == 2

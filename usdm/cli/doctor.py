@@ -30,7 +30,6 @@ from usdm.types import InputError
 
 PACKAGES = ("usdm", "torch", "torchaudio", "transformers", "accelerate")
 EXTRAS = {"bitsandbytes": "quantized", "vllm": "vllm"}  # package -> the extra that it comes with
-MADE_HERE = "usdm.chain.random_parts.random_pipeline"  # of models with random weights
 HEAD_SIZE, DECODER_HEAD_SIZE = 128, 64  # of the published language model and decoder
 
 
@@ -157,7 +156,7 @@ def configured() -> dict[str, DictConfig]:
         for base in config.pop("defaults", []):
             config = OmegaConf.merge(OmegaConf.load(path.with_name(f"{base}.yaml")), config)
             assert isinstance(config, DictConfig)
-        if config.get("_target_") != MADE_HERE:
+        if "name" in config or isinstance(config.get("llm"), str):  # and not made of random numbers
             found[path.stem] = config
     return found
 
