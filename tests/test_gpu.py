@@ -357,7 +357,7 @@ def test_the_published_shape_is_measured(tmp_path: Path, capsys: pytest.CaptureF
         "concurrency=[1,2]",
         "rounds=1",
         "batch=2",
-        "batch_published=1",
+        "batch_reference=1",
         "decoding_tokens=50",
     ]
     assert main(["benchmark", "model=random_7b", "device=cuda", f"output_dir={tmp_path / 'figures'}", *few]) == 0

@@ -54,12 +54,12 @@ def writes(seed: int, vocabulary: SpeechTextVocabulary, length: int, num_beams: 
     return searched.ids + written.ids
 
 
-def eager(model: LanguageModel, script: StageProgram[list[int]], monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def eager(model: LanguageModel, program: StageProgram[list[int]], monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """By the ordinary forward of this CPU."""
     with monkeypatch.context() as patch:
         patch.setattr("usdm.lm.generation.is_on_one_gpu", lambda model: False)
         assert is_on_cpu_in_float32(model)
-        return finish(play(script, TokenStream(model)))
+        return finish(play(program, TokenStream(model)))
 
 
 def test_graphs_write_the_same_and_survive_a_beam_search_over_their_weights(
@@ -69,10 +69,10 @@ def test_graphs_write_the_same_and_survive_a_beam_search_over_their_weights(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stream = TokenStream(model)
-    scripts = [(1, 40, 1), (2, 900, 4), (3, 30, 1)]
-    expected = [eager(model, writes(k, vocabulary, length, beams), monkeypatch) for k, length, beams in scripts]
+    programs = [(1, 40, 1), (2, 900, 4), (3, 30, 1)]
+    expected = [eager(model, writes(k, vocabulary, length, beams), monkeypatch) for k, length, beams in programs]
     table = stream._forward.packed.weights.rotations.cosines.data_ptr()
-    for (seed, length, beams), ids in zip(scripts, expected, strict=True):
+    for (seed, length, beams), ids in zip(programs, expected, strict=True):
         assert finish(play(writes(seed, vocabulary, length, beams), stream)) == ids
         stream.rollback(0)
     assert stream._forward.packed.weights.rotations.cosines.data_ptr() == table  # graphs know its address
