@@ -1,6 +1,7 @@
 # `make respond`: hear a reply. `make test`: what CI runs. `make demo`: talk to it in the browser.
 # `make test-all`: also the tests that take minutes. `make torture`: every stage, killed twenty times.
 # `make docs`: the pages of docs/ as a site, in `site`; a broken link is an error.
+# `make test-gpu`: what only a GPU runs, in minutes; it prints the card, versions and figures.
 # `make update`: the newest versions of everything, tested, into constraints.txt. `make test-lowest`: the lower bounds
 # of pyproject.toml, tested.
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := .venv/bin
 EVERYTHING := dev,bigvgan,kokoro,wandb,speaker,quality,quantized
 PYTEST := -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal -r s
 
-.PHONY: respond demo docs test test-all torture update test-lowest clean
+.PHONY: respond demo docs test test-all test-gpu torture update test-lowest clean
 
 respond: .venv/installed
 	$(BIN)/usdm respond input=usdm/assets/question.wav output=reply.wav trace=reply.json
@@ -24,10 +25,14 @@ test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python $(PYTEST) -m 'not slow'
+	$(BIN)/python $(PYTEST) -m 'not slow and not gpu'
 
 test-all: .venv/installed-dev
 	$(BIN)/python $(PYTEST)
+
+test-gpu: .venv/installed-dev
+	$(BIN)/usdm doctor
+	$(BIN)/python -m pytest -m gpu -r sP --durations=0
 
 torture: .venv/installed-dev
 	$(BIN)/python tests/torture.py --kills 20 --seed 0

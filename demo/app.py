@@ -25,6 +25,7 @@ from usdm.turns import Silence, TurnDetection
 from usdm.types import InputError
 
 MAX_UPLOAD = "50mb"
+WAITING = 16  # questions at once; whoever comes later is told to come again
 FORGET = (600, 3600)  # seconds: every so often, sound older than so long is deleted; all of it when the page closes
 STYLE = Path(__file__).with_name("page.css")
 PLAYER = Path(__file__).with_name("player.js")
@@ -150,6 +151,15 @@ def build_app(pipeline: SpokenDialogPipeline, token: str | None = None) -> gr.Bl
     return app
 
 
+def check_login(share: bool, login: tuple[str, str] | None) -> None:
+    """Raises InputError for a page that is open to the public."""
+    if share and login is None:
+        raise InputError(
+            "share=true without a login: anybody could have it speak in anybody's voice; set the environment variable "
+            "USDM_LOGIN=NAME:PASSWORD, which the page then asks for, or take share=false"
+        )
+
+
 def launch(
     pipeline: SpokenDialogPipeline,
     host: str = "127.0.0.1",
@@ -157,22 +167,26 @@ def launch(
     share: bool = False,
     block: bool = True,
     rule: TurnDetection = Silence(),  # noqa: B008 (frozen)
+    login: tuple[str, str] | None = None,
 ) -> gr.Blocks:
     """Serve the page at http://`host`:`port` until interrupted, or with `block` False until the page is closed.
 
     `share` asks gradio for a public tunnel, the one thing that uses the network. `rule` finds the ends of turns that
     are talked. Whoever can open the page can talk: elsewhere than on this machine by a token that the page brings.
+    `login`, a name and a password, is asked of whoever opens the page.
 
-    Raises InputError if the port is taken, and as `make_server` does.
+    Raises InputError if a page for the public has no login, if the port is taken, and as `make_server` does.
     """
+    check_login(share, login)
     token = None if host in LOOPBACK and not share else secrets.token_urlsafe()
     server = make_server(pipeline, rule, token=token)
-    app = build_app(pipeline, token)
+    app = build_app(pipeline, token).queue(max_size=WAITING)
     try:
         app.launch(
             server_name=host,
             server_port=port,
             share=share,
+            auth=login,
             prevent_thread_lock=not block,
             theme=theme(),
             css_paths=STYLE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,11 +15,13 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.attention.flex_attention import flex_attention
 
 from usdm.audio import MelSettings
 from usdm.data.unit_corpus import UnitCorpus, UnitCorpusWriter, UnitSource, UnitUtterance
 from usdm.decoder import UnitDecoder, UnitDecoderConfig, units_per_frame
-from usdm.decoder.estimator import symmetric_alibi
+from usdm.decoder import alibi as alibi_module
+from usdm.decoder.alibi import Alibi, flex, flex_error, symmetric_alibi
 from usdm.decoder.flow_matching import Solver, integrate, velocity_error
 from usdm.training.corpus_units import units_by_id
 from usdm.training.decoder import DecoderTask
@@ -129,11 +132,60 @@ def test_frames_cover_the_units_in_order(unit_rate: int, count: int) -> None:
 
 
 def test_alibi_is_symmetric_and_the_time_position_is_near_to_all() -> None:
-    bias = symmetric_alibi(4, 9)
+    bias = symmetric_alibi(Alibi(4, torch.tensor([8]), 8).slopes, 9)
     assert torch.equal(bias[:, 1:, 1:], bias[:, 1:, 1:].transpose(1, 2))
     assert (bias[:, :, 0] == 0).all()
     assert bias[0, 3, 5].item() == pytest.approx(-2 * 2**-2)
-    assert len(set(symmetric_alibi(6, 3)[:, 1, 2].tolist())) == 6  # heads that are no power of two differ too
+    assert len(set(Alibi(6, torch.tensor([8]), 8).slopes.tolist())) == 6  # heads that are no power of two differ too
+
+
+@pytest.mark.parametrize("lengths", [[60, 60], [60, 41, 60, 7]])
+@pytest.mark.parametrize("gradients", [False, True])
+def test_attention_is_the_same_without_a_whole_bias(
+    lengths: list[int], gradients: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alibi = Alibi(4, torch.tensor(lengths), 60)
+    states = torch.randn(3, len(lengths), 4, 61, 8, generator=torch.Generator().manual_seed(0))
+    inside = (torch.arange(61) < alibi.ends[:, None])[:, None, :, None]
+    bias = symmetric_alibi(alibi.slopes, 61).masked_fill(~inside.transpose(2, 3), -torch.inf)
+    expected = torch.nn.functional.scaled_dot_product_attention(*states, bias) * inside
+    with torch.set_grad_enabled(gradients):
+        torch.testing.assert_close(alibi.attend(*states) * inside, expected)
+        monkeypatch.setattr(alibi_module, "BIAS_BYTES", 4 * 4 * 61 * 9)  # nine queries of one row
+        alibi = Alibi(4, torch.tensor(lengths), 60)
+        largest = []
+        own = alibi_module.symmetric_alibi
+        monkeypatch.setattr(
+            alibi_module, "symmetric_alibi", lambda *given: (largest.append(bias := own(*given)), bias)[1]
+        )
+        torch.testing.assert_close(alibi.attend(*states) * inside, expected)
+        assert gradients or max(bias.nbytes for bias in largest) <= 2 * alibi_module.BIAS_BYTES
+        assert not gradients or len(largest) == 1  # and all layers share it
+        alibi.attend(*states)
+        assert not gradients or len(largest) == 1
+    monkeypatch.setattr(alibi_module, "_compiled_flex", lambda: flex_attention)
+    with torch.no_grad():
+        torch.testing.assert_close(flex(*states, alibi.slopes, alibi.ends) * inside, expected)
+
+
+def test_flex_attention_is_compared_before_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, single = torch.device("cpu"), torch.float32
+    monkeypatch.setattr(alibi_module, "_compiled_flex", lambda: flex_attention)
+    assert flex_error(cpu, single, 16) < 1e-5
+    monkeypatch.setattr(alibi_module, "_compiled_flex", lambda: lambda *states, score_mod: flex_attention(*states))
+    assert not alibi_module.flex_serves.__wrapped__(cpu, single, 16)  # without distances
+
+
+def test_threads_decode_at_once(decoder: UnitDecoder) -> None:
+    """Short and long ones at once: what one needs is nothing that another can change."""
+    lengths = [9, 60, 13, 200, 20, 120] * 4
+    units = [torch.arange(length) % 12 for length in lengths]
+    expected = [decoder.generate_batch([row], steps=2, seeds=[1])[0] for row in units]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda row: decoder.generate_batch([row], steps=2, seeds=[1])[0], units))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    assert not [name for name, _ in decoder.estimator.named_buffers()]  # nothing that requests share grows
 
 
 def test_padding_changes_nothing(decoder: UnitDecoder) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -106,10 +107,10 @@ def test_a_failed_capture_costs_speed_alone(vocabulary: SpeechTextVocabulary, mo
     monkeypatch.setattr(batch_module, "is_on_one_gpu", lambda model: True)
     monkeypatch.setattr(torch.cuda, "device", lambda device: torch.no_grad())
 
-    def refuses(step: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+    def refuses(step: Callable[[], torch.Tensor], beside: object) -> Callable[[], torch.Tensor]:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(cuda_graph, "captured", refuses)
+    monkeypatch.setattr(cuda_graph, "CapturedStep", refuses)
     batch = ContinuousBatch(model, 2)
     batch._forward._captured = True
     assert dict(batch.run([(1, dialog(1, vocabulary))])) == {1: expected}
@@ -187,13 +188,17 @@ def test_bitsandbytes_is_asked_for(
 class Engine:
     """Takes and gives what vLLM's engine does. Every step finishes the request that came last."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, fails: Callable[[list[int]], str | None] = lambda ids: None) -> None:
+        """`fails`: the reason for which a request with these ids is given up."""
         self.model = model
+        self.fails = fails
         self.requests: dict[str, tuple[list[int], SimpleNamespace]] = {}
         self.most = 0
 
     def add_request(self, request_id: str, prompt: SimpleNamespace, params: SimpleNamespace) -> None:
         assert request_id not in self.requests
+        if self.fails(prompt.prompt_token_ids) == "refused":
+            raise ValueError("the prompt is not what this engine takes")
         self.requests[request_id] = (prompt.prompt_token_ids, params)
         self.most = max(self.most, len(self.requests))
 
@@ -203,6 +208,10 @@ class Engine:
 
     def step(self) -> list[SimpleNamespace]:
         request_id, (ids, params) = self.requests.popitem()
+        unfinished = [SimpleNamespace(request_id=other, finished=False, outputs=[]) for other in self.requests]
+        if reason := self.fails(ids):
+            completions = [] if reason == "nothing" else [SimpleNamespace(token_ids=[], finish_reason=reason)]
+            return [*unfinished, SimpleNamespace(request_id=request_id, finished=True, outputs=completions)]
         allowed = torch.zeros(self.model.config.vocab_size, dtype=torch.bool)
         allowed[params.allowed_token_ids] = True
         stream = TokenStream(self.model)
@@ -211,7 +220,6 @@ class Engine:
         generated = stream.generate(allowed, params.stop_token_ids, sampling)
         token_ids = [*generated.ids, *params.stop_token_ids] if generated.stopped else generated.ids
         reason = "stop" if generated.stopped else "length"
-        unfinished = [SimpleNamespace(request_id=other, finished=False, outputs=[]) for other in self.requests]
         completion = SimpleNamespace(token_ids=token_ids, finish_reason=reason)
         return [*unfinished, SimpleNamespace(request_id=request_id, finished=True, outputs=[completion])]
 
@@ -237,6 +245,56 @@ def test_vllm_s_engine_plays_scripts(vocabulary: SpeechTextVocabulary) -> None:
     assert not engine.requests
 
 
+@pytest.mark.parametrize("reason", ["error", "abort", "nothing", "refused"])
+def test_a_request_that_vllm_gives_up_ends_its_script_alone(vocabulary: SpeechTextVocabulary, reason: str) -> None:
+    model = random_model(vocabulary, "mistral")
+    ill = random_ids(2, 6 + 17 * 2 % 40, vocabulary)
+    for at in (len(ill), len(ill) + 1):  # in its first stage, or in a later one
+        engine = Engine(model, lambda ids, at=at: reason if ids[: len(ill)] == ill and len(ids) >= at else None)
+        batch = VllmBatch(engine, 1024, 3, SimpleNamespace, SimpleNamespace)
+        results = dict(batch.run((seed, dialog(seed, vocabulary)) for seed in range(5)))
+        error = results.pop(2)
+        assert isinstance(error, InputError) and ("refuses" if reason == "refused" else "up (") in str(error)
+        assert results == {seed: alone(model, dialog(seed, vocabulary)) for seed in (0, 1, 3, 4)}
+        assert not engine.requests
+
+
+def test_vllm_s_own_classes_take_what_they_are_given(vocabulary: SpeechTextVocabulary) -> None:
+    vllm = pytest.importorskip("vllm")
+    made: list[Any] = []
+    engine = Engine(random_model(vocabulary, "mistral"))
+
+    def parameters(**given: Any) -> SimpleNamespace:
+        made.append(vllm.SamplingParams(**given))
+        return SimpleNamespace(**given)
+
+    def prompt(**given: Any) -> SimpleNamespace:
+        made.append(vllm.TokensPrompt(**given))
+        return SimpleNamespace(**given)
+
+    results = dict(VllmBatch(engine, 1024, 3, parameters, prompt).run([(1, dialog(1, vocabulary))]))
+    assert not isinstance(results[1], Exception) and len(made) == 4
+
+
+def test_a_model_goes_straight_to_its_gpu(
+    vocabulary: SpeechTextVocabulary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by way of main memory, where each process would have a copy."""
+    model = random_model(vocabulary, "mistral")
+    model.save_pretrained(tmp_path)
+    asked: list[dict[str, Any]] = []
+    report = {"missing_keys": [], "unexpected_keys": []}
+    monkeypatch.setattr(
+        "transformers.AutoModelForCausalLM.from_pretrained",
+        lambda folder, **options: (asked.append(options), (model, report))[1],
+    )
+    load_model(tmp_path, "cuda:1")
+    load_model(tmp_path)
+    assert [each["device_map"] for each in asked] == [{"": "cuda:1"}, None]
+    assert all(each["use_safetensors"] for each in asked)
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
 def test_vllm_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"needs package vllm .*pip install 'usdm\[vllm\]'"):
         VllmBatch.from_pretrained(tmp_path)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel, modeling_flash_attention_utils
 
+from usdm.cli.training import ROOM_TO_LOAD, loading_device
 from usdm.data.collation import collate_rows, flatten_rows
 from usdm.data.mixture import MixtureMember
 from usdm.data.packing import PackedRow, PackedRows, build_row
@@ -34,7 +36,8 @@ from usdm.data.sequences import KIND_INDEX, TrainingSequence
 from usdm.data.speech_text import SpeechTextSequences
 from usdm.data.unit_corpus import SCHEMA, UnitCorpus, UnitCorpusWriter, UnitSource, UnitUtterance
 from usdm.interleave import PatternInterleaving
-from usdm.lm import build_model, load_model
+from usdm.lm import build_model, count_parameters, load_model
+from usdm.lm.attention_kernels import PLAIN, SKIPPING, fastest_kernel, packed_error, why_not
 from usdm.tokens import (
     IGNORED,
     DialogTemplate,
@@ -43,6 +46,7 @@ from usdm.tokens import (
     extend_tokenizer,
     read_tokenizer,
 )
+from usdm.training.curves import draw_curves
 from usdm.training.language_model import finetune, pretrain
 from usdm.training.lm_attention import PACKED, check_packing, use_packed_attention
 from usdm.training.lm_settings import LanguageModelSettings
@@ -261,9 +265,64 @@ def test_packed_attention_is_for_models_that_see_the_whole_row(vocabulary: Speec
     for window, attention in ((None, PACKED), (96, PACKED), (95, "sdpa")):
         model = tiny_model(vocabulary)
         model.config.sliding_window = window
-        use_packed_attention(model, max_length=96)
-        expected = "sdpa" if torch.cuda.is_available() else attention
-        assert model.config._attn_implementation == expected
+        use_packed_attention(model, 96, torch.float32)
+        kernels = SKIPPING if torch.cuda.is_available() and attention == PACKED else ()
+        assert model.config._attn_implementation in (attention if not kernels else PLAIN, *kernels)
+
+
+def test_a_gpu_trains_with_the_fastest_kernel_that_gives_the_same(
+    vocabulary: SpeechTextVocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu, given = torch.device("cpu"), {"flash_attention_2": 0.4, "flex_attention": 0.01}
+
+    def error(kernel: str, device: torch.device, dtype: torch.dtype, head_size: int) -> float:
+        if kernel not in given:
+            raise ImportError("the package doesn't seem to be installed")
+        return given[kernel]
+
+    assert why_not.__wrapped__("sdpa", cpu, torch.bfloat16, 64) is None
+    assert "installed" in why_not.__wrapped__("flash_attention_3", cpu, torch.bfloat16, 64)
+    with torch.compiler.set_stance("force_eager"):
+        assert packed_error("flex_attention", cpu, torch.float32, 64) < 1e-4
+    monkeypatch.setattr("usdm.lm.attention_kernels.packed_error", error)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    model = tiny_model(vocabulary)
+    why_not.cache_clear()
+    use_packed_attention(model, 96, torch.bfloat16)
+    assert model.config._attn_implementation == "flex_attention"
+    given["flex_attention"] = 0.5
+    why_not.cache_clear()
+    assert fastest_kernel(cpu, torch.bfloat16, 64) == PLAIN
+    assert why_not("flex_attention", cpu, torch.bfloat16, 64) == "its logits are off by 50%"
+    why_not.cache_clear()
+
+
+def test_each_process_loads_to_its_own_gpu_where_there_is_room(
+    vocabulary: SpeechTextVocabulary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_model(vocabulary).save_pretrained(tmp_path)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert loading_device(tmp_path) == "cpu" or torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    room = ROOM_TO_LOAD * count_parameters(tmp_path)
+    for free, device in ((room, "cuda:3"), (room - 1, "cpu")):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda rank, free=free: (free, free))
+        assert loading_device(tmp_path) == device
+    monkeypatch.delenv("LOCAL_RANK")
+    assert loading_device(tmp_path) == "cpu"
+
+
+def test_a_log_without_gradient_norms(tmp_path: Path) -> None:
+    """Not every DeepSpeed engine tells them."""
+    log = TrainingLog(tmp_path, 0, 10)
+    arguments, state = SimpleNamespace(), SimpleNamespace(global_step=1, max_steps=2)
+    log.on_train_begin(arguments, state, None)
+    log.on_log(arguments, state, None, logs={"loss": 1.5, "learning_rate": 0.1})
+    log.on_train_end(arguments, state, None)
+    (row,) = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert row["gradient_norm"] is None and row["loss"] == 1.5
+    draw_curves(tmp_path / "log.jsonl", tmp_path / "curves.png")
 
 
 # Runs

@@ -19,6 +19,7 @@ from usdm.chain.hub import Hub, is_complete
 from usdm.chain.locations import find_parts, locate_parts
 from usdm.chain.options import SMALLEST_ON_GPU
 from usdm.cli.main import main
+from usdm.runs import content_digest, split_revision
 from usdm.types import InputError
 
 REVISION = "0" * 40
@@ -123,7 +124,21 @@ def test_the_hub_is_asked_for_the_sizes_of_what_is_read(hub: list[str]) -> None:
     places = locate_parts({"llm": "lab/absent", "vocoder": "lab/vocoder"})
     assert places["vocoder"].hub_bytes == 5100 and not places["vocoder"].missing
     assert places["llm"].missing and "404" in places["llm"].looked_for[-1]
-    assert [path.partition("?")[0] for path in hub] == ["/api/models/lab/absent", "/api/models/lab/vocoder"]
+    main = [f"/api/models/lab/{name}/revision/main" for name in ("absent", "vocoder")]
+    assert [path.partition("?")[0] for path in hub] == main
+
+
+def test_a_name_of_the_hub_may_say_which_revision(hub: list[str], tmp_path: Path) -> None:
+    assert locate_parts({"vocoder": "lab/vocoder@v2"})["vocoder"].hub_bytes == 5100
+    assert hub[0].startswith("/api/models/lab/vocoder/revision/v2?")
+    snapshot = put_in_cache(tmp_path, "lab/decoder", "config.json", "model.safetensors")
+    assert find_parts({"decoder": f"lab/decoder@{REVISION}"}) == {"decoder": snapshot}
+    assert content_digest(f"lab/decoder@{REVISION}") == content_digest("lab/decoder") == REVISION[:16]
+    assert split_revision(tmp_path) == (str(tmp_path), "main")
+    (folder := tmp_path / "a@b").mkdir()
+    assert split_revision(folder) == (str(folder), "main")
+    with pytest.raises(InputError, match="decoder: lab/decoder@v9 is not at"):
+        find_parts({"decoder": "lab/decoder@v9"})
 
 
 # What is missing

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import shutil
+import threading
+import time
 import weakref
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +31,7 @@ from usdm.chain import (
     SpokenText,
 )
 from usdm.chain.streaming import StreamEvent
+from usdm.decoder import UnitDecoder
 from usdm.lm import TokenStream, finish, play
 from usdm.tokens import TurnContent
 from usdm.types import InputError, Sampling, SpokenReply, Turn, Waveform
@@ -108,6 +111,41 @@ def test_sound_comes_before_the_last_unit_is_written(
     monkeypatch.setattr(TokenStream, "_draw", counted)
     at_chunk = [len(written) for event in pipeline.stream(noise(), RATE) if isinstance(event, SpokenChunk)]
     assert at_chunk == sorted(set(at_chunk)) and at_chunk[0] <= len(written) - 30
+
+
+def test_on_a_gpu_the_model_writes_on_while_a_chunk_is_decoded(
+    pipeline: SpokenDialogPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    at_once: list[bool] = []
+    draw, decode = TokenStream._draw, UnitDecoder.infill
+
+    def counted(self: TokenStream, *arguments: Any) -> int:
+        written.append(1)
+        return draw(self, *arguments)
+
+    def slow(self: UnitDecoder, *arguments: Any, **options: Any) -> Any:
+        before = len(written)
+        patience = time.monotonic() + 5
+        while len(written) == before and not at_once and time.monotonic() < patience:
+            time.sleep(0.01)
+        at_once.append(len(written) > before)
+        return decode(self, *arguments, **options)
+
+    expected = last(pipeline.stream(noise(), RATE))
+    monkeypatch.setattr(TokenStream, "_draw", counted)
+    monkeypatch.setattr(UnitDecoder, "infill", slow)
+    monkeypatch.setattr("usdm.chain.streaming.overlaps", lambda parts: True)
+    threads = threading.active_count()
+    reply = last(pipeline.stream(noise(), RATE))
+    assert at_once[0] and torch.equal(reply.waveform, expected.waveform)
+    assert torch.equal(reply.agent_units, expected.agent_units) and list(reply.timings) == list(expected.timings)
+    for event in pipeline.stream(noise(), RATE):
+        if isinstance(event, SpokenChunk):
+            break
+    del event
+    gc.collect()
+    assert threading.active_count() == threads
 
 
 def test_the_time_to_the_first_sound(pipeline: SpokenDialogPipeline) -> None:

@@ -197,7 +197,21 @@ def test_a_folder_in_transformers_layout_is_converted(full: PreTrainedModel, tmp
     extractor = extractor_of(full)
     save(full, tmp_path / "hub", weights)
     np.save(tmp_path / "km.npy", extractor.centroids.numpy())
-    convert_extractor(tmp_path / "hub", tmp_path / "km.npy", tmp_path / "units", config=None, settings=SETTINGS)
+
+    def convert(pickled: bool) -> None:
+        convert_extractor(
+            tmp_path / "hub",
+            tmp_path / "km.npy",
+            tmp_path / "units",
+            config=None,
+            settings=SETTINGS,
+            pickled=pickled,
+        )
+
+    if weights == "pickle":  # only where it is asked for
+        with pytest.raises(InputError, match="pytorch_model.bin, which is pickled, are read with pickled=true alone"):
+            convert(False)
+    convert(weights == "pickle")
     converted = UnitExtractor.from_pretrained(tmp_path / "units")
     assert converted([sound(12_345)])[0].tolist() == extractor([sound(12_345)])[0].tolist()
     stored = json.loads((tmp_path / "units" / "units.json").read_text())
@@ -258,7 +272,7 @@ def test_folders_that_do_not_serve_are_refused(tmp_path: Path) -> None:
     np.save(centroids, np.zeros((NUM_UNITS, WIDTH), np.float32))
 
     def convert(folder: Path, settings: UnitSettings = SETTINGS) -> None:
-        convert_extractor(folder, centroids, tmp_path / "units", config=None, settings=settings)
+        convert_extractor(folder, centroids, tmp_path / "units", config=None, settings=settings, pickled=True)
 
     save(KINDS["hubert"](), tmp_path / "hub")
     with pytest.raises(InputError, match="3 layers, so there is no layer 3"):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 from transformers import BertConfig, BertModel, WhisperConfig, WhisperFeatureExtractor, WhisperModel
@@ -123,10 +124,11 @@ def test_what_does_not_fit_is_refused(whisper: tuple[WhisperModel, Path], tmp_pa
     with pytest.raises(InputError, match="model_type is 'bert'"):
         start_from_whisper(wide, tmp_path / "bert")
     weights = WhisperModel(WHISPER).state_dict()
-    torch.save({name: value for name, value in weights.items() if "fc1" not in name}, tmp_path / "pytorch_model.bin")
+    some = {name: value.clone() for name, value in weights.items() if "fc1" not in name}
+    save_file(some, tmp_path / "model.safetensors", metadata={"format": "pt"})
     WHISPER.save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"lack \['encoder.layers.0.fc1"):
         start_from_whisper(LogMelModel(config()), tmp_path)
-    (tmp_path / "pytorch_model.bin").write_bytes(b"nothing")
+    (tmp_path / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(InputError, match="cannot be read or are damaged"):
         start_from_whisper(LogMelModel(config()), tmp_path)

@@ -116,6 +116,7 @@ class TestBigVGAN:
         assert "works without its CUDA kernel" in caplog.text
         assert vocoder(torch.randn(1, 80, 3)).shape == (1, 3 * 256)
 
+    @pytest.mark.gpu
     def test_the_kernel_changes_nothing(self, compat_dir: Path) -> None:
         if (reason := why_no_fused_activation()) is not None:
             pytest.skip(f"the kernel cannot be compiled here: {reason}")

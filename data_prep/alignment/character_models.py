@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from data_prep.alignment.spelling import Spelling, letters, said
+from usdm.runs import split_revision
 from usdm.types import InputError
 
 
@@ -19,7 +20,7 @@ class HubCtc:
     other is left to its tokenizer (word pieces; phones, where the tokenizer finds them).
 
     Args:
-        model: name on the hub, or folder.
+        model: name on the hub, with @REVISION if need be, or folder.
         language: for words of numbers (an ISO code that num2words knows).
 
     Raises:
@@ -30,9 +31,11 @@ class HubCtc:
         from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
 
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(model)
-            self.features = AutoFeatureExtractor.from_pretrained(model)
-            self.model = AutoModelForCTC.from_pretrained(model).to(device).eval()
+            repository, revision = split_revision(model)
+            self.tokenizer = AutoTokenizer.from_pretrained(repository, revision=revision)
+            self.features = AutoFeatureExtractor.from_pretrained(repository, revision=revision)
+            loaded = AutoModelForCTC.from_pretrained(repository, revision=revision, use_safetensors=True)
+            self.model = loaded.to(device).eval()
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
             raise InputError(f"{model}: no CTC model with tokenizer and feature extractor ({error})") from error
         self.language, self.device = language, device

@@ -16,6 +16,7 @@ import numpy as np
 
 from data_prep.embedded_model.espeak import espeak_library
 from data_prep.embedded_model.flite import Synthesised
+from usdm.runs import split_revision
 from usdm.types import InputError
 
 HUB = "onnx-community/Kokoro-82M-v1.0-ONNX"
@@ -149,7 +150,9 @@ def _folder(model: str | Path) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(snapshot_download(str(model), allow_patterns=[MODEL_FILE, SYMBOLS_FILE, f"{VOICES_FOLDER}/*.bin"]))
+        repository, revision = split_revision(model)
+        files = [MODEL_FILE, SYMBOLS_FILE, f"{VOICES_FOLDER}/*.bin"]  # the last hold raw numbers
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=files))
     except (OSError, HFValidationError) as error:
         raise InputError(
             f"{model} is neither a folder nor to be had from the hub ({error}): download it, and give the local folder."

@@ -29,7 +29,11 @@ class CtcRecogniser:
     def __init__(self, name: str, revision: str | None = None, device: str | None = None, batch: int = 8) -> None:
         self._extractor = read_pretrained(AutoFeatureExtractor, name, revision)
         self._tokenizer = read_pretrained(AutoTokenizer, name, revision)
-        self._model = read_pretrained(AutoModelForCTC, name, revision, dtype=torch.float32).to(place(device)).eval()
+        self._model = (
+            read_pretrained(AutoModelForCTC, name, revision, dtype=torch.float32, use_safetensors=True)
+            .to(place(device))
+            .eval()
+        )
         self._batch = batch if self._extractor.return_attention_mask else 1
         self.sample_rate: int = self._extractor.sampling_rate  # Hz
         digest = digest_of(name, revision)

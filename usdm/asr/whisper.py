@@ -48,7 +48,9 @@ class WhisperRecogniser:
                 f"asr.name={name} is of model_type '{config.model_type}': give a Whisper model, or choose asr=ctc."
             )
         self._processor = read_pretrained(WhisperProcessor, name, revision)
-        model = read_pretrained(WhisperForConditionalGeneration, name, revision, dtype=torch.float32)
+        model = read_pretrained(
+            WhisperForConditionalGeneration, name, revision, dtype=torch.float32, use_safetensors=True
+        )
         self._model = model.to(place(device)).eval()
         several = self._model.generation_config.is_multilingual
         self._options = {"language": language, "task": "transcribe"} if several else {}

@@ -10,6 +10,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HFValidationError, HTTPError
 
+from usdm.runs import split_revision
 from usdm.types import InputError
 
 HUB_TIMEOUT = 5.0  # seconds; huggingface_hub itself waits for ever
@@ -28,8 +29,8 @@ WEIGHTS = ("*.safetensors", "bigvgan_generator.pt")
 class Hub:
     """The hub, and its cache on this machine. Once it cannot be reached it is not asked again."""
 
-    def __init__(self) -> None:
-        self.silence: str | None = None  # why it does not answer
+    def __init__(self, silence: str | None = None) -> None:
+        self.silence = silence  # why it does not answer
 
     @property
     def cache_folder(self) -> str:
@@ -38,7 +39,7 @@ class Hub:
     def cached(self, part: str, name: str) -> Path | None:
         """The snapshot of a repository in the cache, if all that `part` needs is there."""
         try:
-            folder = Path(snapshot_download(name, allow_patterns=list(NEEDED_FILES[part]), local_files_only=True))
+            folder = Path(_snapshot(part, name, local_files_only=True))
         except (HTTPError, HFValidationError, OSError):
             return None
         return folder if is_complete(folder) else None
@@ -47,7 +48,9 @@ class Hub:
         """Bytes of what `part` needs of a repository. Raises InputError if it cannot be had."""
         if self.silence is None:
             try:
-                files = HfApi().model_info(name, files_metadata=True, timeout=HUB_TIMEOUT).siblings or []
+                repository, revision = split_revision(name)
+                found = HfApi().model_info(repository, revision=revision, files_metadata=True, timeout=HUB_TIMEOUT)
+                files = found.siblings or []
                 return sum(file.size or 0 for file in files if matches(file.rfilename, NEEDED_FILES[part]))
             except (HTTPError, HFValidationError, OSError) as error:
                 reason = " ".join(f"{type(error).__name__}: {error}".split("\n")[0].split())
@@ -73,10 +76,16 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch(name, pattern) for pattern in patterns)
 
 
+def _snapshot(part: str, name: str, local_files_only: bool = False) -> str:
+    repository, revision = split_revision(name)
+    patterns = list(NEEDED_FILES[part])
+    return snapshot_download(repository, revision=revision, allow_patterns=patterns, local_files_only=local_files_only)
+
+
 def download(part: str, name: str) -> Path:
     """Fetch what the part needs. Raises InputError if the hub breaks off."""
     try:
-        return Path(snapshot_download(name, allow_patterns=list(NEEDED_FILES[part])))
+        return Path(_snapshot(part, name))
     except (HTTPError, OSError) as error:
         raise InputError(
             f"{part}: {name} was not downloaded to the end ({error}); the same command goes on from there"

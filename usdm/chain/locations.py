@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from usdm.runs import split_revision
 from usdm.types import InputError
 from usdm.unit_to_speech import needs_vocoder
 
@@ -41,8 +42,10 @@ class PartLocation:
 
 
 def is_hub_name(name: str | Path) -> bool:
-    """Whether it reads like OWNER/REPOSITORY."""
-    return isinstance(name, str) and name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    """Whether it reads like OWNER/REPOSITORY, or OWNER/REPOSITORY@REVISION."""
+    if not isinstance(name, str) or name.startswith((".", "/", "~")):
+        return False
+    return split_revision(name)[0].count("/") == 1
 
 
 def local_folders(name: str | Path) -> list[Path]:
@@ -52,14 +55,14 @@ def local_folders(name: str | Path) -> list[Path]:
     return [path.absolute(), *([Path(models).expanduser().absolute() / path] if models else [])]
 
 
-def locate_parts(places: Mapping[str, str | Path]) -> dict[str, PartLocation]:
-    """Look for every part. Nothing is downloaded; the hub is asked for sizes of what is not here."""
+def locate_parts(places: Mapping[str, str | Path], hub: Hub | None = None) -> dict[str, PartLocation]:
+    """Look for every part. Nothing is downloaded; the hub, or `hub`, is asked for sizes of what is not here."""
     located = {part: locate_here(part, name) for part, name in places.items()}
     if away := [place for place in located.values() if place.folder is None and is_hub_name(places[place.part])]:
         from usdm.chain.hub import Hub  # its package takes long to import, and most parts are local
 
-        hub = Hub()
-        located |= {place.part: locate_on_hub(place, hub) for place in away}
+        asked = hub or Hub()
+        located |= {place.part: locate_on_hub(place, asked) for place in away}
     return located
 
 

@@ -17,12 +17,13 @@ from huggingface_hub import constants
 from torch import nn
 from transformers import PreTrainedModel
 
-from usdm.chain.hub import NEEDED_FILES, matches
+from usdm.chain.hub import NEEDED_FILES, Hub, matches
 from usdm.chain.locations import PartLocation, is_hub_name, locate_parts, missing_message
 from usdm.chain.memory import Memory, all_memory, device_memory
 from usdm.chain.meta_models import build_meta_model, cache_bytes, weight_bytes
 from usdm.chain.options import LoadOptions, Quantization
 from usdm.checkpoint import read_config
+from usdm.runs import split_revision
 from usdm.types import InputError
 
 PUBLISHED_CONFIGS = Path(__file__).resolve().parents[1] / "assets" / "published"
@@ -94,14 +95,17 @@ def plan_model(
     places: Mapping[str, str | Path],
     options: LoadOptions = LoadOptions(),  # noqa: B008 (frozen)
     context: int = 2000,
+    hub: Hub | None = None,
 ) -> ModelPlan:
     """Plan to load the parts in `places` (folders or hub names), and to hold `context` tokens of dialog.
+
+    `hub` is asked for sizes, None the usual one.
 
     Raises InputError for a part whose configuration is wrong, or that is not here and not a published one.
     """
     if context < 1:
         raise InputError(f"context={context}: at least 1 token is needed")
-    located = locate_parts(places)
+    located = locate_parts(places, hub)
     folders = {part: config_folder(place) for part, place in located.items()}
     meta_models = {part: build_meta_model(part, folder) for part, folder in folders.items()}
     model = meta_models["llm"]
@@ -130,7 +134,7 @@ def plan_model(
 
 def config_folder(place: PartLocation) -> Path:
     """Where the part's configuration can be read now. Raises InputError if nowhere."""
-    published = PUBLISHED_CONFIGS / place.name
+    published = PUBLISHED_CONFIGS / split_revision(place.name)[0]
     if place.folder is not None:
         return place.folder
     if published.is_dir():

@@ -9,19 +9,21 @@ from threading import Event, Thread
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 POLL = 0.1  # seconds; only while a stage is being stopped
 
 
 class _End:
-    """After the last item; with what the stage raised, if it failed."""
+    """After the last item: with what the stage returned, or with what it raised."""
 
-    def __init__(self, error: BaseException | None = None) -> None:
+    def __init__(self, result: Any = None, error: BaseException | None = None) -> None:
+        self.result = result
         self.error = error
 
 
-def prefetch(items: Generator[Item, None, None], size: int) -> Generator[Item, None, None]:
-    """The same items, made in another thread, at most `size` of them before they are asked for.
+def prefetch(items: Generator[Item, None, Result], size: int) -> Generator[Item, None, Result]:
+    """The same items and result, made in another thread, at most `size` items before they are asked for.
 
     What `items` raises is raised here. Closing this generator waits for the item that is being made, closes `items`
     and ends the thread.
@@ -33,12 +35,12 @@ def prefetch(items: Generator[Item, None, None], size: int) -> Generator[Item, N
         end = _End()
         try:
             with closing(items):
-                for item in items:
-                    made.put(item)
-                    if stop.is_set():
-                        break
+                while not stop.is_set():
+                    made.put(next(items))
+        except StopIteration as finished:
+            end = _End(finished.value)
         except BaseException as error:  # whatever it is, it is raised where the items are used
-            end = _End(error)
+            end = _End(error=error)
         finally:
             made.put(end)
 
@@ -49,6 +51,8 @@ def prefetch(items: Generator[Item, None, None], size: int) -> Generator[Item, N
             yield item
         if item.error is not None:
             raise item.error
+        result: Result = item.result
+        return result
     finally:
         stop.set()
         while thread.is_alive():  # it may be waiting for room

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from usdm.chain.components import Components
+from usdm.chain.prefetch import prefetch
 from usdm.chain.replies import Request, fade_out, spoken_reply
 from usdm.chain.stages import Answer, LanguageModelChain, SpokenText
 from usdm.types import SpokenReply
@@ -24,13 +25,16 @@ class SpokenChunk:
     sample_rate: int  # Hz
 
 
+UNITS_AHEAD = 64  # that the language model may write while the decoder is busy
+
 StreamEvent = SpokenText | SpokenChunk | SpokenReply
 
 
 class SpeechStream:
-    """Units of one reply in, its sound out as soon as it is settled."""
+    """Units of one reply in, its sound out as soon as it is settled. On a GPU its work has a CUDA stream of its own."""
 
     def __init__(self, parts: Components, request: Request) -> None:
+        self._place = _own_stream(parts.speech.device)
         self._stream = parts.speech.stream(request.voice, request.seed, request.decoder)
         self._start = request.start
         self.sample_rate = parts.speech.sample_rate
@@ -44,11 +48,13 @@ class SpeechStream:
 
     def push(self, unit: int) -> SpokenChunk | None:
         """The chunk that this unit completes, if it does."""
-        return self._chunk(self._stream.push(torch.tensor([unit])))
+        with torch.cuda.stream(self._place):
+            return self._chunk(self._stream.push(torch.tensor([unit])))
 
     def finish(self, cut_off: bool) -> SpokenChunk | None:
         """The rest. Speech that was cut off in its middle fades out."""
-        samples = self._stream.finish()
+        with torch.cuda.stream(self._place):
+            samples = self._stream.finish()
         return self._chunk(fade_out(samples, self.sample_rate) if cut_off else samples)
 
     def _chunk(self, samples: Tensor) -> SpokenChunk | None:
@@ -66,7 +72,9 @@ def streamed_reply(parts: Components, request: Request) -> Generator[StreamEvent
     Whoever stops listening closes the generator, and everything that the reply holds is let go.
     """
     speech = SpeechStream(parts, request)
-    with closing(_live(request)) as steps:
+    live = _live(request)
+    # On a GPU the language model writes on while a chunk is decoded; on a CPU both want the same processors.
+    with closing(prefetch(live, UNITS_AHEAD) if overlaps(parts) else live) as steps:
         answer = yield from _spoken(steps, speech)
     sound = None
     if answer.agent_units is not None and len(answer.agent_units) and request.speak:
@@ -75,6 +83,19 @@ def streamed_reply(parts: Components, request: Request) -> Generator[StreamEvent
         sound = torch.cat(speech.chunks)
     timings = {**request.timings, **answer.timings, **speech.timings}
     yield spoken_reply(parts, request, answer, sound, timings, speech.first_sound)
+
+
+def overlaps(parts: Components) -> bool:
+    """Whether language model and decoder gain by working at once."""
+    return parts.speech.device.type == "cuda"
+
+
+def _own_stream(device: torch.device) -> torch.cuda.Stream | None:
+    if device.type != "cuda":
+        return None
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))  # for the weights, and a voice that was just read
+    return stream
 
 
 def _spoken(

@@ -8,7 +8,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from usdm.cli import Figures
 from usdm.cli.pretrain import base_model, base_origin
-from usdm.cli.training import show_result
+from usdm.cli.training import loading_device, show_result
 from usdm.config import arguments
 from usdm.data.unit_corpus import UnitSource
 from usdm.lm import load_model
@@ -21,7 +21,7 @@ def run(config: DictConfig) -> Figures:
     disable_progress_bar()  # of every file that is read or written
     settings = arguments(OmegaConf.masked_copy(config, [str(key) for key in config if key != "llm"]))  # built below
     if config.llm is None:
-        model: PreTrainedModel = load_model(config.pretrained)
+        model: PreTrainedModel = load_model(config.pretrained, loading_device(config.pretrained))
         vocabulary = SpeechTextVocabulary.from_pretrained(config.pretrained)
         unit_source = UnitSource.load(config.pretrained)
         origin = Arguments(inputs={"pretrained": config.pretrained})

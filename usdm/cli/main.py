@@ -31,7 +31,16 @@ if TYPE_CHECKING:
 SCORES = ("evaluate", "predict", "score", "compare_results", "gate", "attribute_errors", "report")
 PARTS = ("compare_deliveries", "compare_sampling", "compare_streaming", "compare_turn_detection", "compare_voices")
 COMPARISONS = ("compare_models", *PARTS)
-MEASURES = ("plan", *SCORES, "evaluate_assistant", "evaluate_pairs", "benchmark", "measure_conversation", "check_echo")
+MEASURES = (
+    "plan",
+    "doctor",
+    *SCORES,
+    "evaluate_assistant",
+    "evaluate_pairs",
+    "benchmark",
+    "measure_conversation",
+    "check_echo",
+)
 FIRST_VERBS = ("respond", "synthesize", "demo", "serve", *MEASURES, *COMPARISONS)
 TAKE_FOLDERS = ("compare_results", "report")  # as they are, after the verb
 JSON_ON_STDOUT = {"--json": "json=-"}  # of `usdm status`

@@ -13,7 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from usdm.chain.locations import MODELS_VARIABLE, fetched, locate_parts
 from usdm.cli import Figures
-from usdm.cli.training import show_result
+from usdm.cli.training import loading_device, show_result
 from usdm.lm import extend_embeddings, load_model
 from usdm.runs import Arguments, arguments_of
 from usdm.tokens import SpeechTextVocabulary, extend_tokenizer, read_tokenizer
@@ -90,6 +90,6 @@ def extend_pretrained(
     seed: int,
 ) -> PreTrainedModel:
     """A text model's weights with new rows for the tags and units; see `usdm.lm.extend_embeddings`."""
-    model = load_model(folder, attention=attention)
+    model = load_model(folder, loading_device(folder), attention=attention)
     extend_embeddings(model, vocabulary, strategy, seed)
     return model

@@ -171,6 +171,11 @@ class Plan(UseModel):
 
 
 @dataclass
+class Doctor(Verb):
+    json: str | None = None
+
+
+@dataclass
 class JudgeModel(UseModel):
     """What the verbs share in which a recogniser judges what a model says."""
 
@@ -436,6 +441,7 @@ class CompareDecoders(JudgeModel):
 class ConvertUnits(Verb):
     checkpoint: str = MISSING
     centroids: str = MISSING
+    pickled: bool = MISSING
     output_dir: str = MISSING
     config: Any = MISSING  # None where the checkpoint has it
     settings: Any = MISSING

@@ -206,16 +206,16 @@ class UnitDecoder(nn.Module):
         given, `lengths` (B,) frames.
         """
         if guidance == 0:
-            bias = self.estimator.attention_bias(lengths, frames.shape[1])
-            return lambda state, time: self.estimator(frames, state, context, time, lengths, bias)
+            alibi = self.estimator.alibi(lengths, frames.shape[1])
+            return lambda state, time: self.estimator(frames, state, context, time, lengths, alibi)
         both_frames = torch.cat([frames, torch.full_like(frames, self.num_units)])
         both_contexts = torch.cat([context, torch.zeros_like(context)])
         both_lengths = lengths.repeat(2)
-        both_biases = self.estimator.attention_bias(both_lengths, frames.shape[1])
+        both_alibi = self.estimator.alibi(both_lengths, frames.shape[1])
 
         def velocity(state: Tensor, time: Tensor) -> Tensor:
             states, times = state.repeat(2, 1, 1), time.repeat(2)
-            both = self.estimator(both_frames, states, both_contexts, times, both_lengths, both_biases)
+            both = self.estimator(both_frames, states, both_contexts, times, both_lengths, both_alibi)
             conditional, unconditional = both.chunk(2)
             return conditional + guidance * (conditional - unconditional)
 

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
+from usdm.decoder.alibi import Alibi
+
 TIME_SCALE = 1000.0  # flow time 0..1 as the positions of a sinusoidal embedding
 LONGEST_PERIOD = 10_000.0
 
 
 class Attention(nn.Module):
-    """Self-attention with an additive bias on its scores."""
+    """Self-attention that heeds distance."""
 
     def __init__(self, hidden_size: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -30,14 +32,13 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(hidden_size, hidden_size)
         self.out_proj = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, hidden: Tensor, bias: Tensor) -> Tensor:
-        """(B, L, H) and (1 or B, heads, L, L) -> (B, L, H)."""
+    def forward(self, hidden: Tensor, alibi: Alibi) -> Tensor:
+        """(B, L, H) -> (B, L, H)."""
         query, key, value = (
             projection(hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        dropout = self.dropout if self.training else 0.0
-        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+        mixed = alibi.attend(query, key, value, self.dropout if self.training else 0.0)
         return self.out_proj(mixed.transpose(1, 2).flatten(-2))
 
 
@@ -74,9 +75,9 @@ class EstimatorLayer(nn.Module):
         self.feed_forward = FeedForward(hidden_size, intermediate_size, activation_dropout, hidden_dropout)
         self.final_layer_norm = nn.LayerNorm(hidden_size)
 
-    def forward(self, hidden: Tensor, bias: Tensor) -> Tensor:
-        """(B, L, H) and (1 or B, heads, L, L) -> (B, L, H)."""
-        hidden = self.layer_norm(hidden + self.dropout(self.attention(hidden, bias)))
+    def forward(self, hidden: Tensor, alibi: Alibi) -> Tensor:
+        """(B, L, H) -> (B, L, H)."""
+        hidden = self.layer_norm(hidden + self.dropout(self.attention(hidden, alibi)))
         return self.final_layer_norm(hidden + self.feed_forward(hidden))
 
 
@@ -99,8 +100,6 @@ class VelocityEstimator(nn.Module):
 
     `num_embeddings` is the number of units plus one: the last row says that no units are given.
     """
-
-    bias: Tensor  # (heads, L, L), for the longest sequence so far
 
     def __init__(
         self,
@@ -145,10 +144,9 @@ class VelocityEstimator(nn.Module):
             nn.Linear(2 * hidden_size, hidden_size) for _ in range(num_layers // 2)
         )
         self.proj_out = nn.Conv1d(hidden_size, num_mels, kernel_size=1)
-        self.register_buffer("bias", torch.zeros(num_heads, 0, 0), persistent=False)
 
     def forward(
-        self, units: Tensor, noisy: Tensor, context: Tensor, time: Tensor, lengths: Tensor, bias: Tensor | None = None
+        self, units: Tensor, noisy: Tensor, context: Tensor, time: Tensor, lengths: Tensor, alibi: Alibi | None = None
     ) -> Tensor:
         """Velocity (B, num_mels, M) in the precision of `noisy`, 0 beyond each length.
 
@@ -158,10 +156,10 @@ class VelocityEstimator(nn.Module):
             context: (B, num_mels, M), the mel where it is given, else 0.
             time: (B,) in [0, 1].
             lengths: (B,) frames.
-            bias: what `attention_bias` gives for these lengths, for callers that come back with the same ones.
+            alibi: what `alibi` gives for these lengths, for callers that come back with the same ones.
         """
-        if bias is None:
-            bias = self.attention_bias(lengths, units.shape[1])
+        if alibi is None:
+            alibi = self.alibi(lengths, units.shape[1])
         embedded = self.embed(units).transpose(1, 2) * math.sqrt(self.embed.embedding_dim)
         given = torch.cat([embedded, noisy.to(embedded), context.to(embedded)], dim=1)
         frames = self.proj_in(given).transpose(1, 2)
@@ -169,24 +167,13 @@ class VelocityEstimator(nn.Module):
         inside = _inside(lengths, units.shape[1])[..., None].to(hidden.dtype)
 
         hidden = self._embed_positions(hidden * inside, inside)
-        hidden = self._run_layers(hidden, bias)
+        hidden = self._run_layers(hidden, alibi)
         velocity = self.proj_out((hidden * inside)[:, 1:].transpose(1, 2)) * inside[:, 1:].transpose(1, 2)
         return velocity.to(noisy.dtype)
 
-    def attention_bias(self, lengths: Tensor, frames: int) -> Tensor:
-        """ALiBi, and no attention to padding: (1, heads, L, L), or (B, heads, L, L) if any row is padded.
-
-        `lengths` (B,) of rows padded to `frames`, in frames.
-        """
-        dtype = self.proj_in.weight.dtype
-        if self.bias.shape[-1] <= frames or self.bias.dtype != dtype:
-            with torch.inference_mode(False):  # the buffer must serve training as well
-                self.bias = symmetric_alibi(self.num_heads, frames + 1).to(lengths.device, dtype)
-        bias = self.bias[None, :, : frames + 1, : frames + 1]
-        inside = _inside(lengths, frames)
-        if inside.all():
-            return bias
-        return bias.masked_fill(~inside[:, None, None, :], float("-inf"))
+    def alibi(self, lengths: Tensor, frames: int) -> Alibi:
+        """Attention to near positions, and to no padding, in rows of `lengths` (B,) padded to `frames`, in frames."""
+        return Alibi(self.num_heads, lengths, frames)
 
     def _embed_time(self, time: Tensor) -> Tensor:
         """(B,) -> (B, H)."""
@@ -203,7 +190,7 @@ class VelocityEstimator(nn.Module):
             positional = convolution(positional) * inside
         return self.dropout(self.layer_norm(hidden + positional))
 
-    def _run_layers(self, hidden: Tensor, bias: Tensor) -> Tensor:
+    def _run_layers(self, hidden: Tensor, alibi: Alibi) -> Tensor:
         """The input of each layer of the first half goes, in reverse order, to one of the second half."""
         half = len(self.layers) // 2
         kept = []
@@ -213,30 +200,10 @@ class VelocityEstimator(nn.Module):
             else:
                 joined = torch.cat([hidden, kept.pop()], dim=-1)
                 hidden = self.skip_connections_layers[index - half](joined)
-            hidden = layer(hidden, bias)
+            hidden = layer(hidden, alibi)
         return hidden
 
 
 def _inside(lengths: Tensor, frames: int) -> Tensor:
     """(B, L): which positions are a row's own; the time comes first."""
     return torch.arange(frames + 1, device=lengths.device) <= lengths[:, None]
-
-
-def symmetric_alibi(num_heads: int, length: int) -> Tensor:
-    """Penalties on distance, forwards and backwards (ALiBi, arXiv 2108.12409): (num_heads, length, length).
-
-    Position 0 is not a place in time, so attention to it costs nothing.
-    """
-    positions = torch.arange(length)
-    distance = (positions[None, :] - positions[:, None]).abs().float()
-    distance[:, 0] = 0
-    return -torch.tensor(_alibi_slopes(num_heads))[:, None, None] * distance
-
-
-def _alibi_slopes(num_heads: int) -> list[float]:
-    """Geometric from 2^(-8/n); where n is no power of two, the rest are every other of the next one's."""
-    lower = 2 ** int(math.log2(num_heads))
-    slopes = [2.0 ** (-8 * (head + 1) / lower) for head in range(lower)]
-    if lower == num_heads:
-        return slopes
-    return slopes + _alibi_slopes(2 * lower)[::2][: num_heads - lower]

@@ -36,7 +36,8 @@ class ChatModel:
         self._tokenizer = read_pretrained(AutoTokenizer, name, revision, padding_side="left")
         if self._tokenizer.chat_template is None:
             raise InputError(f"text_model.name={name} has no chat template: give a model that was tuned for chats")
-        self._model = read_pretrained(AutoModelForCausalLM, name, revision, dtype=getattr(torch, dtype))
+        weights = {"dtype": getattr(torch, dtype), "use_safetensors": True}
+        self._model = read_pretrained(AutoModelForCausalLM, name, revision, **weights)
         self._model.to(place(device)).eval()
         self._tokenizer.pad_token = self._tokenizer.pad_token or self._tokenizer.eos_token
         self._first = [] if system is None else [{"role": "system", "content": system}]

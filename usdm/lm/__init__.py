@@ -1,7 +1,7 @@
 """The speech-text language model and constrained generation with it."""
 
 from usdm.lm.batch import ContinuousBatch
-from usdm.lm.generation import Generated, TokenStream
+from usdm.lm.generation import Generated, TokenStream, warm_up
 from usdm.lm.likelihood import log_probabilities
 from usdm.lm.mistral import LanguageModel, Mistral, in_transformers
 from usdm.lm.model import (
@@ -39,4 +39,5 @@ __all__ = [
     "max_positions",
     "num_rows",
     "play",
+    "warm_up",
 ]

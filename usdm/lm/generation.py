@@ -179,6 +179,14 @@ class TokenStream:
         return self._state
 
 
+def warm_up(model: LanguageModel) -> None:
+    """Make what the first stream of a model on a GPU would have to wait for: its CUDA graphs."""
+    if is_llama_like(model) and is_on_one_gpu(model):
+        graphs = borrowed(model)
+        graphs.warm_up()
+        give_back(model, graphs)
+
+
 def check_room(length: int, max_length: int) -> None:
     """Raises InputError if a sequence of that length outgrows the model's positions."""
     if length > max_length:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -89,7 +90,8 @@ def load_model(
         check_quantization(quantization, on_cpu)
         if not on_cpu:
             options["quantization_config"] = bitsandbytes_config(quantization, dtype or torch.bfloat16)
-            device_map = device_map or {"": str(device)}  # they are quantized on their way there
+    if device_map is None and not on_cpu and (quantization is not None or find_spec("accelerate") is not None):
+        device_map = {"": str(device)}  # straight there, and quantized on the way, without a copy in main memory
     load: Any = AutoModelForCausalLM.from_pretrained
     try:
         with no_progress_bar():
@@ -98,6 +100,7 @@ def load_model(
                 dtype=dtype or "auto",
                 attn_implementation=attention,
                 device_map=device_map,
+                use_safetensors=True,
                 output_loading_info=True,
                 **options,
             )

@@ -66,7 +66,7 @@ class SlotLayer:
             self._buffer(keys)
         self.keys[aim.slots, :, aim.positions] = keys
         self.values[aim.slots, :, aim.positions] = values
-        return self.keys[aim.view][:, :, : aim.length], self.values[aim.view][:, :, : aim.length]
+        return self.keys[:, :, : aim.length][aim.view], self.values[:, :, : aim.length][aim.view]
 
     def write_one(self, position: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """`write` for one token of the first slot, (heads, head_dim), with less ado."""

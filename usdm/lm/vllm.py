@@ -6,7 +6,7 @@ finds what the stages before have read.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -18,6 +18,8 @@ from usdm.lm.generation import Generated, check_room
 from usdm.lm.sampling import check_sampling
 from usdm.lm.stage_program import GenerateRequest, StageProgram
 from usdm.types import InputError
+
+FINISHED = ("stop", "length")  # reasons of vLLM; others are "abort", "error", ...
 
 Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
@@ -84,7 +86,7 @@ class VllmBatch:
                 for output in self.engine.step():
                     if output.finished:
                         played = playing.pop(output.request_id)
-                        self._advance(played, self._generated(played, output.outputs[0]), playing)
+                        self._advance(played, self._outcome(played, output.outputs), playing)
                         if played.ended:
                             yield played.key, played.outcome
         finally:
@@ -93,9 +95,10 @@ class VllmBatch:
             for played in playing.values():
                 played.program.close()
 
-    def _advance(self, played: _Played, generated: Generated | None, playing: dict[str, _Played]) -> None:
-        """Send what was written; request the next stage that can begin, or end."""
-        error: InputError | None = None
+    def _advance(self, played: _Played, outcome: Generated | InputError | None, playing: dict[str, _Played]) -> None:
+        """Send what was written, or why nothing was; request the next stage that can begin, or end."""
+        error = outcome if isinstance(outcome, InputError) else None
+        generated = outcome if isinstance(outcome, Generated) else None
         try:
             while True:
                 if error is not None:
@@ -141,8 +144,18 @@ class VllmBatch:
         )
         played.request = request
         name = str(next(self._numbers))
-        self.engine.add_request(name, self._make_prompt(prompt_token_ids=[*played.ids]), parameters)
+        try:
+            self.engine.add_request(name, self._make_prompt(prompt_token_ids=[*played.ids]), parameters)
+        except ValueError as error:
+            raise InputError(f"vLLM refuses a request of {len(played.ids)} ids: {error}") from error
         return name
+
+    def _outcome(self, played: _Played, completions: Sequence[Any]) -> Generated | InputError:
+        """What a finished request has written; an error if the engine gave it up."""
+        reason = completions[0].finish_reason if completions else None
+        if reason not in FINISHED:
+            return InputError(f"vLLM gave a request of {len(played.ids)} ids up ({reason}): its log says why")
+        return self._generated(played, completions[0])
 
     def _generated(self, played: _Played, completion: Any) -> Generated:
         written = list(completion.token_ids)

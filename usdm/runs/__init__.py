@@ -14,7 +14,7 @@ from usdm.runs.folder import (
     record,
     started_with,
 )
-from usdm.runs.identity import Places, content_digest, digest, flat, hub_commit, input_digests
+from usdm.runs.identity import Places, content_digest, digest, flat, hub_commit, input_digests, split_revision
 from usdm.runs.kept import KeptAnswers
 from usdm.runs.lines import JsonLines, read_lines, whole_lines
 from usdm.runs.lookup import RowsById
@@ -24,6 +24,7 @@ from usdm.runs.shards import FailedRow, Outcome, Rows, Shard, Shards, Share, Tas
 from usdm.runs.status import RunStatus, statuses
 
 __all__ = [
+    "split_revision",
     "RUN_FILE",
     "Arguments",
     "FailedRow",

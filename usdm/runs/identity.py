@@ -98,12 +98,28 @@ def hub_commit(folder: Path) -> str | None:
     return folder.name if folder.parent.name == "snapshots" else None
 
 
+def split_revision(name: str | Path) -> tuple[str, str]:
+    """A name of the hub and what of it is meant, a commit, tag or branch: OWNER/REPOSITORY@REVISION, or else "main".
+
+    A folder is taken as it stands.
+    """
+    path = str(name)
+    if "@" not in path or Path(path).exists():
+        return path, "main"
+    repository, _, revision = path.partition("@")
+    return repository, revision
+
+
 def _cached_commit(name: str) -> str | None:
     """Of a repository in the hub's cache; None if it is not there, or `name` is none of the hub's."""
     from huggingface_hub.constants import HF_HUB_CACHE  # slow, and seldom needed
 
-    main = Path(HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "refs", "main")
-    return main.read_text(encoding="utf-8").strip() if main.is_file() else None
+    repository, revision = split_revision(name)
+    cache = Path(HF_HUB_CACHE, f"models--{repository.replace('/', '--')}")
+    named = cache / "refs" / revision
+    if named.is_file():
+        return named.read_text(encoding="utf-8").strip()
+    return revision if (cache / "snapshots" / revision).is_dir() else None
 
 
 def _of_file(path: Path) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from usdm.chain import SpokenDialogPipeline
+from usdm.lm import warm_up as warm_up_model
 from usdm.serve.engine import Engine
 from usdm.serve.limits import Limits
 from usdm.serve.server import Server
@@ -68,7 +69,9 @@ def make_server(
 
 
 def warm_up(pipeline: SpokenDialogPipeline) -> None:
-    """Answer a second of noise, for nobody: libraries choose their kernels before anybody waits for it."""
+    """Answer a second of noise, for nobody: libraries choose their kernels, and CUDA graphs are made, before anybody
+    waits for it."""
+    warm_up_model(pipeline.parts.llm)
     rate = pipeline.parts.units.sample_rate
     noise = 0.1 * torch.randn(rate, generator=torch.Generator().manual_seed(0))
     listener = pipeline.listen(rate)

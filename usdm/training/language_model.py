@@ -284,7 +284,7 @@ def _train(
         validation_rows = list(islice(rows.dev, settings.validation_rows))
         attention = model.config._attn_implementation
         if not settings.compile:
-            use_packed_attention(model, settings.max_length)
+            use_packed_attention(model, settings.max_length, torch.bfloat16 if settings.bf16 else torch.float32)
         stored = model.dtype
         reference = frozen_copy(model, settings.bf16) if objective.needs_reference else None
         trained = with_adapter(model, adapter)

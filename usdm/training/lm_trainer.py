@@ -202,7 +202,7 @@ class TrainingLog(TrainerCallback):
             "step": state.global_step,
             "loss": logs["loss"],
             "learning_rate": logs["learning_rate"],
-            "gradient_norm": logs["grad_norm"],
+            "gradient_norm": logs.get("grad_norm"),  # not every DeepSpeed engine tells it
             "tokens_per_second": round(tokens / (now - self.lap), 1),
             "seconds": round(self.elapsed(), 1),
         }
@@ -228,7 +228,7 @@ class TrainingLog(TrainerCallback):
         """Seconds of training, over all starts."""
         return self.seconds + time.monotonic() - self.clock
 
-    def _append(self, row: Mapping[str, float]) -> None:
+    def _append(self, row: Mapping[str, float | None]) -> None:
         if self.writes:
             add_to_log(self.folder, row)
 

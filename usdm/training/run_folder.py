@@ -59,7 +59,7 @@ def cut_log(folder: Path, last: int, writes: bool) -> list[dict[str, Any]]:
     return [row for row in read_lines(folder / LOG_FILE) if row["step"] <= last]
 
 
-def add_to_log(folder: Path, row: Mapping[str, float]) -> None:
+def add_to_log(folder: Path, row: Mapping[str, float | None]) -> None:
     with JsonLines(folder / LOG_FILE) as log:
         log.append(row)
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from usdm.checkpoint import CLASS_KEY
+from usdm.runs import split_revision
 from usdm.types import InputError
 from usdm.units.codebooks import CodebookLayout, Layout
 from usdm.units.hub import UNREADABLE, quiet
@@ -189,9 +190,12 @@ def load_codec(name: str | Path) -> PreTrainedModel:
 
     try:
         with quiet():
-            config = AutoConfig.from_pretrained(str(name))
+            repository, revision = split_revision(name)
+            config = AutoConfig.from_pretrained(repository, revision=revision)
             codec_kind(config)
-            model: PreTrainedModel = AutoModel.from_pretrained(str(name), dtype=torch.float32)
+            model: PreTrainedModel = AutoModel.from_pretrained(
+                repository, revision=revision, dtype=torch.float32, use_safetensors=True
+            )
     except UNREADABLE as error:
         if isinstance(error, InputError):
             raise

@@ -61,14 +61,17 @@ def convert_extractor(
     *,
     config: Wav2Vec2Config | None,
     settings: UnitSettings,
+    pickled: bool = False,
 ) -> UnitExtractor:
     """An encoder and its centroids to one folder that `UnitExtractor.from_pretrained` reads.
 
     Args:
         checkpoint: a fairseq or fairseq2 file (`.pt`), or a hub name or local folder of an encoder in transformers'
-            layout (Wav2Vec2, HuBERT, WavLM, data2vec).
+            layout (Wav2Vec2, HuBERT, WavLM, data2vec); a hub name may have an @REVISION.
         centroids: `.npy`, `.pt` or `.safetensors`.
         config: of the encoder in a `.pt` file, which does not hold it; None for the others, which do.
+        pickled: weights of transformers' layout may lie in `pytorch_model.bin` too. What is pickled, this as well as a
+            `.pt` file, is read by torch's unpickler of tensors alone.
 
     Raises:
         InputError: a file is missing, damaged or unsafe, or the parts do not fit together; both values are named.
@@ -85,7 +88,7 @@ def convert_extractor(
                 "in transformers' layout."
             )
         _check_preprocessing(checkpoint, settings)
-        encoder = load_hub_encoder(checkpoint, settings.layer)
+        encoder = load_hub_encoder(checkpoint, settings.layer, pickled)
     extractor = UnitExtractor(encoder, table, settings)
     extractor.save_pretrained(output_dir)
     return extractor

@@ -14,6 +14,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, Wav2Vec2
 from transformers.utils import logging
 
 import usdm.units.log_mel  # noqa: F401 (makes its kind known to AutoConfig)
+from usdm.runs import split_revision
 from usdm.types import InputError
 from usdm.units.encoder import check_kind, encoder_class, keep_layers
 
@@ -30,11 +31,12 @@ UNREADABLE = (
 )
 
 
-def load_hub_encoder(name: str | Path, layer: int) -> PreTrainedModel:
+def load_hub_encoder(name: str | Path, layer: int, pickled: bool = False) -> PreTrainedModel:
     """The encoder up to `layer` (0-based), float32; layers above it are not allocated.
 
     Args:
-        name: a hub name or a local folder of a model with or without a head.
+        name: a hub name, with @REVISION if need be, or a local folder of a model with or without a head.
+        pickled: read `pytorch_model.bin` too, by torch's unpickler of tensors alone.
 
     Raises:
         InputError: it cannot be had or read, is of another kind, or has no such layer.
@@ -49,12 +51,19 @@ def load_hub_encoder(name: str | Path, layer: int) -> PreTrainedModel:
     config.num_hidden_layers = layer + 1
     try:
         with quiet():
+            repository, revision = split_revision(name)
             encoder, report = encoder_class(config.model_type).from_pretrained(
-                name, config=config, dtype=torch.float32, output_loading_info=True
+                repository,
+                revision=revision,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=None if pickled else True,
+                output_loading_info=True,
             )
     except UNREADABLE as error:
         raise InputError(
-            f"{name}: the weights cannot be read, are damaged, or hold more than tensors ({first_line(error)})."
+            f"{name}: the weights cannot be read, are damaged, or hold more than tensors ({first_line(error)}). "
+            "Weights in a pytorch_model.bin, which is pickled, are read with pickled=true alone."
         ) from error
     encoder = keep_layers(encoder, layer + 1)
     if missing := sorted(set(report["missing_keys"]) & set(encoder.state_dict())):
@@ -72,7 +81,8 @@ def preprocessing(name: str | Path) -> tuple[bool, int]:
     """
     hub_config(name)
     try:
-        preprocessor = Wav2Vec2FeatureExtractor.from_pretrained(name)
+        repository, revision = split_revision(name)
+        preprocessor = Wav2Vec2FeatureExtractor.from_pretrained(repository, revision=revision)
     except UNREADABLE as error:
         raise InputError(
             f"{name}: no preprocessor_config.json, which says whether waveforms are normalised: add the one that was "
@@ -84,7 +94,8 @@ def preprocessing(name: str | Path) -> tuple[bool, int]:
 def hub_config(name: str | Path) -> PreTrainedConfig:
     """Raises InputError if there is no such model, here or on the hub."""
     try:
-        return AutoConfig.from_pretrained(name)
+        repository, revision = split_revision(name)
+        return AutoConfig.from_pretrained(repository, revision=revision)
     except UNREADABLE as error:
         raise InputError(
             f"{name} is neither a folder of a transformers model (looked for {Path(name).absolute()}) nor to be had "

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import WhisperModel
 
+from usdm.runs import split_revision
 from usdm.types import InputError
 from usdm.units.hub import UNREADABLE, first_line, hub_config, quiet
 from usdm.units.log_mel import LogMelModel
@@ -49,7 +50,14 @@ def start_from_whisper(encoder: LogMelModel, name: str | Path) -> None:
         raise InputError(f"{name} does not fit the encoder's config: {', '.join(different)}; set the config to its.")
     try:
         with quiet():
-            whisper, report = WhisperModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+            repository, revision = split_revision(name)
+            whisper, report = WhisperModel.from_pretrained(
+                repository,
+                revision=revision,
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
     except UNREADABLE as error:
         raise InputError(f"{name}: the weights cannot be read or are damaged ({first_line(error)}).") from error
     if missing := sorted(key for key in report["missing_keys"] if key.startswith("encoder.")):
