@@ -395,7 +395,7 @@ def test_a_judge_behind_an_address_is_asked_again_while_it_is_busy(
     [
         (["benchmark=voicebench", "benchmark.folder=nowhere"], "no folder with the name of a subset"),
         (["benchmark=vocalbench", "benchmark.folder=nowhere"], "no file with the name of a set"),
-        (["benchmark=uro_bench"], "benchmark.folder"),
+        (["benchmark=uro_bench"], "no value is given for benchmark.folder"),
     ],
 )
 def test_a_folder_without_the_benchmark_is_refused_at_once(
