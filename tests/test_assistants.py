@@ -14,12 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from tests.lm_models import random_model
+from tests.tiny_models import llama_tokenizer
 from usdm.assistants.choices import chosen_letter, says_yes
 from usdm.assistants.evaluation import Speaker, evaluate_assistant
 from usdm.assistants.figures import AssistantScorecard
 from usdm.assistants.instructions import follows
 from usdm.assistants.items import AssistantBenchmark, Item, Score
-from usdm.assistants.judge import Judge, NoJudge, OpenAIJudge
+from usdm.assistants.judge import HubJudge, Judge, NoJudge, OpenAIJudge
 from usdm.assistants.numbers import stated_number
 from usdm.assistants.refusals import refuses
 from usdm.assistants.rubrics import RUBRICS, Prompt
@@ -30,6 +32,7 @@ from usdm.assistants.voicebench import VoiceBench
 from usdm.chain import SpokenDialogPipeline
 from usdm.cli.main import main
 from usdm.evaluation.predictions import ChainSystem
+from usdm.tokens import SpeechTextVocabulary, extend_tokenizer
 from usdm.types import InputError, Waveform
 
 QUESTION = Path(__file__).resolve().parents[1] / "usdm" / "assets" / "question.wav"
@@ -390,12 +393,26 @@ def test_a_judge_behind_an_address_is_asked_again_while_it_is_busy(
         OpenAIJudge(address, "grader", key_variable="NO_SUCH_KEY")
 
 
+def test_a_judge_of_the_hub_is_a_chat_model_in_a_folder(tmp_path: Path) -> None:
+    tokenizer = extend_tokenizer(llama_tokenizer(), 4)
+    random_model(SpeechTextVocabulary.from_tokenizer(tokenizer), "llama").save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="no chat template"):
+        HubJudge(str(tmp_path))
+    tokenizer.chat_template = "{% for message in messages %}{{ message.content }} {% endfor %}"
+    tokenizer.save_pretrained(tmp_path)
+    judge = HubJudge(str(tmp_path), max_tokens=4)
+    prompt = Prompt("be fair", "hello")
+    assert judge(prompt) == judge(prompt)  # greedy
+    assert judge.name is not None and judge.name.startswith(tmp_path.name)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["benchmark=voicebench", "benchmark.folder=nowhere"], "no folder with the name of a subset"),
         (["benchmark=vocalbench", "benchmark.folder=nowhere"], "no file with the name of a set"),
-        (["benchmark=uro_bench"], "benchmark.folder"),
+        (["benchmark=uro_bench"], "no value is given for benchmark.folder"),
     ],
 )
 def test_a_folder_without_the_benchmark_is_refused_at_once(
