@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-import soundfile
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from demo.answer import MAX_SECONDS, wording
-from usdm.audio import resample
+from usdm.audio import read_audio, resample
 from usdm.chain import Question, SpokenDialogPipeline
 from usdm.chain.replies import units_to_sound, whole_reply
 from usdm.serve.audio_formats import PCM16, from_base64, to_base64
 from usdm.serve.server import Server, refusal, refused
-from usdm.types import InputError, Sampling, Turn, Waveform
+from usdm.types import InputError, Sampling, Turn
 
 LONGEST = 10_000_000  # bytes of a request: a reference recording of half a minute
 
@@ -72,7 +70,7 @@ async def again(server: Server, request: Request) -> Response:
 def made(pipeline: SpokenDialogPipeline, asked: Asked) -> dict[str, Any]:
     """The whole turn. Raises InputError for what the model cannot go on from."""
     _check_units(pipeline, asked)
-    reference = None if asked.reference is None else _sound(asked.reference)
+    reference = None if asked.reference is None else read_audio(from_base64(asked.reference), max_seconds=MAX_SECONDS)
     voice = None if reference is not None else asked.voice or None
     if asked.said is not None:
         speaker = pipeline.speaker(reference, voice)
@@ -126,17 +124,6 @@ def _sampling(pipeline: SpokenDialogPipeline, asked: Asked) -> Mapping[str, Samp
         beams = 1 if asked.temperature else wording(pipeline).num_beams
         drawn["respond"] = replace(wording(pipeline), temperature=asked.temperature, seed=asked.seed, num_beams=beams)
     return drawn
-
-
-def _sound(encoded: str) -> Waveform:
-    try:
-        with soundfile.SoundFile(io.BytesIO(from_base64(encoded))) as file:
-            if file.frames > MAX_SECONDS * file.samplerate:
-                raise InputError(f"the reference recording is longer than {MAX_SECONDS:g} s: cut it")
-            samples = file.read(dtype="float32", always_2d=True)
-            return Waveform(torch.from_numpy(samples.mean(axis=1)), file.samplerate)
-    except soundfile.SoundFileError as error:
-        raise InputError(f"the reference is no sound file that can be read ({error}): take WAV, FLAC or MP3") from error
 
 
 def _pcm(pipeline: SpokenDialogPipeline, sound: torch.Tensor) -> str:

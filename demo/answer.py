@@ -6,7 +6,7 @@ import base64
 import html
 import logging
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,11 +48,12 @@ def answer(pipeline: SpokenDialogPipeline, asked: Asked) -> Iterator[list[Any]]:
     picture, times and what is played live. What cannot be answered leaves the conversation as it was."""
     said: tuple[Turn, ...] = ()
     live = ""
+    notes: list[str] = []  # about the recordings
     try:
-        with closing(_events(pipeline, asked)) as events:
+        with closing(_events(pipeline, asked, notes.append)) as events:
             for event in events:
                 if isinstance(event, SpokenReply):
-                    yield _finished(asked.history, event)
+                    yield _finished(asked.history, event, [_without_paths(note, asked) for note in notes])
                 elif isinstance(event, SpokenText):
                     said = (*said, Turn(event.role, _writable(event.text)))
                     yield _so_far(asked.history, said, live)
@@ -60,7 +61,7 @@ def answer(pipeline: SpokenDialogPipeline, asked: Asked) -> Iterator[list[Any]]:
                     live = (live or f"{uuid.uuid4().hex} {event.sample_rate}") + "\n" + _base64(event.samples)
                     yield _so_far(asked.history, said, live)
     except InputError as error:
-        yield _failed(asked.history, said, _without_paths(error, asked))
+        yield _failed(asked.history, said, _without_paths(str(error), asked))
     except Exception as error:  # ours to mend, not the visitor's: the page lives on
         logger.exception("a question could not be answered")
         message = f"Something went wrong ({type(error).__name__}). The server's log has the details."
@@ -78,12 +79,16 @@ def blank() -> list[Any]:
     return [(), [], _notice(""), hidden, hidden, hidden, ""]
 
 
-def _events(pipeline: SpokenDialogPipeline, asked: Asked) -> Generator[StreamEvent, None, None]:
+def _events(
+    pipeline: SpokenDialogPipeline, asked: Asked, warn: Callable[[str], None]
+) -> Generator[StreamEvent, None, None]:
     """Raises InputError for a question or a reference voice that cannot be worked with."""
     if asked.recording_path is None and not (asked.text or "").strip():
         raise InputError("there is no question: record one, upload one, or type one")
-    question = None if asked.recording_path is None else read_audio(asked.recording_path, max_seconds=MAX_SECONDS)
-    reference = None if asked.reference_path is None else read_audio(asked.reference_path, max_seconds=MAX_SECONDS)
+    question, reference = (
+        None if path is None else read_audio(path, max_seconds=MAX_SECONDS, warn=warn)
+        for path in (asked.recording_path, asked.reference_path)
+    )
     seed = int(asked.seed or 0)
     sampling = {stage: replace(settings, seed=seed) for stage, settings in pipeline.settings.sampling.items()}
     beams = 1 if asked.temperature else wording(pipeline).num_beams  # what is drawn is not searched
@@ -107,9 +112,15 @@ def _so_far(history: tuple[Turn, ...], said: tuple[Turn, ...], live: str) -> lis
     return [history, _bubbles((*history, *said)), _notice(""), hidden, hidden, hidden, live]
 
 
-def _finished(history: tuple[Turn, ...], reply: SpokenReply) -> list[Any]:
+def _finished(history: tuple[Turn, ...], reply: SpokenReply, notes: Sequence[str]) -> list[Any]:
     history = (*history, Turn("user", _writable(reply.user_text)), Turn("agent", _writable(reply.agent_text)))
-    return [history, _bubbles(history), _notice(_warning(reply)), *_heard_and_seen(reply), gr.skip()]
+    return [
+        history,
+        _bubbles(history),
+        _notice(" ".join([*notes, *_warnings(reply)])),
+        *_heard_and_seen(reply),
+        gr.skip(),
+    ]
 
 
 def _failed(history: tuple[Turn, ...], said: tuple[Turn, ...], message: str) -> list[Any]:
@@ -133,18 +144,15 @@ def _notice(message: str) -> dict[str, Any]:
     return gr.update(value=f'<div class="notice">{html.escape(message)}</div>', visible=bool(message))
 
 
-def _without_paths(error: InputError, asked: Asked) -> str:
+def _without_paths(message: str, asked: Asked) -> str:
     """The message in the page's words: nobody knows the upload's temporary file."""
-    message = str(error)
     for path, name in ((asked.recording_path, "the recording"), (asked.reference_path, "the reference voice")):
         message = message.replace(path, name) if path else message
     return message
 
 
-def _warning(reply: SpokenReply) -> str:
-    if not reply.truncated:
-        return ""
-    return f"Cut off at the token limit: {', '.join(reply.truncated)}."
+def _warnings(reply: SpokenReply) -> list[str]:
+    return [f"Cut off at the token limit: {', '.join(reply.truncated)}."] if reply.truncated else []
 
 
 def _heard_and_seen(reply: SpokenReply) -> list[dict[str, Any]]:

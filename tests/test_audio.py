@@ -34,6 +34,8 @@ def tone(seconds: float, rate: int, hertz: float = 440.0) -> np.ndarray:
         ("wav", "PCM_U8"),
         ("wav", "PCM_24"),
         ("wav", "FLOAT"),
+        ("wav", "DOUBLE"),
+        ("wav", "ULAW"),
         ("flac", "PCM_16"),
         ("ogg", "OPUS"),
     ],
@@ -53,6 +55,139 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "stereo.wav", np.stack([left, right], 1), 16_000, subtype="FLOAT")
     samples = read_audio(tmp_path / "stereo.wav").samples
     assert torch.allclose(samples, torch.from_numpy(left / 2).float(), atol=1e-6)
+
+
+def test_channels_that_cancel_are_heard(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    left = tone(0.2, 16_000)
+    noise = 0.05 * np.random.default_rng(0).normal(size=3200)
+    soundfile.write(tmp_path / "turned.wav", np.stack([0.8 * left, noise - left], 1), 16_000, subtype="FLOAT")
+    samples = read_audio(tmp_path / "turned.wav").samples
+    assert torch.allclose(samples, torch.from_numpy(noise - left).float(), atol=1e-6)  # the louder one, as it is
+    assert "cancel each other" in caplog.text and "channel 1" in caplog.text
+    check_speech(read_audio(tmp_path / "turned.wav"))
+    caplog.clear()
+    assert torch.allclose(read_audio(tmp_path / "turned.wav", channel=0).samples, 0.8 * torch.from_numpy(left).float())
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("others", ["the same", "silent", "unrelated", "later"])
+def test_channels_that_do_not_cancel_are_averaged(
+    others: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    left, channels = tone(0.2, 16_000), np.zeros((3200, 5))
+    channels[:, 2] = left
+    if others == "the same":
+        channels[:] = left[:, None]
+    elif others == "unrelated":
+        channels = 0.1 * np.random.default_rng(0).normal(size=(3200, 5))
+    elif others == "later":
+        channels[1600:, 2], channels[1600:, 4] = 0, left[1600:]  # one speaks after the other
+    soundfile.write(tmp_path / "many.wav", channels, 16_000, subtype="DOUBLE")
+    samples = read_audio(tmp_path / "many.wav").samples
+    assert torch.allclose(samples, torch.from_numpy(channels.mean(axis=1)).float(), atol=1e-6)
+    assert not caplog.text
+
+
+def cut(path: Path, share: float) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+
+
+@pytest.mark.parametrize(
+    ("format_", "subtype"),
+    [
+        *[("WAV", subtype) for subtype in ("PCM_16", "PCM_24", "DOUBLE", "ULAW")],
+        *[("WAVEX", "PCM_24"), ("RF64", "PCM_16"), ("AIFF", "PCM_16"), ("AU", "PCM_16"), ("MP3", "MPEG_LAYER_III")],
+    ],
+)
+def test_a_file_that_broke_off_says_how_much_is_missing(
+    format_: str, subtype: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "sound.bin"
+    soundfile.write(path, tone(10.0, 16_000), 16_000, format=format_, subtype=subtype)
+    assert read_audio(path, 16_000).seconds == pytest.approx(10.0, abs=0.1)
+    assert not caplog.text
+    cut(path, 0.4)
+    told: list[str] = []
+    assert read_audio(path, warn=told.append).seconds == pytest.approx(4.0, abs=0.4)
+    assert len(told) == 1 and "of the 10.0 s that it states are not" in told[0]
+    assert read_audio(path, start=1.0, seconds=2.0, warn=told.append).seconds == 2.0  # nothing of this is missing
+    assert len(told) == 1
+    assert read_audio(path, start=3.0, seconds=2.0, warn=told.append).seconds < 1.3
+    assert "of the 2.00 s from 3.00 s on are there" in told[1]
+    cut(path, 0.3)
+    with pytest.raises(InputError, match=r"of the 10.0 s that it states are not; fetch it again"):
+        read_audio(path)
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_an_ogg_file_that_broke_off_says_so(subtype: str, tmp_path: Path) -> None:
+    path, told = tmp_path / "sound.ogg", list[str]()
+    soundfile.write(path, 0.1 * np.random.default_rng(0).normal(size=160_000), 16_000, format="OGG", subtype=subtype)
+    read_audio(path, warn=told.append)
+    assert not told
+    cut(path, 0.5)
+    assert 3 < read_audio(path, warn=told.append).seconds < 7
+    assert len(told) == 1 and "breaks off after" in told[0]
+
+
+def test_a_flac_file_that_broke_off_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sound.flac"
+    soundfile.write(path, 0.1 * np.random.default_rng(0).normal(size=160_000), 16_000)
+    cut(path, 0.5)
+    with pytest.raises(InputError, match="or one that broke off"):
+        read_audio(path)
+
+
+@pytest.mark.parametrize("size", [0x7FFFFFFF - 36, 0xFFFFFFFF])
+def test_a_file_written_into_a_pipe_states_no_length(
+    size: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "piped.wav"
+    soundfile.write(path, tone(1.0, 16_000), 16_000)
+    data = bytearray(path.read_bytes())
+    data[40:44] = size.to_bytes(4, "little")
+    path.write_bytes(data)
+    assert read_audio(path).seconds == 1.0
+    assert not caplog.text
+
+
+FOREIGN = {
+    "MPEG-4": b"\0\0\0\x20ftypM4A \0\0\0\0",
+    "3GP": b"\0\0\0\x18ftyp3gp4\0\0\0\0",
+    "WebM": b"\x1aE\xdf\xa3\x9fB\x86\x81\x01B\xf7\x81",
+    "AMR": b"#!AMR\n",
+    "AAC": b"\xff\xf1P\x80",
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_phones_write_wants_ffmpeg(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "my voice.m4a"
+    path.write_bytes(FOREIGN[name] + bytes(100))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match=rf"{name}.*ffmpeg -i 'my voice.m4a' 'my voice.wav'"):
+        read_audio(path)
+    with pytest.raises(InputError, match=rf"the recording: {name}"):
+        read_audio(path.read_bytes())
+
+
+def test_ffmpeg_decodes_what_phones_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for ffmpeg: it must be told the format, and its sound is what is read."""
+    soundfile.write(tmp_path / "decoded.wav", tone(1.0, 16_000), 16_000)
+    program = tmp_path / "ffmpeg"
+    program.write_text(
+        f'#!/bin/sh\ncase "$*" in *"-f mov -i file:"*) /bin/cat "{tmp_path}/decoded.wav" ;;\n'
+        '*) echo "no such demuxer" >&2; exit 1 ;; esac\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "a.m4a").write_bytes(FOREIGN["MPEG-4"])
+    (tmp_path / "a.webm").write_bytes(FOREIGN["WebM"])
+    assert read_audio(tmp_path / "a.m4a").seconds == 1.0
+    assert read_audio((tmp_path / "a.m4a").read_bytes()).seconds == 1.0
+    with pytest.raises(InputError, match="ffmpeg cannot decode .no such demuxer"):
+        read_audio(tmp_path / "a.webm")
 
 
 @pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 44_099, 96_000])

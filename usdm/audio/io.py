@@ -1,4 +1,4 @@
-"""Reading, checking, resampling and writing sound. Inside the system all of it is mono float32 in [-1, 1]."""
+"""Checking, resampling and writing sound. Inside the system all of it is mono float32 in [-1, 1]."""
 
 from __future__ import annotations
 
@@ -23,72 +23,6 @@ HIGHEST_SAMPLE_RATE = 384_000  # Hz
 SHORTEST_SPEECH = 0.1  # seconds
 SILENCE_PEAK = -60.0  # dBFS; a recording that never rises above this is silence
 PCM16_FULL_SCALE = 32767
-
-
-def read_audio(
-    path: str | Path,
-    sample_rate: int | None = None,
-    max_seconds: float | None = None,
-    *,
-    start: float = 0.0,
-    seconds: float | None = None,
-    channel: int | None = None,
-) -> Waveform:
-    """Read a sound file (whatever libsndfile opens: WAV, FLAC, Ogg Vorbis or Opus, MP3, ...) as mono float32.
-
-    Channels are averaged, or one of them (`channel`, from 0) is taken. With `sample_rate` (Hz) the sound is
-    resampled to it, otherwise it keeps its own. Only `seconds` from `start` (s) on are read; None is all the rest.
-
-    Raises InputError for a file that is missing, empty, unreadable, not finite, outside the supported sample
-    rates, or longer than `max_seconds`, and for a start or channel that it does not have.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; give the path of an existing sound file")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: the file is empty (0 bytes); record or export it again")
-    channels, rate = _read_channels(path, max_seconds, start, seconds)
-    if len(channels) == 0:
-        raise InputError(f"{path}: the file holds no samples; record or export it again")
-    if channel is not None and not 0 <= channel < channels.shape[1]:
-        raise InputError(f"{path}: channel {channel} of {channels.shape[1]} (from 0); choose one that it has")
-    samples = channels.mean(dim=1) if channel is None else channels[:, channel]  # (T,)
-    if not torch.isfinite(samples).all():
-        raise InputError(f"{path}: the file has samples that are not finite (NaN, infinity); export it again")
-    if (peak := samples.abs().max().item()) > 1.0:  # float files may exceed full scale
-        logger.warning("%s peaks at %.3g, above full scale: scaled down to 1", path, peak)
-        samples = samples / peak
-    if sample_rate is not None and sample_rate != rate:
-        return Waveform(resample(samples, rate, sample_rate), sample_rate)
-    return Waveform(samples, rate)
-
-
-def _read_channels(path: Path, max_seconds: float | None, start: float, seconds: float | None) -> tuple[Tensor, int]:
-    """-> (T, channels) float32 and the sample rate in Hz."""
-    try:
-        with soundfile.SoundFile(path) as file:
-            rate = file.samplerate
-            if first := round(start * rate):
-                if not 0 < first < file.frames:
-                    raise InputError(f"{path}: no sound at {start:g} s; it lasts {file.frames / rate:g} s")
-                file.seek(first)
-            wanted = [] if seconds is None else [round(seconds * rate)]
-            # One frame past the limit tells an over-long file without reading all of it.
-            limit = [] if max_seconds is None else [int(max_seconds * rate) + 1]
-            frames = min(wanted + limit, default=-1)
-            channels = torch.from_numpy(file.read(frames, dtype="float32", always_2d=True))
-    except (soundfile.SoundFileError, RuntimeError) as error:
-        raise InputError(
-            f"{path}: not a readable sound file ({error}); give a WAV, FLAC, Ogg, Opus or MP3 file"
-        ) from error
-    if not LOWEST_SAMPLE_RATE <= rate <= HIGHEST_SAMPLE_RATE:
-        raise InputError(
-            f"{path}: sample rate {rate} Hz; it must lie in {LOWEST_SAMPLE_RATE}..{HIGHEST_SAMPLE_RATE} Hz, "
-            "so convert the file first"
-        )
-    if max_seconds is not None and len(channels) > max_seconds * rate:
-        raise InputError(f"{path}: longer than the limit of {max_seconds:g} s; cut it up or raise the limit")
-    return channels, rate
 
 
 def resample(samples: Tensor, from_hz: int, to_hz: int) -> Tensor:

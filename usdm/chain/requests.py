@@ -14,7 +14,10 @@ from typing import Any
 
 from usdm.types import InputError, Role, Turn
 
-SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au")
+SOUND_SUFFIXES = (
+    *(".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au"),
+    *(".m4a", ".mp4", ".3gp", ".webm", ".aac", ".amr", ".wma"),  # these want ffmpeg
+)
 CONTENTS = ("audio", "text", "units")  # a request has one of them
 KEYS = ("id", *CONTENTS, "transcript", "reply", "reference", "voice", "seed", "history")
 ONLY_FOR_QUESTIONS = ("transcript", "reply", "history")

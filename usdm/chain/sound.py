@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from usdm.audio import check_speech
+from usdm.audio import check_speech, mix_down
 from usdm.audio.io import HIGHEST_SAMPLE_RATE, LOWEST_SAMPLE_RATE
 from usdm.types import InputError, Waveform
 
@@ -38,9 +38,9 @@ class LengthLimit:
 def speech(samples: Samples, sample_rate: int | None, limit: LengthLimit | None = None) -> Waveform:
     """Sound as microphones, decoders and files give it: (T,), (T, channels) or (channels, T), any real type.
 
-    Integers are taken at their full scale, channels are averaged, floats beyond full scale are scaled down.
-    Raises InputError for another shape or type, an impossible rate, and sound that can hold no speech: empty,
-    silent, too short, or with samples that are not finite; beyond the limit before anything is made of it.
+    Integers are taken at their full scale, channels are averaged (see `mix_down`), floats beyond full scale are
+    scaled down. Raises InputError for another shape or type, an impossible rate, and sound that can hold no speech:
+    empty, silent, too short, or with samples that are not finite; beyond the limit before anything is made of it.
     """
     rate = check_sample_rate(sample_rate)
     given = _tensor(samples)
@@ -67,7 +67,7 @@ def check_sample_rate(sample_rate: int | None) -> int:
 
 def mono_samples(samples: Samples) -> Tensor:
     """(T,) float32, full scale at 1. Raises InputError for what is no sound."""
-    mono = _mean_of_channels(_full_scale(_tensor(samples)))
+    mono = _one_channel(_full_scale(_tensor(samples)))
     if not torch.isfinite(mono).all():
         raise InputError("the recording has samples that are not finite (NaN, infinity); record it again")
     return mono
@@ -91,10 +91,11 @@ def _full_scale(samples: Tensor) -> Tensor:
     raise InputError(f"samples of type {samples.dtype}: give floats in [-1, 1], int16, int32 or 8-bit integers")
 
 
-def _mean_of_channels(samples: Tensor) -> Tensor:
+def _one_channel(samples: Tensor) -> Tensor:
     """(T,), (T, channels) or (channels, T) -> (T,); channels are fewer than samples."""
     if samples.dim() == 1:
         return samples
     if samples.dim() == 2 and samples.shape[0] != samples.shape[1]:
-        return samples.mean(dim=int(samples.shape[1] < samples.shape[0]))
+        channels = samples if samples.shape[1] < samples.shape[0] else samples.T  # (T, channels)
+        return mix_down(channels, lambda note: logger.warning("the recording: %s", note))
     raise InputError(f"samples of shape {tuple(samples.shape)}: give (T,), (T, channels) or (channels, T)")

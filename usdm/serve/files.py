@@ -18,6 +18,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from usdm.audio import read_audio
 from usdm.chain import Question
 from usdm.serve.audio_formats import PCM16
 from usdm.serve.engine_events import (
@@ -99,8 +100,8 @@ async def transcriptions(server: Server, request: Request) -> Response:
             return refused(server, 400, "invalid_value", f"response_format {kind!r}: json or text", "response_format")
         data = await file.read()
     try:
-        samples, rate = await asyncio.to_thread(_read, data, server.limits.turn_seconds)
-        text = await _transcribe(server, samples, rate)
+        sound = await asyncio.to_thread(read_audio, data, max_seconds=server.limits.turn_seconds)
+        text = await _transcribe(server, sound.samples, sound.sample_rate)
     except InputError as error:
         return refused(server, 400, "invalid_value", str(error), "file")
     return PlainTextResponse(text + "\n") if kind == "text" else JSONResponse({"text": text})
@@ -162,15 +163,3 @@ def _too_large(server: Server, request: Request, most: int) -> Response | None:
     if int(length) > most:
         return refused(server, 413, "too_large", f"a request of {length} bytes: {most} are allowed")
     return None
-
-
-def _read(data: bytes, longest: float) -> tuple[torch.Tensor, int]:
-    """(t,) and its rate. Raises InputError for what is no recording, or too long."""
-    try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            if file.frames > longest * file.samplerate:
-                raise InputError(f"the recording lasts longer than {longest:g} s: cut it")
-            samples = file.read(dtype="float32", always_2d=True)
-            return torch.from_numpy(samples.mean(axis=1)), file.samplerate
-    except soundfile.SoundFileError as error:
-        raise InputError(f"no recording can be read from the file ({error}): send WAV, FLAC, OGG or MP3") from error
