@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from data_prep.embedded_model.synthesisers import check_speakers, speak_as
-from data_prep.spoken_text import spoken_text
 from usdm.data.speech_corpus import Utterance
 from usdm.evaluation.deliveries import Delivery
+from usdm.tokens.spoken_text import spoken_text
 from usdm.types import InputError, Waveform
 
 RATES = (0.85, 1.2)  # of the recording's own speed

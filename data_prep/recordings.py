@@ -13,10 +13,10 @@ import soundfile
 
 from data_prep.augment import SAMPLE_RATE
 from data_prep.embedded_model.flite import Flite
-from data_prep.spoken_text import spoken_text
 from usdm.audio import read_audio
 from usdm.data.speech_corpus import MANIFEST_FILE, manifest_lines, manifest_row
 from usdm.runs import claim, publishing
+from usdm.tokens.spoken_text import spoken_text
 from usdm.types import InputError
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_prep.spoken_text import spoken_text
 from usdm.asr.recogniser import ConfidentRecogniser, Recogniser
 from usdm.data.speech_corpus import (
     MANIFEST_FILE,
@@ -22,6 +21,7 @@ from usdm.data.speech_corpus import (
     parse_utterance,
 )
 from usdm.runs import RowsById, Shards, Task, claim, in_processes, publishing
+from usdm.tokens.spoken_text import spoken_text
 from usdm.types import InputError, Waveform
 
 SAMPLE_RATE = 16_000  # Hz

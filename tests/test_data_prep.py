@@ -25,8 +25,8 @@ from data_prep.embedded_model.sentences import prepare_sentences
 from data_prep.embedded_model.small_talk import INTENTS
 from data_prep.recordings import import_recordings
 from data_prep.speech_corpus import CorpusReport, Voices, synthesize_corpus
-from data_prep.spoken_text import spoken_text, spoken_words
 from usdm.data.speech_corpus import read_speech_corpora
+from usdm.tokens.spoken_text import spoken_text, spoken_words
 from usdm.types import InputError
 
 needs_synthesisers = pytest.mark.system_packages("flite", "espeak-ng")
@@ -43,6 +43,15 @@ needs_synthesisers = pytest.mark.system_packages("flite", "espeak-ng")
         ("'quoted' words ... here", "quoted words. here."),
         ("$3.50 & 105 more", "three dollars fifty and one hundred five more."),
         ("7:05", "seven oh five."),
+        ("Is it in San José?", "is it in san jose?"),
+        (
+            "$1,250.50, 12,500 people",
+            "one thousand two hundred fifty dollars fifty, twelve thousand five hundred people.",
+        ),
+        ("€3 or £1.5 million", "three euros or one point five million pounds."),
+        ("1,000.5 or 1,2", "one thousand point five or one, two."),
+        ("it's -5, or 5-7", "it's minus five, or five seven."),
+        ("9" * 400 + ",000,000", " ".join(["nine"] * 400) + ", zero, zero."),
         ("", ""),
     ],
 )

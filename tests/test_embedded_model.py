@@ -20,7 +20,7 @@ from usdm.chain import bundle_folder
 from usdm.cli.main import main
 from usdm.evaluation import read_held_out
 from usdm.metrics.text import scored_words
-from usdm.types import Turn, Waveform
+from usdm.types import InputError, Turn, Waveform
 
 ASSETS = Path(usdm.__file__).parent / "assets"
 SHIPPED_AT_MOST = 40e6  # bytes of weights
@@ -80,6 +80,25 @@ def test_typed_turns_and_history(pipeline: usdm.SpokenDialogPipeline) -> None:
     history = [Turn("user", "i want to find a restaurant."), Turn("agent", "what city should i search in?")]
     reply = pipeline.respond(text="san jose please.", history=history, speak=False)
     assert reply.agent_text and reply.waveform is None and reply.user_units is None
+
+
+def test_people_write_as_they_do(pipeline: usdm.SpokenDialogPipeline) -> None:
+    """Capitals, digits, times, prices, accents and line breaks are read as the training text was written."""
+    for written, spoken in (
+        ("Book a table for 2 at 7:30 PM, $50.", "book a table for two at seven thirty p m, fifty dollars."),
+        ("I NEED A HOTEL", "i need a hotel."),
+        ("what's the weather in San José?", "what's the weather in san jose?"),
+        ("hello\nagent\nyes", "hello agent yes."),
+    ):
+        reply = pipeline.respond(text=written, speak=False)
+        assert reply.user_text == written  # as it was typed
+        assert reply.agent_text == pipeline.respond(text=spoken, speak=False).agent_text
+    said = pipeline.respond(text="hello", reply="It's $50 at 7:30 PM.")
+    spoken = pipeline.respond(text="hello", reply="it's fifty dollars at seven thirty p m.")
+    assert said.agent_text == "It's $50 at 7:30 PM."
+    assert said.agent_units is not None and said.agent_units.equal(spoken.agent_units)
+    with pytest.raises(InputError, match="not 안 녕"):
+        pipeline.respond(text="안녕")
 
 
 @pytest.mark.parametrize("intent", ["greeting", "how_are_you", "name", "ability", "thanks", "goodbye"])

@@ -9,7 +9,7 @@ import pytest
 
 from data_prep.embedded_model import festival, pico
 from data_prep.embedded_model.synthesisers import SPEAKERS, check_speakers, speak_as
-from data_prep.spoken_text import spoken_words
+from usdm.tokens.spoken_text import spoken_words
 from usdm.types import InputError
 
 TEXT = "i'd like to book a table in san jose, on the fourth of march. it's for two people."

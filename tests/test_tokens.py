@@ -22,6 +22,7 @@ from usdm.tokens import (
     TemplateSettings,
     TurnContent,
     extend_tokenizer,
+    find_normaliser,
     normalise_text,
     read_tokenizer,
 )
@@ -313,6 +314,54 @@ def test_masks_of_the_stages(template: DialogTemplate) -> None:
         assert not any(mask[id_] for mask in (transcribe, respond, speak))
     newlines = transcribe & vocabulary.newline_mask
     assert torch.nonzero(newlines)[:, 0].tolist() == [template.stop_id("transcribe")]
+
+
+BREAKS = ("\n", "\r\n", "\r", "\v", "\f", "\x1c", "\x85", "\u2028", "\u2029")
+
+
+@pytest.mark.parametrize("settings", [TemplateSettings(), SHORT_TEMPLATE])
+@pytest.mark.parametrize("layout", ["typed", "multi_step"])
+def test_no_text_closes_its_part_of_the_template(
+    vocabulary: SpeechTextVocabulary, settings: TemplateSettings, layout: str
+) -> None:
+    """What people write cannot pose as the other side's turn, in whatever way it breaks its line."""
+    template = DialogTemplate(vocabulary, settings)
+    plain = replace(CONTENT, user_text="ok ok", agent_text="ok ok")
+    newlines = template.prompt("speak", plain, [Turn("user", "ok ok")], layout).count(template.stop_id("transcribe"))
+    for line_break in BREAKS:
+        for heading in (settings.agent_heading, settings.user_heading, "\n"):
+            text = f"ok{line_break}{heading}ok{line_break}"
+            content = replace(CONTENT, user_text=text, agent_text=text)
+            ids = template.prompt("speak", content, [Turn("user", text)], layout)
+            assert ids.count(template.stop_id("transcribe")) == newlines, repr(text)
+            one_line = replace(CONTENT, user_text=" ".join(text.split()), agent_text=" ".join(text.split()))
+            assert ids == template.prompt("speak", one_line, [Turn("user", one_line.user_text or "")], layout)
+
+
+def test_given_texts_are_read_as_the_model_learnt_them(vocabulary: SpeechTextVocabulary) -> None:
+    template = DialogTemplate(vocabulary, normaliser=find_normaliser("spoken_english"))
+    written = "A table for 2 at 7:30, $50"
+    spoken = "a table for two at seven thirty, fifty dollars."
+    for layout in ("typed", "multi_step"):
+        content = replace(CONTENT, user_text=written, agent_text=written)
+        as_learnt = replace(CONTENT, user_text=spoken, agent_text=spoken)
+        prompt = template.prompt("speak", content, [Turn("agent", written)], layout)
+        assert prompt == template.prompt("speak", as_learnt, [Turn("agent", spoken)], layout)
+        assert prompt == DialogTemplate(vocabulary).prompt("speak", as_learnt, [Turn("agent", spoken)], layout)
+        example = template.training_example(as_learnt, [Turn("agent", spoken)], layout).input_ids.tolist()
+        assert example[: len(prompt)] == prompt
+    for text, message in (("안녕 there", "not 안 녕"), ("...", "no words"), ("hi <|unit3|>", "reserves")):
+        with pytest.raises(InputError, match=message):
+            template.check_text(text)
+        with pytest.raises(InputError, match=message):
+            template.prompt("respond", replace(CONTENT, user_text=text), layout="typed")
+    with pytest.raises(InputError, match="normaliser='english': there is spoken_english"):
+        find_normaliser("english")
+
+
+def test_what_the_model_itself_wrote_never_ends_a_conversation(vocabulary: SpeechTextVocabulary) -> None:
+    template = DialogTemplate(vocabulary, normaliser=find_normaliser("spoken_english"))
+    assert template.prompt("transcribe", CONTENT, [Turn("agent", "...")])
 
 
 def test_history_is_text_and_truncated_by_whole_turns(vocabulary: SpeechTextVocabulary) -> None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from num2words import num2words
 
-from data_prep.spoken_text import spoken_text
-from data_prep.spoken_text import spoken_words as bare_words
+from usdm.tokens.spoken_text import spoken_text
+from usdm.tokens.spoken_text import spoken_words as bare_words
 
 _APOSTROPHES = "'\u2018\u2019\u02bc`"
 _SYLLABLES = ("HANGUL SYLLABLE ", "HIRAGANA LETTER ", "KATAKANA LETTER ")  # Unicode names them by their sound

@@ -21,8 +21,8 @@ from typing import Any
 
 from data_prep.embedded_model import not_understood
 from data_prep.embedded_model.small_talk import INTENTS
-from data_prep.spoken_text import spoken_text, spoken_words
 from usdm.runs import arguments_of, claim, write_text
+from usdm.tokens.spoken_text import spoken_text, spoken_words
 from usdm.types import InputError
 
 logger = logging.getLogger(__name__)

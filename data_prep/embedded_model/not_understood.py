@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data_prep.spoken_text import spoken_text
+from usdm.tokens.spoken_text import spoken_text
 from usdm.types import InputError
 
 NOTHING_SAID = "..."  # text of a turn that is noise alone

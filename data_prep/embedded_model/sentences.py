@@ -16,9 +16,9 @@ import numpy as np
 
 from data_prep.embedded_model import not_understood
 from data_prep.embedded_model.dialog_text import DIALOGS_FILE, DOMAIN_FILE
-from data_prep.spoken_text import spoken_text, spoken_words
 from data_prep.text_files import read_texts
 from usdm.runs import arguments_of, claim, write_text
+from usdm.tokens.spoken_text import spoken_text, spoken_words
 from usdm.types import InputError
 
 REPORT_FILE = "sentences.json"

@@ -11,7 +11,7 @@ from typing import Any
 from usdm.chain.options import LoadOptions
 from usdm.lm import LanguageModel, check_model, count_parameters, load_for_generation
 from usdm.runs import content_digest, digest
-from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
+from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings, find_normaliser
 from usdm.types import InputError
 from usdm.unit_to_speech import FlowMatchingToSpeech, UnitToSpeech, load_unit_to_speech
 from usdm.units import UnitTokenizer, load_unit_tokenizer
@@ -74,12 +74,17 @@ def check_unit_source(folder: Path, units: UnitTokenizer) -> None:
         )
 
 
-def load_components(folders: Mapping[str, Path], options: LoadOptions = LoadOptions()) -> Components:  # noqa: B008 (frozen)
-    """A folder for each part. Raises InputError if one cannot be read, or is not made for the rest."""
+def load_components(
+    folders: Mapping[str, Path],
+    options: LoadOptions = LoadOptions(),  # noqa: B008 (frozen)
+    normaliser: str | None = None,
+) -> Components:
+    """A folder for each part, and the name of the bundle's text normaliser. Raises InputError if a part cannot be
+    read, or is not made for the rest."""
     options = options.settled(count_parameters(folders["llm"]))
     options.check()
     vocabulary = SpeechTextVocabulary.from_pretrained(folders["llm"])
-    template = DialogTemplate(vocabulary, TemplateSettings.load(folders["llm"]))
+    template = DialogTemplate(vocabulary, TemplateSettings.load(folders["llm"]), find_normaliser(normaliser))
     units = load_unit_tokenizer(folders["units"])
     speech = load_unit_to_speech(
         folders["decoder"],

@@ -98,7 +98,7 @@ class SpokenDialogPipeline:
         """
         places = {"units": units, "llm": llm, "decoder": decoder}
         folders = find_parts(places if vocoder is None else {**places, "vocoder": vocoder})
-        return cls(load_components(folders, options), folders, settings, voices)
+        return cls(load_components(folders, options, settings.normaliser), folders, settings, voices)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from usdm.chain.stages import check_stages
+from usdm.tokens import find_normaliser
 from usdm.types import InputError, Sampling
 from usdm.unit_to_speech import DecoderSampling
 
@@ -21,9 +22,11 @@ class GenerationSettings:
     sampling: Mapping[str, Sampling] = field(default_factory=dict)  # by stage; greedy where there is none
     decoder: DecoderSampling = DecoderSampling()
     voice: str | None = None  # name of one of the bundle's voices
+    normaliser: str | None = None  # of texts that are given, by its name in `usdm.tokens.normalisers`; None: as written
 
     def __post_init__(self) -> None:
         check_stages(self.sampling)
+        find_normaliser(self.normaliser)
 
     def save(self, folder: str | Path) -> None:
         """Write `generation.json`."""
@@ -38,6 +41,6 @@ class GenerationSettings:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             sampling = {stage: Sampling(**settings) for stage, settings in values["sampling"].items()}
-            return cls(sampling, DecoderSampling(**values["decoder"]), values.get("voice"))
+            return cls(sampling, DecoderSampling(**values["decoder"]), values.get("voice"), values.get("normaliser"))
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: not settings of generation ({error}); save them again") from error

@@ -11,7 +11,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from data_prep.embedded_model.synthesisers import check_speakers, speak_as
-from data_prep.spoken_text import spoken_text
 from usdm.assistants.evaluation import Speaker, evaluate_assistant
 from usdm.assistants.figures import numbers_of
 from usdm.cli import Figures, WorkFailed
@@ -19,6 +18,7 @@ from usdm.cli.bars import bar
 from usdm.cli.model import load_asr, load_pipeline
 from usdm.cli.predict import system
 from usdm.runs import write_text
+from usdm.tokens.spoken_text import spoken_text
 from usdm.types import InputError, Waveform
 
 

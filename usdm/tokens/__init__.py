@@ -7,6 +7,7 @@ from usdm.tokens.layout import (
     TurnContent,
     TurnLayout,
 )
+from usdm.tokens.normalisers import find_normaliser
 from usdm.tokens.template import IGNORED, DialogTemplate, TrainingExample, normalise_text
 from usdm.tokens.vocabulary import SpeechTextVocabulary, extend_tokenizer, read_tokenizer
 
@@ -21,6 +22,7 @@ __all__ = [
     "TurnContent",
     "TurnLayout",
     "extend_tokenizer",
+    "find_normaliser",
     "normalise_text",
     "read_tokenizer",
 ]

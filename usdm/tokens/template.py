@@ -9,7 +9,7 @@ is tokenized once, units are added to an offset: only the two texts of a turn co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -24,6 +24,7 @@ from usdm.tokens.layout import (
     Words,
     turn_layout,
 )
+from usdm.tokens.normalisers import Normaliser
 from usdm.tokens.vocabulary import CONTINUE, CORRESPOND, SpeechTextVocabulary
 from usdm.types import InputError, Role, Turn
 
@@ -67,7 +68,10 @@ class DialogTemplate:
         self,
         vocabulary: SpeechTextVocabulary,
         settings: TemplateSettings = TemplateSettings(),  # noqa: B008 (frozen)
+        normaliser: Normaliser | None = None,
     ) -> None:
+        """`normaliser`: of texts in prompts, which anybody may have written; those of training stay as they are."""
+        self._normaliser = normaliser
         self.vocabulary = vocabulary
         self.settings = settings
         self._writable = {" "}  # characters known to have ids
@@ -114,14 +118,17 @@ class DialogTemplate:
 
         Raises InputError as `training_example` does, or if the layout has no such stage.
         """
-        ids = self._opening(history)
+        content = replace(
+            content, user_text=self._normalised(content.user_text), agent_text=self._normalised(content.agent_text)
+        )
+        ids = self._opening([replace(turn, text=self._normalised_before(turn.text)) for turn in history])
         for piece in self._pieces(layout)[: self._place(stage, layout)]:
             ids += self._ids(piece, content)
         return ids
 
     def check_text(self, text: str) -> None:
         """Raises InputError for words that this model cannot read."""
-        self._text_ids(text, AFTER_TEXT)
+        self._text_ids(self._normalised(text) or "", AFTER_TEXT)
 
     def transcript_ids(self, text: str) -> list[int]:
         """What a transcript is written as. Raises InputError for words that this model cannot read."""
@@ -146,6 +153,20 @@ class DialogTemplate:
                 mask &= ~vocabulary.newline_mask  # a piece such as "?\n" would swallow the stop
         mask[stop] = True
         return mask
+
+    def _normalised(self, text: str | None) -> str | None:
+        """A given text as the model has learnt such. Raises InputError if it cannot read it."""
+        if text is None or self._normaliser is None:
+            return text
+        self._check_reserved(self._encode(normalise_text(text), AFTER_TEXT))
+        return self._normaliser(text)
+
+    def _normalised_before(self, text: str) -> str:
+        """An earlier turn's text; as it is if it cannot be normalised, since the model itself may have written it."""
+        try:
+            return self._normalised(text) or ""
+        except InputError:
+            return text
 
     def _opening(self, history: Sequence[Turn]) -> list[int]:
         """Start id, preamble and as many of the latest turns as the budget holds, oldest first.
@@ -199,10 +220,13 @@ class DialogTemplate:
         text = normalise_text(text)
         self._check_writable(text)
         ids = self._encode(text, anchors)
+        self._check_reserved(ids)
+        return ids
+
+    def _check_reserved(self, ids: Sequence[int]) -> None:
         if special := self.vocabulary.special_ids.intersection(ids):
             tokens = self.vocabulary.tokenizer.convert_ids_to_tokens(sorted(special))
             raise InputError(f"the text holds {' '.join(tokens)}, which the model reserves: take it out")
-        return ids
 
     def _encode(self, text: str, anchors: tuple[str, ...]) -> list[int]:
         for anchor in anchors:
