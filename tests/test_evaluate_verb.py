@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 from collections.abc import Sequence
@@ -74,6 +75,25 @@ def test_recordings_can_be_transcribed_alone_and_by_speaker(
     assert not (held_out / "scores/scorecard.json").exists()
     score = json.loads((held_out / f"scores/{held_out.name}.json").read_text())
     assert score["groups"]["noise"]["items"] == 2
+
+
+def test_what_exists_so_far_is_scored(bundle: Path, held_out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    alone = ("dialogs=false", "recordings=[.]")
+    assert evaluate(bundle, *alone, "so_far=true") == 2
+    assert "has no result of this model" in capsys.readouterr().err
+    assert evaluate(bundle, *alone) == 0
+    capsys.readouterr()
+    path = held_out / "scores" / f"{held_out.name}.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]) + lines[-1][:20])  # its last line is still being written
+    with path.open("rb") as running:
+        fcntl.flock(running, fcntl.LOCK_EX)  # as a run that is at work holds it
+        done = path.read_bytes()
+        assert evaluate(bundle, *alone, "so_far=true") == 0
+        assert path.read_bytes() == done
+    assert "1 not done yet" in capsys.readouterr().out
+    score = json.loads((held_out / "scores" / f"{held_out.name}.json").read_text())
+    assert (score["items"], score["unfinished"]) == (3, 1)
 
 
 def test_services_and_refusals_are_on_the_scorecard(

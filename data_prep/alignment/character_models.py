@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from data_prep.alignment.spelling import Spelling, letters, said
 from usdm.runs import split_revision
 from usdm.types import InputError
+from usdm.units.hub import quiet
 
 
 class HubCtc:
@@ -32,9 +33,10 @@ class HubCtc:
 
         try:
             repository, revision = split_revision(model)
-            self.tokenizer = AutoTokenizer.from_pretrained(repository, revision=revision)
-            self.features = AutoFeatureExtractor.from_pretrained(repository, revision=revision)
-            loaded = AutoModelForCTC.from_pretrained(repository, revision=revision, use_safetensors=True)
+            with quiet():
+                self.tokenizer = AutoTokenizer.from_pretrained(repository, revision=revision)
+                self.features = AutoFeatureExtractor.from_pretrained(repository, revision=revision)
+                loaded = AutoModelForCTC.from_pretrained(repository, revision=revision, use_safetensors=True)
             self.model = loaded.to(device).eval()
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
             raise InputError(f"{model}: no CTC model with tokenizer and feature extractor ({error})") from error

@@ -68,8 +68,10 @@ def scorecard(
     given: Baselines,
 ) -> Scorecard:
     folder = Path(config.output_dir)
-    with bar("dialogs") as progress:
-        predict(system(config.system, pipeline, config), found, folder, overwrite=config.overwrite, progress=progress)
+    if not config.so_far:
+        own = system(config.system, pipeline, config)
+        with bar("dialogs") as progress:
+            predict(own, found, folder, overwrite=config.overwrite, progress=progress)
     with bar("sounds judged") as progress:
         card = score(folder, judge, metrics(config), by="speaker", baselines=given, seed=config.seed, progress=progress)
     good = [each for each in read_predictions(folder).values() if each.error is None]
@@ -90,6 +92,7 @@ def recordings_score(
             by=config.by,
             limit=config.limit,
             seed=config.seed,
+            so_far=config.so_far,
             progress=progress,
         )
 

@@ -219,6 +219,7 @@ class Evaluate(JudgeModel):
     dialogs_file: str | None = None
     output_dir: str = MISSING
     limit: int | None = None
+    so_far: bool = MISSING
     examples: int = MISSING
     capacity: int = MISSING
     seed: int = MISSING

@@ -14,7 +14,7 @@ from typing import Any
 from usdm.asr.recogniser import Recogniser
 from usdm.audio import read_audio
 from usdm.chain import SpokenDialogPipeline
-from usdm.evaluation.result_lines import Progress, complete
+from usdm.evaluation.result_lines import Progress, complete, finished
 from usdm.metrics.facts import surroundings
 from usdm.metrics.intervals import Judged, WordErrorRate, word_error_rate
 from usdm.metrics.table import false_alarms_cell, markdown_table, rate_cell
@@ -89,6 +89,7 @@ class TranscriptScore:
     items: int  # scored
     failed: int
     without_text: int  # left out: there is nothing to score them by
+    unfinished: int  # not transcribed yet
     transcript: WordErrorRate | None
     recogniser: WordErrorRate | None  # an independent recogniser on the same recordings
     false_alarms: FalseAlarms | None  # of the model, in recordings whose text has no words
@@ -154,6 +155,7 @@ def evaluate_recordings(
     by: str | None = None,
     limit: int | None = None,
     seed: int = 0,
+    so_far: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> TranscriptScore:
     """Transcribe recordings and score the words; nothing is replied.
@@ -161,10 +163,11 @@ def evaluate_recordings(
     Writes `<name of the folder>.jsonl` (a row a recording, reused by a later run of the same model and
     recogniser) and `<name of the folder>.json`. `where` and `by` as for `read_recordings`: which recordings, and the
     field whose values are scored one by one too. `limit` takes so many at even distances.
+    `so_far` scores what an earlier run of the same settings has, or one that is still at work, and transcribes nothing.
 
     Raises:
-        InputError: as `read_recordings`, or a limit below 1. A failing recording does not raise: see
-            `TranscriptScore.failed`.
+        InputError: as `read_recordings`, a limit below 1, or nothing there to score `so_far`. A failing recording does
+            not raise: see `TranscriptScore.failed`.
     """
     recordings, without_text = read_recordings(folder, where, by)
     if limit is not None and limit < 1:
@@ -176,10 +179,13 @@ def evaluate_recordings(
     system = [pipeline.fingerprint, asdict(pipeline.settings), seed, recogniser.identity]
     by_key = {_key(recording, system): recording for recording in recordings}
     work = {key: partial(_transcribe, pipeline, recording, recogniser, key, seed) for key, recording in by_key.items()}
-    transcripts = complete(output_dir / f"{name}.jsonl", Transcript, work, progress)
+    path = output_dir / f"{name}.jsonl"
+    transcripts = finished(path, Transcript, work) if so_far else complete(path, Transcript, work, progress)
+    recordings = [by_key[transcript.key] for transcript in transcripts]
+    left = len(work) - len(transcripts)
     asked = {"recogniser": recogniser.name, "where": dict(where or {}), "by": by, "seed": seed}
     facts = {"model": pipeline.fingerprint, **asked, **surroundings()}
-    score = _score(name, list(by_key.values()), transcripts, without_text, by, seed, facts)
+    score = _score(name, recordings, transcripts, without_text, left, by, seed, facts)
     write_text(output_dir / f"{name}.json", json.dumps(asdict(score), indent=2, ensure_ascii=False) + "\n")
     return score
 
@@ -194,7 +200,8 @@ def transcript_table(scores: Sequence[TranscriptScore]) -> str:
             _words(score.transcript),
             str(score.items),
             false_alarms_cell(score.false_alarms),
-            f"{score.without_text} without text, {score.failed} failed",
+            f"{score.without_text} without text, {score.failed} failed"
+            + (f", {score.unfinished} not done yet" if score.unfinished else ""),
         ]
         for score in scores
     ]
@@ -242,6 +249,7 @@ def _score(
     recordings: Sequence[Recording],
     transcripts: Sequence[Transcript],
     without_text: int,
+    unfinished: int,
     by: str | None,
     seed: int,
     facts: dict[str, Any],
@@ -258,6 +266,7 @@ def _score(
         items=len(pairs),
         failed=len(transcripts) - len(pairs),
         without_text=without_text,
+        unfinished=unfinished,
         transcript=whole.transcript,
         recogniser=whole.recogniser,
         false_alarms=false_alarms([word_errors(t.text, t.transcript) for _, t in pairs]),

@@ -8,7 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from usdm.runs import JsonLines
+from usdm.runs import JsonLines, read_lines
+from usdm.types import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,21 @@ def complete(
             entries.append(entry)
             progress(number, len(work))
         lines.replace(entry.row() for entry in entries)
+    return entries
+
+
+def finished(path: Path, kind: type[AnyEntry], keys: Iterable[str]) -> list[AnyEntry]:
+    """Of the results under `keys` those that are there, in their order; another run may be at work on the file.
+
+    Raises InputError if there are none.
+    """
+    known = {entry.key: entry for entry in _entries(read_lines(path), kind)}
+    entries = [known[key] for key in keys if key in known]
+    if not entries:
+        raise InputError(
+            f"so_far=true: {path} has no result of this model, these settings and these items yet; run the same "
+            "command without so_far first, or beside it"
+        )
     return entries
 
 

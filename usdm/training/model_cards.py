@@ -33,6 +33,25 @@ _WHAT = {
 }
 
 
+_UNIT_OF_ENDING = {
+    "_wer": "errors for each word said",
+    "_gap": "errors for each word said, more than the ceiling",
+    "_meteor": "score, 0 to 1",
+    "_meteor_exact_stem": "score, 0 to 1",
+    "_rouge_l": "score, 0 to 1",
+    "_false_alarms": "words heard where nothing is said",
+}
+_UNITS = {
+    "items": "exchanges",
+    "failed": "exchanges",
+    "refused": "share of the replies",
+    "refused_references": "share of the set's own replies",
+    "real_time_factor": "seconds of work for a second of reply",
+    "answer_seconds": "seconds of work, median",
+    "answer_lasts": "seconds of reply, median",
+}
+
+
 def part_card(name: str, parameters: int, records: Mapping[str, Any], facts: Mapping[str, str]) -> str:
     """The card of one part; `records` are `training.json` by run."""
     title, what, runs, load = _WHAT[name]
@@ -106,10 +125,18 @@ def _training_lines(run: str, record: Mapping[str, Any]) -> list[str]:
 
 
 def _table(scorecard: Mapping[str, Any]) -> list[str]:
-    rows = ["| figure | value |", "|---|---|"]
+    rows = ["| figure | value | unit |", "|---|---|---|"]
     return rows + [
-        f"| {name} | {_number(value)} |" for name, value in scorecard.items() if isinstance(value, int | float)
+        f"| {name} | {_number(value)} | {_unit(name)} |"
+        for name, value in scorecard.items()
+        if isinstance(value, int | float)
     ]
+
+
+def _unit(figure: str) -> str:
+    """Of a figure of the scorecard; a metric of somebody's own has its own."""
+    ending = next((ending for ending in _UNIT_OF_ENDING if figure.endswith(ending)), "")
+    return _UNITS.get(figure) or _UNIT_OF_ENDING.get(ending, "as its metric gives it")
 
 
 def _fact_lines(facts: Mapping[str, str]) -> list[str]:
