@@ -61,7 +61,7 @@ from usdm.chain import LoadOptions
 for dtype in (None, torch.bfloat16):  # the second is read by transformers
     pipeline = usdm.SpokenDialogPipeline.from_pretrained(sys.argv[1], LoadOptions(dtype=dtype))
     for _ in range(2):
-        pipeline.respond(torch.randn(16_000), 16_000)
+        pipeline.respond(0.1 * torch.randn(16_000), 16_000)
         *_, reply = pipeline.stream(text="hello")
 """
 
