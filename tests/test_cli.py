@@ -10,11 +10,12 @@ import types
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
 from usdm.cli import WorkFailed
-from usdm.cli.main import main, verbs
+from usdm.cli.main import main, quote_as_written, quoted, verbs
 from usdm.cli.respond import read_speech
 from usdm.types import InputError
 
@@ -236,3 +237,37 @@ def test_what_people_say_needs_no_quoting(text: str, capsys: pytest.CaptureFixtu
     assert main(["respond", f"text={text}", "--cfg", "job"]) == 0
     shown = OmegaConf.create(capsys.readouterr().out)
     assert shown.text == text.strip("'")
+
+
+AS_WRITTEN = ("it's", "a\\", "a\\'b", "${seed}", "\\${seed}", "$5, (please) [x] {y}", "한글 = a\\\n", "$${a}", "''")
+
+
+@pytest.mark.parametrize("written", AS_WRITTEN)
+def test_what_is_quoted_stays_as_it_is_written(written: str) -> None:
+    override = OverridesParser.create().parse_override(f"text={quoted(written)}")
+    config = OmegaConf.create({"seed": 1, "a": 2, "text": override.value()})
+    assert config.text == written
+
+
+def test_paths_are_taken_as_they_are_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a=b,c 한글", "it's (1)", "plain"):
+        Path(name).mkdir()
+        assert quote_as_written(f"output={name}/new.wav") == (
+            f"output={name}/new.wav" if name == "plain" else f"output={quoted(f'{name}/new.wav')}"
+        )
+        assert (quote_as_written(f"input={name}") == f"input={name}") == (name == "plain")
+    for grammar in (
+        "seed=1,2",
+        "shard=range(0,3)",
+        "corpora=[plain,plain]",
+        "x={a: 1}",
+        "output=no,dir/x",
+        "y='plain'",
+    ):
+        assert quote_as_written(grammar) == grammar
+
+
+def test_what_the_grammar_does_not_take_is_told_to_be_quoted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["respond", "input=a=b.wav"]) == 2
+    assert "needs quotes" in capsys.readouterr().err

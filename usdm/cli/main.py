@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 import traceback
@@ -163,7 +164,7 @@ def run_with_hydra(verb: str, arguments: Sequence[str], debug: bool) -> None:
     register_schemas([verb])
     show_experiments(verb, [config_folder(), *added_folders(arguments)])
     entry = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=verb)(job)
-    command_line = [f"usdm {verb}", *map(quote_free_text, arguments)]
+    command_line = [f"usdm {verb}", *map(quote_as_written, arguments)]
     with hydra_command_line(command_line), hydras_own_errors(), table_at_the_end():
         entry()
 
@@ -182,13 +183,31 @@ def own_command(verb: str, config: DictConfig) -> str:
     return shlex.join(["usdm", verb, *added_folder(HydraConfig.get()), *overrides])
 
 
-def quote_free_text(argument: str) -> str:
-    """What people say has apostrophes and commas, which Hydra's grammar gives other meanings: `text=` is quoted."""
+def quote_as_written(argument: str) -> str:
+    """What people say has apostrophes and commas, and their files have `=`, brackets and letters of any script, which
+    Hydra's grammar gives other meanings or none: `text=` and the paths of what is there are quoted."""
     key, equals, value = argument.partition("=")
-    if key != "text" or not equals or value == "null" or value[:1] in ("'", '"'):
+    if not equals or value in ("", "null") or value[:1] in ("'", '"'):
         return argument
-    escaped = value.replace("'", "\\'")
-    return f"text='{escaped}'"
+    return f"{key}={quoted(value)}" if key == "text" or is_path_to_quote(value) else argument
+
+
+def is_path_to_quote(value: str) -> bool:
+    """Whether a file or folder of that name is there, or could be, and Hydra would not take the name as it is."""
+    if re.fullmatch(r"[\w./:@%+ -]*", value, re.ASCII):
+        return False
+    path = Path(value)
+    try:
+        return path.exists() or (path.parent != Path() and path.parent.is_dir())
+    except (OSError, ValueError):  # longer than any path
+        return False
+
+
+def quoted(value: str) -> str:
+    """In single quotes, so that Hydra and OmegaConf leave every character as it is."""
+    value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # no interpolation
+    value = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    return "'" + re.sub(r"(\\+)\Z", r"\1\1", value) + "'"
 
 
 @contextmanager
@@ -277,6 +296,8 @@ def message(error: BaseException) -> str:
     parts = [str(error)]
     if type(error).__module__.startswith("hydra.") and error.__cause__ is not None:
         parts.append(str(error.__cause__))
+    if type(error).__name__ == "OverrideParseException":
+        parts.append("A value with characters of a meaning in this grammar needs quotes: \"key='value'\"")
     return "\n".join(part.strip() for part in parts)
 
 
