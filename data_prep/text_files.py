@@ -31,8 +31,9 @@ def read_texts(file: str | Path) -> Iterator[str]:
         raise InputError(f"{path}: texts are read from files that end in {', '.join(_READERS)}, gzipped or not.")
     if not path.is_file():
         raise InputError(f"{path} does not exist: give a file of text.")
+    opened: Any = gzip.open if path.suffix == ".gz" else open
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+        with opened(path, "rt", encoding="utf-8-sig") as lines:
             yield from _READERS[kind](lines)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is no UTF-8 text ({error}): convert it first.") from error

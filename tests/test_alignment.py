@@ -121,6 +121,7 @@ def tones() -> CtcAligner:
         ("21%", "twentyonepercent", ""),
         ("$3.50", "threedollarsfifty", ""),
         ("café", "cafe", ""),
+        ("£13.60", "thirteenpoundssixty", ""),
         ("안녕", "annyeong", ""),
         ("カナ", "kana", ""),
         ("well-known", "wellknown", ""),
@@ -387,6 +388,7 @@ def test_a_model_of_word_pieces_is_spelled_by_its_tokenizer(tmp_path: Path) -> N
     assert model.tokenizer.convert_ids_to_tokens(known.ids) == ["he", "llo"]
     assert known.unknown == "" and strange == Spelling((), "zebra")
     assert model.delimiter is None
+    assert model.spell(["HELLO", "Hello"]) == [known, known]  # not letter by letter, and not unknown
 
 
 def test_a_torchaudio_bundle_s_model(tmp_path: Path) -> None:

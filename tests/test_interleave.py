@@ -88,6 +88,7 @@ def test_a_word_without_a_unit_stands_with_its_neighbour() -> None:
         ([AlignedWord("a", 0, 1)], 0, "num_units=0"),
         ([AlignedWord("...", 0, 1)], 10, "no words"),
         ([AlignedWord("a", 1, 2), AlignedWord("b", 0, 1)], 10, "'b' starts at 0 s, before 'a' at 1 s"),
+        ([AlignedWord("a", 1, 0.5), AlignedWord("b", 1, 2)], 10, "'a' ends at 0.5 s, before it starts at 1 s"),
     ],
 )
 def test_words_that_cannot_be_aligned_are_refused(words: list[AlignedWord], units: int, message: str) -> None:

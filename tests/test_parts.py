@@ -110,6 +110,7 @@ def test_a_bundle_is_found_by_the_same_rule(bundle: Path, monkeypatch: pytest.Mo
 
 def test_a_download_that_was_broken_off_is_not_taken_for_the_whole(tmp_path: Path) -> None:
     snapshot = put_in_cache(tmp_path, "lab/model", "config.json", "model-00001-of-00002.safetensors")
+    assert not is_complete(snapshot)  # its index is not there yet
     index = {"weight_map": {f"layer{number}": f"model-0000{number}-of-00002.safetensors" for number in (1, 2)}}
     (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
     assert not is_complete(snapshot)

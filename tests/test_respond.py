@@ -11,7 +11,9 @@ import pytest
 import soundfile
 from tiny_models import build_random_bundle
 
+from data_prep.text_files import read_texts
 from usdm.cli.main import main
+from usdm.cli.respond import read_history
 
 SHORT = [f"sampling.{stage}.max_new_tokens=8" for stage in ("transcribe", "respond", "speak")]
 
@@ -84,6 +86,14 @@ def test_a_dialog_of_three_turns(bundle: Path, folder: Path) -> None:
         assert respond(bundle, "input=question.wav", "reply=text", "trace=3.json", history) == 0
         assert json.loads((folder / "3.json").read_text())["history"] == turns
     assert made(folder) == {"1.json", "2.json", "3.json"}  # no sound
+
+
+def test_a_trace_that_an_editor_saved_anew_is_read(bundle: Path, folder: Path) -> None:
+    trace = {"history": [], "user_text": "hi", "agent_text": "yes"}
+    Path("saved.json").write_text(json.dumps(trace, indent=1), encoding="utf-8-sig", newline="\r\n")
+    assert [turn.text for turn in read_history("saved.json")] == ["hi", "yes"]
+    Path("texts.txt").write_text("Hello there.\n\nAnother one.\n", encoding="utf-8-sig", newline="\r\n")
+    assert list(read_texts("texts.txt")) == ["Hello there.", "Another one."]
 
 
 def test_a_reference_voice_changes_the_sound_alone(bundle: Path, folder: Path) -> None:

@@ -355,6 +355,8 @@ def test_given_texts_are_read_as_the_model_learnt_them(vocabulary: SpeechTextVoc
             template.check_text(text)
         with pytest.raises(InputError, match=message):
             template.prompt("respond", replace(CONTENT, user_text=text), layout="typed")
+    with pytest.raises(InputError, match="no characters"):
+        template.check_text("Jos\udcc3\udca9")
     with pytest.raises(InputError, match="normaliser='english': there is spoken_english"):
         find_normaliser("english")
 

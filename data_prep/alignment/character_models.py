@@ -58,8 +58,13 @@ class HubCtc:
         if self._by_letter:
             known, unknown = letters(word, self._knows, self.language)
             return Spelling(tuple(self._symbols[letter] for letter in known), unknown)
-        ids = self.tokenizer(said(word, self.language), add_special_tokens=False).input_ids
-        strange = (self.tokenizer.unk_token_id, self.blank)
+        spoken, strange = said(word, self.language), (self.tokenizer.unk_token_id, self.blank)
+        # Pieces are of one case: a word in another falls apart into letters, or has no pieces at all.
+        written: list[list[int]] = [
+            self.tokenizer(form, add_special_tokens=False).input_ids
+            for form in dict.fromkeys((spoken, spoken.lower(), spoken.upper()))
+        ]
+        ids = min(written, key=lambda ids: (bool(set(ids) & set(strange)), len(ids)))
         return Spelling(tuple(i for i in ids if i not in strange), word if set(ids) & set(strange) else "")
 
     def _knows(self, letter: str) -> bool:

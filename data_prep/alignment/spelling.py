@@ -48,7 +48,7 @@ def said(word: str, language: str) -> str:
     """A written word as it is spoken: numbers in words, in any language that num2words knows."""
     if not _SAID.search(word):
         return word
-    if language == "en" and word.isascii():
+    if language == "en" and word.lstrip("€£").isascii():
         return " ".join(bare_words(spoken_text(word)))
     try:
         return re.sub(r"\d+", lambda digits: f" {num2words(int(digits[0]), lang=language)} ", word)

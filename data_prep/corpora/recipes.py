@@ -222,7 +222,7 @@ def _present(root: Path, parts: Sequence[str]) -> list[str]:
 
 def _lines(files: Iterable[Path]) -> Iterator[str]:
     for file in files:
-        yield from (line for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
+        yield from (line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip())
 
 
 def _first_word(part: str) -> str:

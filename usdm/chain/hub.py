@@ -15,6 +15,7 @@ from usdm.types import InputError
 
 HUB_TIMEOUT = 5.0  # seconds; huggingface_hub itself waits for ever
 SHARDS_FILE = "model.safetensors.index.json"
+SHARDS = "*-of-*.safetensors"
 
 # Hub repositories hold more (optimiser states, the same weights in other formats).
 NEEDED_FILES = {
@@ -69,7 +70,8 @@ def is_complete(folder: Path) -> bool:
         except (ValueError, KeyError, TypeError, AttributeError):  # cut off, or no index
             return False
         return all((folder / shard).is_file() for shard in shards)
-    return any(matches(path.name, WEIGHTS) for path in folder.iterdir())
+    names = [path.name for path in folder.iterdir()]
+    return any(matches(name, WEIGHTS) and not matches(name, (SHARDS,)) for name in names)  # a shard needs its index
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:

@@ -110,6 +110,8 @@ def _complain(path: Path, problems: list[str]) -> None:
 def _request(line: bytes, folder: Path) -> SynthesisRequest:
     try:
         row = json.loads(line)
+    except UnicodeDecodeError as error:
+        raise InputError(f"no UTF-8 ({error}); save the file in UTF-8") from error
     except ValueError as error:
         raise InputError(f"not JSON ({error})") from error
     if not isinstance(row, dict):

@@ -95,7 +95,7 @@ def read_history(traces: str | ListConfig | None) -> list[Turn]:
     turns: list[Turn] = []
     for number, path in enumerate(paths):
         try:
-            trace = json.loads(Path(path).read_text(encoding="utf-8"))
+            trace = json.loads(Path(path).read_bytes())
             earlier = [] if number else [Turn(turn["role"], turn["text"]) for turn in trace["history"]]
             turns += [*earlier, Turn("user", trace["user_text"]), Turn("agent", trace["agent_text"])]
         except (ValueError, KeyError, TypeError) as error:

@@ -46,7 +46,8 @@ def spoken_words(words: Sequence[AlignedWord], num_units: int, unit_rate: float)
     Words without a letter or digit are dropped, their time counts as silence.
 
     Raises:
-        InputError: no units, no words, or words that are not in the order of their times.
+        InputError: no units, no words, words that are not in the order of their times, or one that ends before it
+            starts.
     """
     spoken = [AlignedWord(form, word.start, word.end) for word in words if (form := spoken_form(word.text))]
     _check(spoken, num_units)
@@ -61,6 +62,9 @@ def _check(words: list[AlignedWord], num_units: int) -> None:
         raise InputError(f"num_units={num_units}: words need at least one unit; leave empty utterances out")
     if not words:
         raise InputError("no words: an utterance without transcript cannot be aligned; leave it out")
+    for word in words:
+        if not word.start <= word.end:
+            raise InputError(f"{word.text!r} ends at {word.end} s, before it starts at {word.start} s: align it again")
     for left, right in zip(words, words[1:], strict=False):
         if right.start < left.start:
             raise InputError(

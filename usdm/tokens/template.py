@@ -229,6 +229,9 @@ class DialogTemplate:
             raise InputError(f"the text holds {' '.join(tokens)}, which the model reserves: take it out")
 
     def _encode(self, text: str, anchors: tuple[str, ...]) -> list[int]:
+        """Raises InputError for halves of characters, and for a tokenizer that has no anchor."""
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise InputError(f"{text!r}: it has bytes that are no characters; write it in UTF-8")
         for anchor in anchors:
             head = self._anchor_ids(anchor)
             ids = self.vocabulary.encode_text(anchor + text)
