@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tiny_models import build_random_bundle
 
 from usdm.chain import DecoderSampling, GenerationSettings, SpokenDialogPipeline
+from usdm.training.model_cards import bundle_card
 from usdm.training.package import PARTS, package_model
 from usdm.turns import TurnHead, TurnHeadRule
 from usdm.types import InputError, Sampling
@@ -129,3 +130,11 @@ def test_a_folder_of_something_else_is_not_replaced(bundle: Path, tmp_path: Path
     for _ in range(2):  # a packaged model is replaced
         package_model(str(tmp_path / "model"), parts=parts, runs={}, facts={}, generation=GENERATION)
     assert (tmp_path / "thesis.tex").exists()
+
+
+def test_every_figure_of_a_model_card_has_a_unit() -> None:
+    figures = {"items": 60, "refused": 0.0, "transcript_wer": 0.1, "reply_meteor": 0.3, "my_metric": 1.0}
+    rows = [line for line in bundle_card({}, 1, {}, {}, figures).splitlines() if line.startswith("| ")]
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == ["figure", *figures]
+    assert all(row.count("|") == 4 and row.split("|")[3].strip() for row in rows)
+    assert "| refused | 0 | share of the replies |" in rows
