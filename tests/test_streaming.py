@@ -341,7 +341,7 @@ def test_a_script_tells_its_texts_whoever_plays_it(pipeline: SpokenDialogPipelin
     parts, told = pipeline.parts, []
     chain = LanguageModelChain(parts.llm, parts.template)
     question = Question(units=torch.arange(30) % 20)
-    answer = finish(play(chain.script(question, LONG_REPLY.sampling, tell=told.append), TokenStream(parts.llm)))
+    answer = finish(play(chain.program(question, LONG_REPLY.sampling, tell=told.append), TokenStream(parts.llm)))
     assert told == [SpokenText("user", answer.user_text), SpokenText("agent", answer.agent_text)]
 
 

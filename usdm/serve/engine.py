@@ -51,12 +51,12 @@ class Writing(Protocol):
         """Which has read its beginning ahead."""
         ...
 
-    def script(self) -> StageProgram[Any]:
+    def program(self) -> StageProgram[Any]:
         """To be played at once. Raises InputError if it cannot be."""
         ...
 
     def take(self, progress: Progress) -> None:
-        """What the script has done."""
+        """What the program has done."""
         ...
 
     def fail(self, message: str, is_defect: bool) -> None:
@@ -166,7 +166,7 @@ class Engine:
     def _enter(self, writing: Writing) -> None:
         def enter() -> None:
             self._written.add(writing)
-            ended = self._batch.enter(writing, writing.script(), writing.stream)
+            ended = self._batch.enter(writing, writing.program(), writing.stream)
             if ended is not None:
                 self._written.discard(writing)
                 writing.take(ended)

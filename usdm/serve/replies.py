@@ -86,17 +86,17 @@ class LiveReply:
         assert self._chain.stream is not None
         return self._chain.stream
 
-    def script(self) -> StageProgram[Answer]:
+    def program(self) -> StageProgram[Answer]:
         """To be played at once, from where the chain's stream ends. Raises InputError as the chain does."""
         question = self._request.question
         prompt = self._chain.prompt(question, self._speak)
         units = 0 if question.units is None else len(question.units)
-        script = self._chain.continued(question, self._sampling, self._speak, self._tell_text)
+        program = self._chain.continued(question, self._sampling, self._speak, self._tell_text)
         self._read = Usage(len(prompt) - units, units, cached=self.stream.num_read)
-        return script
+        return program
 
     def take(self, progress: Progress) -> None:
-        """Follow the script."""
+        """Follow the program."""
         for written in progress.written:
             if written.stage != "speak":
                 self._num_text += 1
@@ -162,7 +162,7 @@ class LiveTranscription:
         self._item_id, self._question = item_id, question
         self._tell = tell
 
-    def script(self) -> StageProgram[str]:
+    def program(self) -> StageProgram[str]:
         return self._chain.transcription(self._question, self._pipeline.settings.sampling)
 
     def take(self, progress: Progress) -> None:
