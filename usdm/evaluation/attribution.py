@@ -156,7 +156,7 @@ def _attribution(
         assert found is not None  # there are errors
         shares[stage] = StageShare(*found)
     predictions, references = read_predictions(folder / "own"), read_references(folder / "own")
-    worst = sorted(errors, key=lambda key: -errors[key][0])[:WORST]
+    worst = sorted((key for key in errors if errors[key][0] > 0), key=lambda key: -errors[key][0])[:WORST]
     return Attribution(
         stages=shares,
         error=sum(values[0] for values in errors.values()) / len(errors),
