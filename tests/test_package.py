@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tiny_models import build_random_bundle
 
 from usdm.chain import DecoderSampling, GenerationSettings, SpokenDialogPipeline
-from usdm.training.model_cards import bundle_card
+from usdm.training.model_cards import training_record
 from usdm.training.package import PARTS, package_model
 from usdm.turns import TurnHead, TurnHeadRule
 from usdm.types import InputError, Sampling
@@ -37,7 +37,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_packaged_model_answers_as_its_parts_do(bundle: Path, tmp_path: Path) -> None:
     scorecard = tmp_path / "scorecard.json"
-    scorecard.write_text(json.dumps({"transcript_wer": 0.125, "details": {}}))
+    scorecard.write_text(json.dumps({"items": 8, "transcript_wer": 0.125, "real_time_factor": 0.1, "details": {}}))
     table = tmp_path / "table.md"
     table.write_text("| voice | WER |\n")
     (bundle / "curves.png").write_bytes(b"a picture")
@@ -47,7 +47,8 @@ def test_the_packaged_model_answers_as_its_parts_do(bundle: Path, tmp_path: Path
         str(tmp_path / "model"),
         parts={name: str(bundle / name) for name in PARTS},
         runs={"encoder": str(bundle / "run")},
-        facts={"Data": "Made up.", "Limits": "Says nothing of sense."},
+        facts={"Data": "Made up.", "Limits": "Says nothing of sense.", "Story": "Long ago."},
+        license_id="cc-by-4.0",
         generation=GENERATION,
         voices={"hers": "flite-slt"},
         voices_corpus=str(_spoken(tmp_path / "speech")),
@@ -60,13 +61,18 @@ def test_the_packaged_model_answers_as_its_parts_do(bundle: Path, tmp_path: Path
         state = load_file(tmp_path / "model" / name / "model.safetensors")
         assert {value.dtype for value in state.values() if value.is_floating_point()} == {torch.float16}
         assert sum(value.numel() for value in state.values()) == packaged.parameters[name]
-        assert "Made up." in (tmp_path / "model" / name / "README.md").read_text()
+        assert "license: cc-by-4.0\n" in (tmp_path / "model" / name / "README.md").read_text()
     card = (tmp_path / "model/README.md").read_text()
-    assert "| transcript_wer | 0.125 |" in card
-    assert "- steps: 12" in card and "- loss: 1.25" in card
-    assert "\n| voice | WER |\n" in card
-    assert "](curves/encoder.png)" in card
-    assert (tmp_path / "model/curves/encoder.png").read_bytes() == b"a picture"
+    assert card.startswith("---\n") and "license: cc-by-4.0\n" in card and len(card.splitlines()) <= 40
+    assert "Made up." in card and "Long ago." not in card and "- steps: 12" not in card
+    record = (tmp_path / "model/record/README.md").read_text()
+    assert "Long ago." in record and "Made up." not in record
+    assert "| transcript_wer | 0.125 |" in card and "real_time_factor" not in card
+    assert "| transcript_wer | 0.125 |" in record and "| real_time_factor | 0.1 |" in record
+    assert "- steps: 12" in record and "- loss: 1.25" in record
+    assert "\n| voice | WER |\n" in record
+    assert "](encoder.png)" in record
+    assert (tmp_path / "model/record/encoder.png").read_bytes() == b"a picture"
 
     pipeline = SpokenDialogPipeline.from_pretrained(tmp_path / "model")
     assert pipeline.settings == GENERATION
@@ -106,6 +112,7 @@ def test_voices_without_recordings_are_refused(bundle: Path, tmp_path: Path) -> 
                 parts=parts,
                 runs={},
                 facts={},
+                license_id="mit",
                 generation=GENERATION,
                 voices=voices,
                 voices_corpus=corpus,
@@ -117,7 +124,12 @@ def test_what_is_missing_is_listed_and_nothing_is_written(bundle: Path, tmp_path
     parts = {"units": str(bundle / "units"), "llm": str(tmp_path / "nowhere")}
     with pytest.raises(InputError, match=r"parts\.decoder.*parts\.llm=.*nowhere.*runs\.encoder"):
         package_model(
-            str(tmp_path / "model"), parts=parts, runs={"encoder": str(tmp_path)}, facts={}, generation=GENERATION
+            str(tmp_path / "model"),
+            parts=parts,
+            runs={"encoder": str(tmp_path)},
+            facts={},
+            license_id="mit",
+            generation=GENERATION,
         )
     assert not (tmp_path / "model").exists()
 
@@ -126,15 +138,15 @@ def test_a_folder_of_something_else_is_not_replaced(bundle: Path, tmp_path: Path
     (tmp_path / "thesis.tex").write_text("years of work")
     parts = {name: str(bundle / name) for name in PARTS}
     with pytest.raises(InputError, match="holds no packaged model but something else"):
-        package_model(str(tmp_path), parts=parts, runs={}, facts={}, generation=GENERATION)
+        package_model(str(tmp_path), parts=parts, runs={}, facts={}, license_id="mit", generation=GENERATION)
     for _ in range(2):  # a packaged model is replaced
-        package_model(str(tmp_path / "model"), parts=parts, runs={}, facts={}, generation=GENERATION)
+        package_model(str(tmp_path / "model"), parts=parts, runs={}, facts={}, license_id="mit", generation=GENERATION)
     assert (tmp_path / "thesis.tex").exists()
 
 
 def test_every_figure_of_a_model_card_has_a_unit() -> None:
     figures = {"items": 60, "refused": 0.0, "transcript_wer": 0.1, "reply_meteor": 0.3, "my_metric": 1.0}
-    rows = [line for line in bundle_card({}, 1, {}, {}, figures).splitlines() if line.startswith("| ")]
+    rows = [line for line in training_record({}, {}, figures).splitlines() if line.startswith("| ")]
     assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == ["figure", *figures]
     assert all(row.count("|") == 4 and row.split("|")[3].strip() for row in rows)
     assert "| refused | 0 | share of the replies |" in rows

@@ -1,33 +1,34 @@
-"""Model cards: what a part is, what it learnt from, how good it is, what it cannot do."""
+"""Model cards of a few lines: what a part is, how to load it, how good it is, its data, licence and limits.
+
+And the record of a model's training, which is for whoever wants to train another.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from huggingface_hub import ModelCardData
+
 _WHAT = {
     "units": (
         "Unit extractor",
         "Speech at 16 kHz to discrete units: an encoder in `transformers`' layout and the nearest k-means centroid.",
-        ("encoder",),
         'usdm.units.UnitExtractor.from_pretrained("{folder}")',
     ),
     "llm": (
         "Speech-text language model",
         "A Mistral-architecture causal language model over one vocabulary of text pieces and speech units.",
-        ("pretrain", "finetune"),
         'transformers.AutoModelForCausalLM.from_pretrained("{folder}")',
     ),
     "decoder": (
         "Unit decoder",
         "Units to 80-band log-mels at 22,050 / 256 Hz by conditional flow matching (Voicebox).",
-        ("decoder",),
         'usdm.decoder.UnitDecoder.from_pretrained("{folder}")',
     ),
     "vocoder": (
         "Vocoder",
         "80-band log-mels to sound at 22,050 Hz: ConvNeXt blocks and an inverse STFT (Vocos).",
-        ("vocoder",),
         'usdm.vocoder.load_vocoder("{folder}")',
     ),
 }
@@ -41,6 +42,14 @@ _UNIT_OF_ENDING = {
     "_rouge_l": "score, 0 to 1",
     "_false_alarms": "words heard where nothing is said",
 }
+CARD_FIGURES = (  # on the card; the record has all
+    "transcript_wer",
+    "spoken_reply_wer",
+    "reply_meteor",
+    "reply_meteor_exact_stem",
+    "reply_rouge_l",
+)
+CARD_FACTS = ("Data", "Licence", "Limits")  # headings of the card; others go into the record
 _UNITS = {
     "items": "exchanges",
     "failed": "exchanges",
@@ -52,48 +61,60 @@ _UNITS = {
 }
 
 
-def part_card(name: str, parameters: int, records: Mapping[str, Any], facts: Mapping[str, str]) -> str:
-    """The card of one part; `records` are `training.json` by run."""
-    title, what, runs, load = _WHAT[name]
+def part_card(name: str, parameters: int, license_id: str) -> str:
+    """The card of one part. `license_id`: an SPDX identifier."""
+    title, what, load = _WHAT[name]
     lines = [
-        *_front_matter(),
-        f"# {title} of the embedded model",
+        *_front_matter(license_id),
+        f"# {title}",
         "",
         what,
         "",
-        f"{parameters:,} parameters, stored as float16.",
+        f"{parameters:,} parameters, stored as float16. Figures, data and limits: the card in the folder above.",
         "",
         "```python",
-        load.format(folder="usdm/models/tiny/" + name),
+        load.format(folder=f"MODEL/{name}"),
         "```",
-        "",
     ]
-    lines += [line for run in runs if run in records for line in _training_lines(run, records[run])]
-    return "\n".join([*lines, *_fact_lines(facts)])
+    return "\n".join([*lines, ""])
 
 
 def bundle_card(
     parameters: Mapping[str, int],
     size: int,
+    facts: Mapping[str, str],
+    license_id: str,
+    scorecard: Mapping[str, Any] | None,
+) -> str:
+    """The card of the whole model; `size` is that of the weights in bytes."""
+    lines = [
+        *_front_matter(license_id),
+        "# A spoken dialog model",
+        "",
+        f"{size / 1e6:.1f} MB of weights in four parts: "
+        + ", ".join(f"{name} {count:,} parameters" for name, count in parameters.items())
+        + ".",
+        "",
+        "```python",
+        'usdm.SpokenDialogPipeline.from_pretrained("MODEL")',
+        "```",
+        "",
+    ]
+    if scorecard is not None:
+        shown = {name: scorecard[name] for name in CARD_FIGURES if name in scorecard}
+        lines += [f"{scorecard['items']} held-out exchanges, `usdm evaluate`:", "", *_table(shown), ""]
+    return "\n".join([*lines, *_fact_lines({name: facts[name] for name in CARD_FACTS if name in facts})])
+
+
+def training_record(
     records: Mapping[str, Any],
     facts: Mapping[str, str],
     scorecard: Mapping[str, Any] | None,
     tables: Sequence[str] = (),
     curves: Mapping[str, str] | None = None,
 ) -> str:
-    """The card of the whole model; `size` is that of the weights in bytes, `curves` are pictures by run."""
-    lines = [
-        *_front_matter(),
-        "# The embedded model",
-        "",
-        "A spoken dialog model small enough to ship inside the package: the same classes as the published system, "
-        "at toy size, trained by this repository's recipe (`experiment=tiny`).",
-        "",
-        f"Weights: {size / 1e6:.1f} MB. Parameters: "
-        + ", ".join(f"{name} {count:,}" for name, count in parameters.items())
-        + ".",
-        "",
-    ]
+    """How a model came about: all figures, tables, runs. `records` are `training.json`, `curves` pictures, by run."""
+    lines = ["# Training record", ""]
     if scorecard is not None:
         lines += ["## Figures", "", "Held-out dialogs, `usdm evaluate`:", "", *_table(scorecard), ""]
     lines += [line for table in tables for line in (table.strip(), "")]
@@ -101,11 +122,12 @@ def bundle_card(
         lines += _training_lines(run, record)
         if curves and run in curves:
             lines += [f"![loss curves of {run}]({curves[run]})", ""]
-    return "\n".join([*lines, *_fact_lines(facts)])
+    return "\n".join([*lines, *_fact_lines({name: text for name, text in facts.items() if name not in CARD_FACTS})])
 
 
-def _front_matter() -> list[str]:
-    return ["---", "license: cc-by-sa-4.0", "language: en", "tags: [speech, spoken-dialog, usdm]", "---", ""]
+def _front_matter(license_id: str) -> list[str]:
+    data = ModelCardData(license=license_id, language="en", tags=["speech", "spoken-dialog", "usdm"])
+    return ["---", data.to_yaml(), "---", ""]
 
 
 def _training_lines(run: str, record: Mapping[str, Any]) -> list[str]:

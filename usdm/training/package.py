@@ -18,14 +18,14 @@ from usdm.chain.voices import VOICES_FOLDER
 from usdm.checkpoint import read_object, read_tensors
 from usdm.data.speech_corpus import Utterance, read_speech_corpora
 from usdm.runs import Places, publishing, record
-from usdm.training.model_cards import bundle_card, part_card
+from usdm.training.model_cards import bundle_card, part_card, training_record
 from usdm.turns import HEAD_FOLDER
 from usdm.types import InputError, Waveform
 
 logger = logging.getLogger(__name__)
 
 PARTS = ("units", "llm", "decoder", "vocoder")
-CURVES_FOLDER = "curves"
+RECORD_FOLDER = "record"  # how the model came about
 VOICE_SECONDS = (1.5, 2.5)  # long enough to hear a voice, short enough to be read with every reply
 
 
@@ -44,6 +44,7 @@ def package_model(
     parts: Mapping[str, str],
     runs: Mapping[str, str],
     facts: Mapping[str, str],
+    license_id: str,
     generation: GenerationSettings,
     voices: Mapping[str, str] | None = None,
     voices_corpus: str | None = None,
@@ -57,15 +58,16 @@ def package_model(
 
     Args:
         parts: folder of each of `PARTS`.
-        runs: training runs by name, each a folder with `training.json`; their figures go into the cards, and
-            `curves.png` from there or from the folder above into `curves/NAME.png`.
-        facts: data, licence and limits by heading, written into the bundle's card as they are.
+        runs: training runs by name, each a folder with `training.json`; their figures go into `record/README.md`, and
+            `curves.png` from there or from the folder above into `record/NAME.png`.
+        facts: text by heading: `Data`, `Licence` and `Limits` go into the bundle's card, any other into the record.
+        license_id: SPDX identifier of the licence that the data asks for, such as `cc-by-sa-4.0`.
         generation: how the model wants to be used; `generation.json` beside the parts.
         voices: names of voices to choose from, and the speakers of `voices_corpus` that they are; a dev recording of
             each goes into `voices/NAME.flac`.
         turn_head: folder of a head that knows when a turn is over; it goes into `turn_head/` as it is.
-        scorecard: `scorecard.json` of `usdm evaluate`; its figures go into the bundle's card.
-        tables: Markdown files that go into the bundle's card as they are.
+        scorecard: `scorecard.json` of `usdm evaluate`: a few figures for the card, all for the record.
+        tables: Markdown files that go into the record as they are.
 
     Raises:
         InputError: a part, a run or a speaker is missing, or `output_dir` holds something else than a packaged model,
@@ -81,7 +83,7 @@ def package_model(
     with publishing(folder, folder=True) as part:
         parameters = {name: _copy_half(Path(parts[name]), part / name) for name in PARTS}
         for name in PARTS:
-            (part / name / "README.md").write_text(part_card(name, parameters[name], records, facts))
+            (part / name / "README.md").write_text(part_card(name, parameters[name], license_id))
         if turn_head is not None:
             shutil.copytree(turn_head, part / HEAD_FOLDER)
         generation.save(part)
@@ -90,9 +92,16 @@ def package_model(
             path.parent.mkdir(exist_ok=True)
             soundfile.write(path, recording.samples.numpy(), recording.sample_rate, subtype="PCM_16")
         size = sum(path.stat().st_size for path in part.rglob("*.safetensors"))
-        pictures = _curves(runs, part / CURVES_FOLDER)
-        (part / "README.md").write_text(bundle_card(parameters, size, records, facts, scores, written, pictures))
-        settings = {"facts": dict(facts), "generation": asdict(generation), "voices": dict(voices or {})}
+        (part / "README.md").write_text(bundle_card(parameters, size, facts, license_id, scores))
+        pictures = _curves(runs, part / RECORD_FOLDER)
+        page = training_record(records, facts, scores, written, pictures)
+        (part / RECORD_FOLDER / "README.md").write_text(page)
+        settings = {
+            "facts": dict(facts),
+            "license_id": license_id,
+            "generation": asdict(generation),
+            "voices": dict(voices or {}),
+        }
         inputs: dict[str, Places] = {f"parts.{name}": parts[name] for name in PARTS}
         inputs |= {f"runs.{name}": Path(run) / "training.json" for name, run in runs.items()}
         inputs |= {"scorecard": scorecard, "tables": list(tables), "voices_corpus": voices_corpus if voices else None}
@@ -126,14 +135,14 @@ def _voices(voices: Mapping[str, str], corpus: str | None) -> dict[str, Waveform
 
 
 def _curves(runs: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """Copies each run's curves; their places by run, as the card names them."""
+    """Copies each run's curves; their places by run, as the record names them."""
     folder.mkdir()
     found = {}
     for name, run in runs.items():
         for place in (Path(run), Path(run).parent):
             if (place / "curves.png").is_file():
                 shutil.copyfile(place / "curves.png", folder / f"{name}.png")
-                found[name] = f"{CURVES_FOLDER}/{name}.png"
+                found[name] = f"{name}.png"
                 break
     return found
 
