@@ -136,6 +136,15 @@ def test_every_file_of_conf_is_reachable_from_a_verb() -> None:
 
 
 @pytest.mark.parametrize("verb", sorted(SCHEMAS))
+def test_no_key_of_a_verb_has_the_name_of_a_group_that_it_does_not_choose_from(verb: str) -> None:
+    """`voice=slt` would be taken for a choice of the group `voice`, which the verb has not."""
+    chosen = {choice.partition("@")[0] for choice in composed(verb).hydra.runtime.choices} | lists_of(verb)
+    groups = {path.name for path in config_folder().iterdir() if path.is_dir()}
+    config = OmegaConf.to_container(without_hydra(composed(verb)), resolve=False)
+    assert {key for key, value in config.items() if not isinstance(value, dict)} & groups - chosen == set()
+
+
+@pytest.mark.parametrize("verb", sorted(SCHEMAS))
 def test_every_option_of_a_verb_fits_the_code(verb: str) -> None:
     assert problems(without_hydra(composed(verb))) == []
     for option in options_of(verb):

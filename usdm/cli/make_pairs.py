@@ -13,7 +13,7 @@ def run(config: DictConfig) -> Figures:
     counts = make_pairs(
         list(config.corpora) or [str(PACKAGED_SET)],
         config.output_dir,
-        pairs=config["pairs"],
+        pairs=config.count,
         split=config.split,
         seed=config.seed,
         overwrite=config.overwrite,

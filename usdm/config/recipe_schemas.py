@@ -156,7 +156,7 @@ class MakeHeldOut(Stage):
 class MakePairs(Verb):
     corpora: list[str] = MISSING
     split: str | None = None
-    pairs: int = MISSING
+    count: int = MISSING
     output_dir: str = MISSING
     seed: int = MISSING
     overwrite: bool = MISSING
