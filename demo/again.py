@@ -20,7 +20,7 @@ from usdm.chain import Question, SpokenDialogPipeline
 from usdm.chain.replies import units_to_sound, whole_reply
 from usdm.serve.audio_formats import PCM16, from_base64, to_base64
 from usdm.serve.server import Server, refusal, refused
-from usdm.types import InputError, Sampling, Turn
+from usdm.types import InputError, Sampling, Turn, Waveform
 
 LONGEST = 10_000_000  # bytes of a request: a reference recording of half a minute
 
@@ -70,7 +70,7 @@ async def again(server: Server, request: Request) -> Response:
 def made(pipeline: SpokenDialogPipeline, asked: Asked) -> dict[str, Any]:
     """The whole turn. Raises InputError for what the model cannot go on from."""
     _check_units(pipeline, asked)
-    reference = None if asked.reference is None else read_audio(from_base64(asked.reference), max_seconds=MAX_SECONDS)
+    reference = None if asked.reference is None else _recording(asked.reference)
     voice = None if reference is not None else asked.voice or None
     if asked.said is not None:
         speaker = pipeline.speaker(reference, voice)
@@ -124,6 +124,13 @@ def _sampling(pipeline: SpokenDialogPipeline, asked: Asked) -> Mapping[str, Samp
         beams = 1 if asked.temperature else wording(pipeline).num_beams
         drawn["respond"] = replace(wording(pipeline), temperature=asked.temperature, seed=asked.seed, num_beams=beams)
     return drawn
+
+
+def _recording(encoded: str) -> Waveform:
+    try:
+        return read_audio(from_base64(encoded), max_seconds=MAX_SECONDS)
+    except InputError as error:
+        raise InputError(f"the reference voice: {error}") from error
 
 
 def _pcm(pipeline: SpokenDialogPipeline, sound: torch.Tensor) -> str:

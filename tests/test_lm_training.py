@@ -675,9 +675,7 @@ def test_perplexity_by_type_is_that_of_each_sequence_alone(vocabulary: SpeechTex
     asked: dict[str, Any] = {"max_length": 128, "segment_units": 4, "limit": 12}
     table = evaluate_pretraining(model, vocabulary, [corpus], batch_size=5, **asked)
     assert set(table.types) == set(TYPES)
-    source = SpeechTextSequences(
-        UnitCorpus([corpus]), vocabulary, 128, split="dev", seed=0, pattern="unified", segment_units=4
-    )
+    source = SpeechTextSequences(UnitCorpus([corpus]), vocabulary, 128, split="dev", seed=0, segment_units=4)
     sequences = list(islice((s for block in source.blocks(0) for s in source.sequences(0, block, 0)), 12))
     losses: list[float] = []
     for sequence in sequences:

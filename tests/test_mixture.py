@@ -19,6 +19,7 @@ from usdm.data.sequences import KIND_INDEX
 from usdm.data.speech_text import SpeechTextSequences
 from usdm.data.text_corpus import TextSequences
 from usdm.data.unit_corpus import UnitCorpus
+from usdm.interleave import PatternInterleaving
 from usdm.tokens import SpeechTextVocabulary, extend_tokenizer
 from usdm.training.tokenizer import train_tokenizer
 from usdm.types import InputError
@@ -46,7 +47,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def units_in_order(folders: list[Path], vocabulary: SpeechTextVocabulary, order: Order, epoch: int = 0) -> list[int]:
     """Numbers of units, utterance by utterance as they are read."""
     corpus = UnitCorpus(folders)
-    source = SpeechTextSequences(corpus, vocabulary, 512, pattern="correspondence", order=order, segment_units=10_000)
+    source = SpeechTextSequences(
+        corpus, vocabulary, 512, interleaving=PatternInterleaving("correspondence"), order=order, segment_units=10_000
+    )
     first = vocabulary.layout.unit_offset
     return [
         int(((sequence.input_ids >= first) & (sequence.input_ids < first + SOURCE.num_units)).sum())
@@ -143,7 +146,9 @@ def test_a_mixture_keeps_its_shares_and_goes_on_where_it_stopped(
     folders: list[Path], texts: Path, vocabulary: SpeechTextVocabulary
 ) -> None:
     def rows(count: int, start: int = 0) -> list[PackedRow]:
-        speech = SpeechTextSequences(UnitCorpus(folders), vocabulary, 64, pattern="correspondence")
+        speech = SpeechTextSequences(
+            UnitCorpus(folders), vocabulary, 64, interleaving=PatternInterleaving("correspondence")
+        )
         text = TextSequences([texts], vocabulary, 64)
         mixed = MixedRows([WeightedSource(speech, 1.0), WeightedSource(text, 0.25)], 64, vocabulary.pad_id, start)
         return list(islice(mixed, count))
@@ -157,7 +162,9 @@ def test_a_mixture_keeps_its_shares_and_goes_on_where_it_stopped(
 
 
 def test_a_member_leaves_after_its_repeats(folders: list[Path], texts: Path, vocabulary: SpeechTextVocabulary) -> None:
-    speech = SpeechTextSequences(UnitCorpus(folders), vocabulary, 64, pattern="correspondence")
+    speech = SpeechTextSequences(
+        UnitCorpus(folders), vocabulary, 64, interleaving=PatternInterleaving("correspondence")
+    )
     text = TextSequences([texts], vocabulary, 64)
     once = len(list(PackedRows(text, 64, vocabulary.pad_id, epochs=1)))
     mixed = MixedRows([WeightedSource(speech, 1.0), WeightedSource(text, 1.0, repeats=3)], 64, vocabulary.pad_id)

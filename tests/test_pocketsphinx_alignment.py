@@ -15,7 +15,7 @@ import torch
 
 from data_prep.alignment import Aligned, PocketSphinxAligner, align_corpus, boundary_error
 from data_prep.alignment.pocketsphinx_phones import arpabet, flite_names
-from data_prep.embedded_model.flite import Flite, SpokenText
+from data_prep.embedded_model.flite import Flite, Synthesised
 from usdm.data.speech_corpus import Utterance, read_speech_corpora
 from usdm.types import AlignedWord, InputError
 
@@ -32,7 +32,7 @@ def aligner() -> PocketSphinxAligner:
     return PocketSphinxAligner(transcribe=False)
 
 
-def say(path: Path, text: str, voice: str = "slt") -> SpokenText:
+def say(path: Path, text: str, voice: str = "slt") -> Synthesised:
     spoken = Flite(voice).speak(text)
     soundfile.write(path, spoken.samples, spoken.sample_rate)
     return spoken

@@ -196,24 +196,24 @@ def test_a_chain_of_another_kind_is_streamed_when_it_has_answered(pipeline: Spok
 
 def test_whoever_stops_listening_holds_nothing(pipeline: SpokenDialogPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     streams: list[weakref.ref] = []
-    scripts: list[Any] = []
-    create, script = TokenStream.__init__, LanguageModelChain.script
+    programs: list[Any] = []
+    create, program = TokenStream.__init__, LanguageModelChain.program
 
     def remembered(self: TokenStream, *arguments: Any) -> None:
         streams.append(weakref.ref(self))
         create(self, *arguments)
 
     def followed(self: LanguageModelChain, *arguments: Any) -> Any:
-        scripts.append(script(self, *arguments))
-        return scripts[-1]
+        programs.append(program(self, *arguments))
+        return programs[-1]
 
     monkeypatch.setattr(TokenStream, "__init__", remembered)
-    monkeypatch.setattr(LanguageModelChain, "script", followed)
+    monkeypatch.setattr(LanguageModelChain, "program", followed)
     events = pipeline.stream(noise(), RATE)
     assert SpokenChunk in (type(event) for event in events)  # reads as far as the first
-    assert scripts[0].gi_frame is not None and streams[0]() is not None
+    assert programs[0].gi_frame is not None and streams[0]() is not None
     events.close()
-    assert scripts[0].gi_frame is None
+    assert programs[0].gi_frame is None
     gc.collect()
     assert streams[0]() is None
 

@@ -265,7 +265,7 @@ GOOD = '{"id": "a", "text": "hi"}'
     ("line", "told"),
     [
         ("{", "not JSON"),
-        (b"\xff\xfe", "not JSON"),
+        (b"\xff\xfe", "no UTF-8"),
         ("[1]", "a JSON list"),
         ("{}", "no id"),
         ("{}", "nothing to work with"),
