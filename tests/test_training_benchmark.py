@@ -58,13 +58,16 @@ def test_rows_are_made_by_both_ways(tmp_path: Path, vocabulary: SpeechTextVocabu
     ]
 
 
+SLACK = 6e6  # bytes: what malloc holds of the heap differs by some 4 MB between runs; the manifest's rows are 20
+
+
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, vocabulary: SpeechTextVocabulary) -> None:
     """Of 19,000 more utterances, whose manifest has 20 MB, each costs a job and an index some dozens of bytes."""
     few, many = 1_000, 20_000
     uses = benchmark_memory(vocabulary, tmp_path, utterances=[few, many], max_length=96, rows=20)
     found = {(use.reader, use.utterances): use.bytes for use in uses}
     for reader, each in (("extract_units", 100), ("utterance index", 100), ("pretrain", 400)):
-        assert found[reader, many] < found[reader, few] + each * (many - few) + 1e6, reader
+        assert found[reader, many] < found[reader, few] + each * (many - few) + SLACK, reader
     assert [row["reader"] for row in json.loads((tmp_path / "memory_benchmark.json").read_text())] == [
         use.reader for use in uses
     ]
