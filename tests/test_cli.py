@@ -271,3 +271,8 @@ def test_paths_are_taken_as_they_are_called(tmp_path: Path, monkeypatch: pytest.
 def test_what_the_grammar_does_not_take_is_told_to_be_quoted(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["respond", "input=a=b.wav"]) == 2
     assert "needs quotes" in capsys.readouterr().err
+
+
+def test_a_key_that_the_verb_has_not_is_refused_also_behind_a_plus(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "+jason=out.json"]) == 2
+    assert "no setting is called jason (did you mean json?)" in capsys.readouterr().err

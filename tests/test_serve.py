@@ -141,7 +141,7 @@ def test_a_pause_within_a_turn_loses_nothing(port: int, question: Waveform, expe
     assert heard["transcript"].split()[-2:] == (expected.user_text or "").split()[-2:]
 
 
-def test_the_official_client(port: int, expected: SpokenReply) -> None:
+def test_the_official_client(port: int, expected: SpokenReply, pipeline: SpokenDialogPipeline) -> None:
     """Its connection, its events' types and its two calls for single files."""
 
     async def talk() -> tuple[str, bytes, str]:
@@ -171,6 +171,13 @@ def test_the_official_client(port: int, expected: SpokenReply) -> None:
     ).read()
     samples, rate = soundfile.read(io.BytesIO(spoken))
     assert rate == 24_000 and 0.8 < len(samples) / rate < 6 and abs(samples).max() > 0.05
+    own = pipeline.respond(text="hello", reply="i need a table for two", voice="rms")
+    table = client.audio.speech.create(
+        input="i need a table for two", model="tiny", voice="rms", response_format="wav"
+    ).read()
+    samples, rate = soundfile.read(io.BytesIO(table))
+    assert own.waveform is not None
+    assert len(samples) / rate == pytest.approx(len(own.waveform) / own.sample_rate, abs=0.1)  # these words, no others
     with QUESTION.open("rb") as file:
         assert client.audio.transcriptions.create(file=file, model="tiny").text == expected.user_text
 

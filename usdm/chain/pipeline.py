@@ -293,4 +293,8 @@ def _with_texts(question: Question, transcript: str | None, reply: str | None) -
     for name, text in (("text", question.text), ("reply", reply)):
         if text is not None and not text.strip():
             raise InputError(f"{name}={text!r}: there are no words in it; give some")
-    return replace(question, text=question.text if transcript is None else transcript, reply=reply)
+    return replace(
+        question,
+        text=question.text if transcript is None else transcript,
+        reply=question.reply if reply is None else reply,
+    )

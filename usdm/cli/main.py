@@ -55,8 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb with the command line's arguments and give the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(overview())
-        return 0
+        return report("help", arguments, debug=False, work=lambda: print(overview()))
     if arguments[0] in ("-V", "--version"):
         print(f"usdm {installed_version('usdm')}")
         return 0

@@ -6,6 +6,7 @@ import inspect
 import types
 import typing
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,12 @@ from usdm.types import InputError
 
 
 def check_config(config: DictConfig) -> None:
-    """Raises InputError that lists every mandatory key without a value, or all arguments that do not fit."""
+    """Raises InputError that lists keys that the verb has not (`+key=value` adds anything), every mandatory key without
+    a value, or all arguments that do not fit."""
+    known = getattr(OmegaConf.get_type(config), "__dataclass_fields__", None)
+    if known and (unknown := [str(key) for key in config if key not in known]):
+        near = [f"{key} (did you mean {match}?)" for key in unknown for match in get_close_matches(key, known, 1)]
+        raise InputError(f"no setting is called {', '.join(near or unknown)}; --help lists them")
     if missing := sorted(missing_keys(config)):
         keys = " ".join(f"{key}=..." for key in missing)
         raise InputError(f"no value is given for {', '.join(missing)}: add {keys}")
