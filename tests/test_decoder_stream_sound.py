@@ -13,7 +13,7 @@ from torch import Tensor
 import usdm
 from usdm.audio import MelSpectrogram, read_audio
 from usdm.chain import bundle_folder
-from usdm.decoder import StreamingDecoder, StreamingSettings, UnitDecoder, UnitDecoderConfig, frame_count
+from usdm.decoder import StreamingDecoder, StreamingSettings, UnitDecoder, UnitDecoderConfig, mel_frame_count
 from usdm.evaluation import read_held_out
 from usdm.types import InputError, ReferenceVoice
 from usdm.units import UnitExtractor
@@ -91,7 +91,7 @@ class TestDecoder:
         came = [stream.push(unit[None]).shape[1] for unit in units]
         ready = [1 + index for index, frames in enumerate(came) if frames]
         assert ready == [2 + 1, 6 + 1, 11 + 1, 16 + 1, 21 + 1, 26 + 1, 31 + 1, 36 + 1]  # chunks of 2, 4, 5, 5, ...
-        assert came[2] == frame_count(2, 25, decoder.mel)
+        assert came[2] == mel_frame_count(2, 25, decoder.mel)
 
     def test_what_was_given_decides_what_follows(self) -> None:
         """Later frames see the earlier mel, not only the earlier units."""
@@ -110,7 +110,7 @@ class TestDecoder:
         stream = StreamingDecoder(decoder, **asdict(StreamingSettings.at_rate(25)), **ONE_STEP)
         given = stream.push(units[:10])
         ahead = stream.ahead
-        assert given.shape[1] + ahead.shape[1] == frame_count(8, 25, decoder.mel)
+        assert given.shape[1] + ahead.shape[1] == mel_frame_count(8, 25, decoder.mel)
         rest = torch.cat([stream.push(units[10:]), stream.finish()], dim=1)[:, : ahead.shape[1]]
         other = rest[:, torch.randperm(rest.shape[1])]
         assert (rest - ahead).abs().mean() < 0.5 * (other - ahead).abs().mean()

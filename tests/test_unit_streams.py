@@ -121,7 +121,9 @@ def test_vocos_on_units_is_the_package_s_own(tmp_path: Path) -> None:
     codes = torch.randint(CODES, (4, 40), generator=torch.Generator().manual_seed(0))
     units = tokenizer.codebooks.units(codes)
     whole = speaker([units], [None], [0], DecoderSampling()).sounds[0]
-    table = torch.load(tmp_path / "vocos" / "pytorch_model.bin")["feature_extractor.codebook_weights"]
+    table = torch.load(tmp_path / "vocos" / "pytorch_model.bin", weights_only=True)[
+        "feature_extractor.codebook_weights"
+    ]
     features = sum(table[row + CODES * number] for number, row in enumerate(codes))
     assert isinstance(features, Tensor)
     theirs = vocos.decode(features.T[None], bandwidth_id=torch.tensor([1]))[0]

@@ -1,7 +1,7 @@
 """Units to mel spectrograms by conditional flow matching."""
 
 from usdm.decoder.decoder import UnitDecoder, UnitDecoderConfig
-from usdm.decoder.frames import frame_count, units_per_frame
+from usdm.decoder.frames import mel_frame_count, units_per_frame
 from usdm.decoder.streaming import StreamingDecoder, StreamingSettings
 
 __all__ = [
@@ -9,6 +9,6 @@ __all__ = [
     "StreamingSettings",
     "UnitDecoder",
     "UnitDecoderConfig",
-    "frame_count",
+    "mel_frame_count",
     "units_per_frame",
 ]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from usdm.decoder.decoder import UnitDecoder
 from usdm.decoder.flow_matching import Solver
-from usdm.decoder.frames import frame_count, units_per_frame
+from usdm.decoder.frames import mel_frame_count, units_per_frame
 from usdm.decoder.infill import InfillRequest
 from usdm.decoder.sampling import check_decoding, seeded
 from usdm.types import InputError, ReferenceVoice
@@ -147,7 +147,7 @@ class StreamingDecoder:
 
     def _frame(self, unit: int) -> int:
         """The frame at which a unit begins."""
-        return frame_count(unit, self.decoder.unit_rate, self.decoder.mel)
+        return mel_frame_count(unit, self.decoder.unit_rate, self.decoder.mel)
 
     def _draw(self, frames: int) -> Tensor:
         """(frames, n_feats): the next rows of the noise that a whole reply starts from."""

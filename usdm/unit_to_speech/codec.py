@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
 from transformers import PreTrainedConfig
 
 from usdm.types import ReferenceVoice
-from usdm.unit_to_speech.protocol import DecoderSampling, Synthesis, UnitToSpeech, UnitToSpeechStream, refuse_voices
+from usdm.unit_to_speech.protocol import DecoderSampling, OneVoice, UnitToSpeechStream, refuse_voices
 from usdm.unit_to_speech.windows import CodeStream, Context, Convolution, WindowStream, context_of
 from usdm.units.codec import CodecTokenizer
 
 DAC_KERNEL, DAC_DILATIONS = 7, (1, 3, 9)  # fixed by its code
 
 
-class CodecToSpeech(UnitToSpeech):
+class CodecToSpeech(OneVoice):
     """Made of the codec that tokenizes. Its units hold the voice, so there is none to choose."""
 
     def __init__(self, tokenizer: CodecTokenizer) -> None:
@@ -36,19 +34,9 @@ class CodecToSpeech(UnitToSpeech):
     def sample_rate(self) -> int:
         return self.tokenizer.sample_rate
 
-    def forward(
-        self,
-        units: Sequence[Tensor],
-        voices: Sequence[ReferenceVoice | None],
-        seeds: Sequence[int],
-        sampling: DecoderSampling,
-    ) -> Synthesis:
-        refuse_voices(self, voices)
-        start = time.perf_counter()
-        for row in units:
-            self.check_units(row)
-        sounds = [self.tokenizer.decode(row) for row in units]
-        return Synthesis(sounds, {"decode": time.perf_counter() - start})
+    def speak(self, units: Tensor) -> Tensor:
+        """See `OneVoice`."""
+        return self.tokenizer.decode(units)
 
     def stream(self, voice: ReferenceVoice | None, seed: int, sampling: DecoderSampling) -> UnitToSpeechStream:
         """Sound as soon as it is settled. A codec whose decoder looks at all frames waits for the last."""

@@ -8,8 +8,6 @@ write them, get their lengths from a duration predictor (arXiv 2107.05604, secti
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from torch.nn import functional
 
 from usdm.checkpoint import CONFIG_FILE, fill, read_config, read_weights, save_folder
 from usdm.types import InputError, ReferenceVoice
-from usdm.unit_to_speech.protocol import UNIT_HIFIGAN, DecoderSampling, Synthesis, UnitToSpeech, refuse_voices
+from usdm.unit_to_speech.protocol import UNIT_HIFIGAN, DecoderSampling, OneVoice, refuse_voices
 from usdm.unit_to_speech.windows import Context, Convolution, WindowStream, context_of
 
 LONGEST_UNIT = 50  # repeats that a predicted duration has at most
@@ -97,7 +95,7 @@ class DurationPredictor(nn.Module):
         return logs
 
 
-class UnitHifiGan(UnitToSpeech):
+class UnitHifiGan(OneVoice):
     """See the module. Raises InputError for a configuration that does not fit together."""
 
     def __init__(self, config: UnitHifiGanConfig) -> None:
@@ -137,21 +135,9 @@ class UnitHifiGan(UnitToSpeech):
     def samples_per_unit(self) -> int:
         return math.prod(self.config.upsample_rates)
 
-    @torch.inference_mode()
-    def forward(
-        self,
-        units: Sequence[Tensor],
-        voices: Sequence[ReferenceVoice | None],
-        seeds: Sequence[int],
-        sampling: DecoderSampling,
-    ) -> Synthesis:
-        """As `UnitToSpeech.forward`. Nothing is drawn."""
-        refuse_voices(self, voices)
-        start = time.perf_counter()
-        for row in units:
-            self.check_units(row)
-        sounds = [self.sound(self.lengthened(row.to(self.device))[None])[0].float().cpu() for row in units]
-        return Synthesis(sounds, {"decode": time.perf_counter() - start})
+    def speak(self, units: Tensor) -> Tensor:
+        """See `OneVoice`."""
+        return self.sound(self.lengthened(units.to(self.device))[None])[0].float().cpu()
 
     def sound(self, units: Tensor) -> Tensor:
         """(B, U) units, each as long as it is -> (B, U * samples_per_unit)."""

@@ -5,6 +5,7 @@ A kind of one's own is a subclass of `UnitToSpeech` in any module that Python ca
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -113,6 +114,29 @@ class UnitToSpeech(nn.Module, ABC):
     @abstractmethod
     def from_pretrained(cls, folder: str | Path) -> UnitToSpeech:
         """Read what `save_pretrained` wrote. Raises InputError for what is missing or damaged."""
+
+
+class OneVoice(UnitToSpeech):
+    """A kind whose units or training gave it its voice, and that draws nothing: each sequence is spoken by itself."""
+
+    @abstractmethod
+    def speak(self, units: Tensor) -> Tensor:
+        """(U,) units that it knows -> (T,) float32, on the CPU."""
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        units: Sequence[Tensor],
+        voices: Sequence[ReferenceVoice | None],
+        seeds: Sequence[int],
+        sampling: DecoderSampling,
+    ) -> Synthesis:
+        """As `UnitToSpeech.forward`."""
+        refuse_voices(self, voices)
+        start = time.perf_counter()
+        for row in units:
+            self.check_units(row)
+        return Synthesis([self.speak(row) for row in units], {"decode": time.perf_counter() - start})
 
 
 class WholeStream:

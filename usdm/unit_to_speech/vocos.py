@@ -7,8 +7,7 @@ once for all frames. Weights are those of charactr/vocos-encodec-24khz on the hu
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -24,8 +23,9 @@ from vocos.heads import ISTFTHead
 from vocos.models import VocosBackbone
 
 from usdm.checkpoint import CLASS_KEY, fill, read_config, read_weights, save_folder
+from usdm.runs import split_revision
 from usdm.types import InputError, ReferenceVoice
-from usdm.unit_to_speech.protocol import DecoderSampling, Synthesis, UnitToSpeech, refuse_voices
+from usdm.unit_to_speech.protocol import DecoderSampling, OneVoice, refuse_voices
 from usdm.unit_to_speech.windows import CodeStream, Context, WindowStream
 from usdm.units.codebooks import CodebookLayout, Layout
 from usdm.units.codec import CodecTokenizer, whole
@@ -70,7 +70,7 @@ class VocosUnitsConfig:
             raise InputError(f"{folder}: not the configuration of Vocos on units ({error})") from error
 
 
-class VocosUnits(UnitToSpeech):
+class VocosUnits(OneVoice):
     """Units of EnCodec to sound. Its units hold the voice, so there is none to choose."""
 
     def __init__(self, config: VocosUnitsConfig) -> None:
@@ -112,21 +112,9 @@ class VocosUnits(UnitToSpeech):
         reach = (1 + self.config.num_layers) * (KERNEL_SIZE // 2) + overlap
         return Context(reach, reach)
 
-    @torch.inference_mode()
-    def forward(
-        self,
-        units: Sequence[Tensor],
-        voices: Sequence[ReferenceVoice | None],
-        seeds: Sequence[int],
-        sampling: DecoderSampling,
-    ) -> Synthesis:
-        """As `UnitToSpeech.forward`. Nothing is drawn."""
-        refuse_voices(self, voices)
-        start = time.perf_counter()
-        for row in units:
-            self.check_units(row)
-        sounds = [self.sound(self.layout.frames(row)) for row in units]
-        return Synthesis(sounds, {"decode": time.perf_counter() - start})
+    def speak(self, units: Tensor) -> Tensor:
+        """See `OneVoice`."""
+        return self.sound(self.layout.frames(units))
 
     @torch.inference_mode()
     def sound(self, codes: Tensor) -> Tensor:
@@ -161,7 +149,7 @@ def convert_vocos(checkpoint: str | Path, tokenizer: str | Path, output_dir: str
     """Published weights, as the decoder of a tokenizer's units.
 
     Args:
-        checkpoint: a hub name, or a folder with `config.yaml` and `pytorch_model.bin` as published.
+        checkpoint: `OWNER/REPO@REVISION` on the hub, or a folder with its `config.yaml` and `pytorch_model.bin`.
         tokenizer: folder of an EnCodec tokenizer (`usdm convert_codec`).
 
     Raises:
@@ -206,12 +194,14 @@ def _config(parts: Mapping[str, Any], tokenizer: CodecTokenizer) -> VocosUnitsCo
 def _read_published(checkpoint: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """`config.yaml`, and the tensors of `pytorch_model.bin`."""
     folder = Path(checkpoint)
+    repository, revision = split_revision(str(checkpoint))
     try:
         files = [
-            folder / name if folder.is_dir() else Path(hf_hub_download(str(checkpoint), name))
+            folder / name if folder.is_dir() else Path(hf_hub_download(repository, name, revision=revision))
             for name in (CONFIG_YAML, WEIGHTS_BIN)
         ]
         parts = yaml.safe_load(files[0].read_text(encoding="utf-8"))
+        # They are published in no other format; torch's restricted unpickler reads tensors alone, once.
         weights = torch.load(files[1], map_location="cpu", weights_only=True)
     except (OSError, HFValidationError, yaml.YAMLError, RuntimeError, EOFError, UnpicklingError) as error:
         raise InputError(
