@@ -1,4 +1,4 @@
-"""What the recognisers of the hub have in common."""
+"""What models of the hub that judge or answer have in common."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read_pretrained(kind: Any, name: str, revision: str | None, **options: Any) 
         with quiet():
             return kind.from_pretrained(name, revision=revision, **options)
     except (*UNREADABLE, KeyError) as error:
-        raise InputError(f"asr.name={name} cannot be read as a {kind.__name__} ({first_line(error)}).") from error
+        raise InputError(f"{name} cannot be read as a {kind.__name__} ({first_line(error)}).") from error
 
 
 def digest_of(name: str, revision: str | None) -> str:

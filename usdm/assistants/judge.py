@@ -7,15 +7,11 @@ import os
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
-from typing import Any, Protocol
-
-import torch
+from typing import Protocol
 
 from usdm.assistants.rubrics import Prompt
-from usdm.runs import content_digest
+from usdm.evaluation.chat_model import ChatModel, Message
 from usdm.types import InputError
-from usdm.units.hub import UNREADABLE, first_line, hub_config, quiet
 
 TRIES = 4
 BUSY = (408, 409, 429, 500, 502, 503, 504)
@@ -77,7 +73,7 @@ class OpenAIJudge:
         """Greedy; asked again while the server is busy. Raises InputError if it does not answer."""
         body = {
             "model": self.name,
-            "messages": [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}],
+            "messages": messages(prompt),
             "temperature": 0,
             "max_tokens": self._max_tokens,
         }
@@ -103,34 +99,23 @@ class HubJudge:
 
     Args:
         model: name on the hub, or a folder, with a chat template.
+        revision: commit, branch or tag on the hub.
 
     Raises:
         InputError: it cannot be had or read, or has no chat template.
     """
 
-    def __init__(self, model: str, *, device: str = "cpu", max_tokens: int = 128) -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+    at_once = 1
 
-        hub_config(model)
-        try:
-            with quiet():
-                self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
-                self._model: Any = AutoModelForCausalLM.from_pretrained(model, dtype="auto").to(device).eval()
-        except UNREADABLE as error:
-            raise InputError(f"judge.model={model} cannot be read ({first_line(error)}).") from error
-        if self._tokenizer.chat_template is None:
-            raise InputError(f"judge.model={model} has no chat template: take a model that was tuned to chat")
-        self._max_tokens = max_tokens
-        self.at_once = 1
-        self.name: str | None = f"{Path(model).name} {content_digest(model)[:8]}"
+    def __init__(self, model: str, *, revision: str | None = None, device: str = "cpu", max_tokens: int = 128) -> None:
+        self._model = ChatModel(model, revision, device, max_new_tokens=max_tokens)
+        self.name: str | None = self._model.name
 
-    @torch.inference_mode()
     def __call__(self, prompt: Prompt) -> str:
-        messages = [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}]
-        read = self._tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        ).to(self._model.device)
-        with quiet():
-            written = self._model.generate(**read, max_new_tokens=self._max_tokens, do_sample=False)
-        text: str = self._tokenizer.decode(written[0, read["input_ids"].shape[1] :], skip_special_tokens=True)
-        return text
+        (answer,) = self._model.answers([messages(prompt)])
+        return answer
+
+
+def messages(prompt: Prompt) -> list[Message]:
+    """As chat models take them."""
+    return [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}]

@@ -240,7 +240,7 @@ def _transcribe(
             seconds=sum(heard.timings[stage] for stage in TRANSCRIBING),
         )
     except Exception as error:  # one bad recording must not end a long run; it is counted and makes the run fail
-        logger.exception("%s failed", recording.id)
+        logger.error("%s failed: %s", recording.id, error, exc_info=not isinstance(error, InputError))
         return replace(transcript, error=f"{type(error).__name__}: {error}")
 
 

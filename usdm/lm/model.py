@@ -161,7 +161,7 @@ def count_parameters(folder: str | Path) -> int:
         try:
             with safe_open(path, framework="pt") as weights:
                 total += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: damaged or cut off ({error}); download the model again") from error
     return total
 

@@ -178,9 +178,9 @@ def _copy_half(source: Path, target: Path) -> int:
     target.mkdir(parents=True)
     parameters = 0
     for path in sorted(source.iterdir()):
-        if not path.is_file() or path.name in ("README.md", "training_args.bin"):
-            continue
         if path.name != "model.safetensors":
+            if not path.is_file() or path.name in ("README.md", "training_args.bin"):
+                continue
             shutil.copy2(path, target / path.name)  # centroids stay as they are: their hash names the units
             continue
         state = read_tensors(path)
