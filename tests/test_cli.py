@@ -83,6 +83,7 @@ def test_a_verb_s_help_and_configuration(capsys: pytest.CaptureFixture[str], els
         (["shared.folders=x"], ["full_key: shared.folders"]),
         (["seed=many"], ["'many'", "full_key: seed"]),
         (["experiment=huge"], ["experiment/huge", "tiny"]),
+        (["results@hydra=nowhere"], ["Could not find 'results/nowhere'", "folder"]),
         (["seed"], ["seed"]),
         (["seed=7"], ["held_out_file, train_file", "train_file=..."]),
         ([*FILES, "output_dir=file/below"], ["file"]),
@@ -97,6 +98,7 @@ def test_bad_settings_end_before_any_work(
     assert printed.startswith("usdm prepare_dialogs: ")
     assert all(words in printed for words in told), printed
     assert "Traceback" not in printed and "Error executing job" not in printed
+    assert "search path" not in printed
     assert stage == []
 
 

@@ -126,7 +126,7 @@ GIVEN: Mapping[str, tuple[str, ...]] = {
     "pretrain_llm": ("plain/config.json", "plain/model.safetensors", "plain/tokenizer.json"),
     "finetune": (
         *("unit_corpus/*.parquet", "bundle/llm/config.json", "bundle/llm/model.safetensors"),
-        *("bundle/llm/vocabulary.json", "bundle/llm/unit_source.json", "bundle/llm/generation_config.json"),
+        *("bundle/llm/vocabulary.json", "bundle/llm/generation_config.json"),
     ),
     "train_decoder": ("speech/manifest.jsonl", "speech/0.wav", "unit_corpus/*.parquet"),
     "train_decoder_on": ("bundle/decoder/config.json", "bundle/decoder/model.safetensors"),
@@ -228,7 +228,7 @@ def write_all() -> None:
     Path("run/training.json").write_text('{"settings": {"steps": 1}, "hours": 0.5, "validation": {"loss": 1.0}}')
     shutil.copy("run/training.json", "bundle/llm/training.json")
     shutil.copytree("bundle/llm", "other")
-    Path("scorecard.json").write_text('{"transcript_wer": 0.1}')
+    Path("scorecard.json").write_text('{"items": 4, "transcript_wer": 0.1}')
     Path("table.md").write_text("| a |\n")
     np.save("km.npy", np.random.default_rng(0).normal(size=(20, 32)).astype(np.float32))
     shutil.copytree("bundle/units", "hub")

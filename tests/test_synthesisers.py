@@ -70,6 +70,14 @@ def test_an_unknown_speaker_is_named_with_those_there_are(speaker: str) -> None:
     assert speaker not in SPEAKERS
 
 
+@pytest.mark.system_packages("festival", "festvox-kdlpc16k")
+def test_festival_says_a_clitic_with_the_word_before_it() -> None:
+    """Its own times of the `'s` in "let's" are 0 s to 0 s."""
+    words = festival.speak("okay, let's do high life.", "ked").words
+    assert [word.text for word in words] == ["okay", "let's", "do", "high", "life"]
+    assert all(one.end <= two.start + 1e-6 for one, two in zip(words, words[1:], strict=False))
+
+
 @pytest.mark.parametrize(("speak", "voice"), [(pico.speak, "en-US"), (festival.speak, "ked")])
 def test_a_program_that_is_not_there_names_its_package(
     speak: object, voice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -140,9 +140,16 @@ def write_inputs(folder: Path) -> None:
         seconds = round(0.15 * len(words) + 0.2, 3)
         soundfile.write(folder / f"speech/{number}.wav", drawn.normal(0, 0.1, int(seconds * 16_000)), 16_000)
         times = [[word, round(0.1 + 0.15 * k, 3), round(0.25 + 0.15 * k, 3)] for k, word in enumerate(words)]
-        split = "dev" if number % 5 == 4 else "train"
-        row = {"id": f"u{number}", "audio": f"{number}.wav", "speaker": "s", "role": "agent", "dialog": f"d{number}"}
-        row |= {"turn": 0, "split": split, "text": " ".join(words), "duration": seconds, "sample_rate": 16_000}
+        split = "dev" if number // 2 % 5 == 4 else "train"
+        row = {"id": f"u{number}", "audio": f"{number}.wav", "speaker": "s", "dialog": f"d{number // 2}"}
+        row |= {
+            "role": ("user", "agent")[number % 2],
+            "turn": number % 2,
+            "split": split,
+            "text": " ".join(words),
+            "duration": seconds,
+            "sample_rate": 16_000,
+        }
         rows.append(row | {"words": times})
         (folder / f"grids/u{number}.TextGrid").write_text(text_grid(times, seconds))
     (folder / "speech/manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -138,6 +138,8 @@ class _Manifest:
         path = self.folder / FAILED_FILE
         write_text(path, "".join(json.dumps(asdict(failure)) + "\n" for failure in self.failed))
         total = len(self.splits) + len(self.failed)
+        if not total:
+            raise InputError(f"the source of {self.folder} has no utterance; look into the files that it reads")
         if not self.splits or len(self.failed) > max_failed_share * total:
             first = f" The first: {self.failed[0].id}: {self.failed[0].reason}." if self.failed else ""
             raise InputError(

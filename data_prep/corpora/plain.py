@@ -45,11 +45,13 @@ def jsonl(file: str) -> Iterator[Item]:
     `pronunciation`. Other keys are not read.
 
     Raises:
-        InputError: there is no such file.
+        InputError: there is no such file, or nothing in it.
     """
     path = Path(file)
     if not path.is_file():
         raise InputError(f"{path}: no such file; give a JSONL of utterances.")
+    if not path.stat().st_size:
+        raise InputError(f"{path}: the file is empty; give a JSONL of utterances.")
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():

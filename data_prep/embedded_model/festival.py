@@ -43,7 +43,16 @@ def speak(text: str, voice: str, *, stretch: float = 1.0) -> Synthesised:
             raise InputError(
                 f"Festival cannot say {text!r} with {voice} ({done.stderr.strip()}): {install('festvox-kdlpc16k')}."
             )
-        words = tuple(
-            AlignedWord(name, float(start), float(end)) for name, start, end in map(str.split, done.stdout.splitlines())
-        )
-        return Synthesised(*read_spoken(path, text), (), words)
+        return Synthesised(*read_spoken(path, text), (), tuple(_words(done.stdout)))
+
+
+def _words(printed: str) -> list[AlignedWord]:
+    """Of lines `name start end` (s). Festival takes `'s` for a word, at 0 s if it is one sound with the last."""
+    words: list[AlignedWord] = []
+    for name, start, end in map(str.split, printed.splitlines()):
+        if name.startswith("'") and words:
+            before = words.pop()
+            words.append(AlignedWord(before.text + name, before.start, max(before.end, float(end))))
+        else:
+            words.append(AlignedWord(name, float(start), float(end)))
+    return words

@@ -36,11 +36,11 @@ class GenerationSettings:
     def load(cls, folder: str | Path) -> GenerationSettings:
         """`generation.json` in `folder`, or the defaults where there is none. Raises InputError if it is wrong."""
         path = Path(folder) / GENERATION_FILE
-        if not path.is_file():
+        if not path.exists():
             return cls()
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             sampling = {stage: Sampling(**settings) for stage, settings in values["sampling"].items()}
             return cls(sampling, DecoderSampling(**values["decoder"]), values.get("voice"), values.get("normaliser"))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OSError) as error:
             raise InputError(f"{path}: not settings of generation ({error}); save them again") from error

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -33,7 +34,7 @@ def hydras_own_errors() -> Iterator[None]:
     """Raises InputError where Hydra refuses its command line (two modes at once), or cannot make a run's folder."""
     try:
         yield
-    except (InputError, OmegaConfBaseException, BrokenPipeError):
+    except (InputError, HydraException, OmegaConfBaseException, BrokenPipeError):  # a missing part is an OSError too
         raise
     except OSError as error:
         raise InputError(told(error)) from error

@@ -1,4 +1,5 @@
-"""The server's routes: one WebSocket for conversations, two for single files, and two for those who run it."""
+"""The server's routes: one WebSocket for conversations, two for single files, its model's name, and two for those who
+run it."""
 
 from __future__ import annotations
 
@@ -34,6 +35,7 @@ def routes(server: Server) -> list[BaseRoute]:
         WebSocketRoute("/v1/realtime", partial(converse, server)),
         Route("/v1/audio/speech", partial(_with_access, server, speech), methods=["POST"]),
         Route("/v1/audio/transcriptions", partial(_with_access, server, transcriptions), methods=["POST"]),
+        Route("/v1/models", partial(_with_access, server, models)),
         Route("/health", partial(health, server)),
         Route("/metrics", partial(_with_access, server, metrics)),
     ]
@@ -44,6 +46,12 @@ async def health(server: Server, request: Request) -> Response:
     alive = server.engine.is_alive
     said = {"status": "ok" if alive else "failed", "model": server.model.name, "sessions": len(server.sessions)}
     return JSONResponse(said, 200 if alive else 503)
+
+
+async def models(server: Server, request: Request) -> Response:
+    """The one that answers, as clients list them."""
+    model = {"id": server.model.name, "object": "model", "created": 0, "owned_by": "usdm"}
+    return JSONResponse({"object": "list", "data": [model]})
 
 
 async def metrics(server: Server, request: Request) -> Response:

@@ -41,6 +41,8 @@ class StoredTokenizer:
             files = {name: (folder / name).read_text(encoding="utf-8") for name in (TOKENIZER_FILE, SETTINGS_FILE)}
         except FileNotFoundError as error:
             raise InputError(f"{error.filename}: no such file; give the folder of a fast tokenizer") from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"{folder}: its tokenizer is damaged ({error}); copy or download it again") from error
         for name in OTHER_FILES:
             if (folder / name).is_file():
                 files[name] = (folder / name).read_text(encoding="utf-8")

@@ -86,9 +86,9 @@ def utterances_with_units(
     known = UtteranceIndex.read(corpora, split, is_wanted)
     if not len(known):
         raise InputError(
-            f"of {met['all']} utterances of split {split!r} {met['wanted']} are of roles {roles or 'any'} and speakers "
-            f"{of_speakers or 'any'}, none "
-            "of them has units: extract the units of this corpus first"
+            f"{', '.join(map(str, corpora))}: of {met['all']} utterances of split {split!r} {met['wanted']} are of "
+            f"roles {roles or 'any'} and speakers {of_speakers or 'any'}, none of them has units: extract the units of "
+            "this corpus first"
         )
     if left_out := met["wanted"] - len(known):
         logger.warning("%d of %d utterances have no units and are left out", left_out, met["wanted"])

@@ -79,6 +79,8 @@ def package_model(
     recordings = _voices(voices or {}, voices_corpus)
     records = {name: read_object(Path(run) / "training.json", "train it again") for name, run in runs.items()}
     scores = read_object(Path(scorecard), "evaluate the model again") if scorecard else None
+    if scores is not None and "items" not in scores:
+        raise InputError(f"{scorecard}: not a scorecard, for it has no `items`; evaluate the model again")
     written = [_text(Path(table)) for table in tables]
     with publishing(folder, folder=True) as part:
         parameters = {name: _copy_half(Path(parts[name]), part / name) for name in PARTS}
