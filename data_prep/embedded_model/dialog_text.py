@@ -21,6 +21,7 @@ from typing import Any
 
 from data_prep.embedded_model import not_understood
 from data_prep.embedded_model.small_talk import INTENTS
+from usdm.data.labels import LABELS_FILE, labels_text
 from usdm.runs import arguments_of, claim, write_text
 from usdm.tokens.spoken_text import spoken_text, spoken_words
 from usdm.types import InputError
@@ -73,7 +74,8 @@ def prepare_dialogs(
     seed: int,
     overwrite: bool = False,
 ) -> DomainReport:
-    """Write `dialogs.jsonl` (one dialog a line, split train, dev or test) and `domain.json` into `output_dir`.
+    """Write `dialogs.jsonl` (one dialog a line, split train, dev or test), `labels.jsonl` and `domain.json` into
+    `output_dir`. A dialog's `label` is the domain of its first service, `fine` that service.
 
     Consecutive exchanges inside the domain stay together as one dialog. Test dialogs come from the held-out
     file and their user texts are unseen: one that training has a few times is left out of training, one that it has
@@ -96,7 +98,7 @@ def prepare_dialogs(
         InputError: a file is missing or has a line that is no dialog, or other dialogs are there.
     """
     given = arguments_of(prepare_dialogs, locals(), but=("output_dir", "overwrite"))
-    results = (DIALOGS_FILE, DOMAIN_FILE)
+    results = (DIALOGS_FILE, DOMAIN_FILE, LABELS_FILE)
     with claim(output_dir, given.settings, given.inputs, results=results, overwrite=overwrite) as claimed:
         train = [(row, list(_exchanges(row, max_user_words, max_agent_words))) for row in _read_dialogs(train_file)]
         counts = Counter(word for _, runs in train for run in runs for exchange in run for word in exchange.words)
@@ -163,6 +165,7 @@ def prepare_dialogs(
             len(vocabulary), dict(splits), dict(exchanges), dict(left_out), dict(services.most_common())
         )
         write_text(claimed.path / DIALOGS_FILE, "".join(json.dumps(dialog) + "\n" for dialog in dialogs))
+        write_text(claimed.path / LABELS_FILE, labels_text(map(_label, dialogs)))
         write_text(claimed.path / DOMAIN_FILE, json.dumps(asdict(report) | {"words": sorted(vocabulary)}, indent=1))
         claimed.finish(asdict(report))
         logger.info("%s", report)
@@ -273,6 +276,12 @@ def _dialog(name: str, split: str, services: list[str], exchanges: list[Exchange
     for exchange in exchanges:
         turns += [{"role": "user", "text": exchange.user}, {"role": "agent", "text": exchange.agent}]
     return {"dialog": name, "split": split, "services": services, "turns": turns}
+
+
+def _label(dialog: dict) -> dict[str, str]:
+    """Services are called DOMAIN_NUMBER."""
+    service = dialog["services"][0]
+    return {"id": dialog["dialog"], "label": service.partition("_")[0], "fine": service}
 
 
 def _draw(seed: int, name: str) -> float:

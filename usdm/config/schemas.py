@@ -11,6 +11,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from usdm.config.classifier_schemas import PrepareIntents, TrainClassifier
 from usdm.config.model_schemas import (
     AttributeErrors,
     Benchmark,
@@ -132,6 +133,8 @@ SCHEMAS: dict[str, type[Verb]] = {
     "train_turn_head": TrainTurnHead,
     "train_unit_hifigan": TrainUnitHifigan,
     "train_codec": TrainCodec,
+    "prepare_intents": PrepareIntents,
+    "train_classifier": TrainClassifier,
     "package_model": PackageModel,
     "status": Status,
 }

@@ -1,0 +1,139 @@
+"""Labelled turns: intent sets, labels beside a corpus, and classifiers of turns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny_models import SHORT_TEMPLATE, save_random_llm
+from usdm.cli.main import main
+from usdm.data.labels import Labels
+from usdm.data.user_turns import read_user_turns, with_labels
+from usdm.lm import load_model
+from usdm.lm.turn_classifier import TurnClassifier, turn_batch
+from usdm.tokens import TurnContent
+from usdm.training.classifier import load_classifier
+from usdm.types import InputError
+
+STEPS = ["loop.steps=4", "loop.save_every=2", "loop.log_every=2", "loop.validate_every=2", "batch_size=3"]
+
+
+def write_set(folder: Path, out_of_scope: int = 3) -> Path:
+    """In CLINC150's layout: two domains, two intents each, whose words tell them apart."""
+    folder.mkdir(parents=True, exist_ok=True)
+    domains = {"food": ["eat", "cook"], "money": ["pay", "save"]}
+    (folder / "domains.json").write_text(json.dumps(domains))
+    rows = {
+        split: [[f"{number} times {intent}", intent] for intents in domains.values() for intent in intents
+                for number in range(count)]
+        for split, count in (("train", 6), ("val", 3), ("test", 3))
+    }  # fmt: skip
+    rows |= {f"oos_{split}": [[f"the moon {n}", "oos"] for n in range(out_of_scope)] for split in ("train", "test")}
+    (folder / "data_full.json").write_text(json.dumps(rows))
+    return folder
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Runs in a folder of its own, with a random language model in `lm` and a set in `intents`."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    save_random_llm(tmp_path / "lm", 20, SHORT_TEMPLATE)
+    write_set(tmp_path / "published")
+    assert main(["prepare_intents", "intents=clinc150", "intents.folder=published", "output_dir=intents"]) == 0
+    return tmp_path
+
+
+def train(*settings: str) -> int:
+    given = ["pretrained=lm", "corpora=[intents/dialogs.jsonl]", "labels=intents/labels.jsonl", *STEPS]
+    return main(["train_classifier", *given, *settings])
+
+
+def test_a_published_set_becomes_labelled_turns(prepared: Path) -> None:
+    turns = with_labels(read_user_turns(["intents/dialogs.jsonl"]), Labels.load("intents/labels.jsonl", "fine"))
+    assert {label for _, label in turns} == {"eat", "cook", "pay", "save", "out_of_scope"}
+    assert [turn.text for turn, label in turns if label == "eat" and turn.split == "dev"] == [
+        f"{number} times eat." for number in ("zero", "one", "two")
+    ]
+    assert Labels.load("intents/labels.jsonl").of("query-train-0-0", "query-train-0") == "food"
+
+
+def test_a_part_of_a_set(prepared: Path) -> None:
+    settings = ["intents.folder=published", "per_intent={train: 2}", "only=[food]", "output_dir=part"]
+    assert main(["prepare_intents", *settings]) == 0
+    splits = [turn.split for turn in read_user_turns(["part/dialogs.jsonl"])]
+    assert [splits.count(split) for split in ("train", "dev", "test")] == [4, 6, 6]
+    assert main(["prepare_intents", *settings, "only=[sport]", "output_dir=other"]) == 2
+
+
+def test_a_run_that_was_stopped_gives_the_same_classifier(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("usdm.training.loop.draw_curves", lambda log, picture: None)
+    assert train("label_key=fine", "left_out=[out_of_scope]", "output_dir=whole") == 0
+    with monkeypatch.context() as patched:
+        patched.setattr("usdm.training.loop._Run.finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr("usdm.training.loop._Run.validate", lambda self, done: None)
+        assert train("label_key=fine", "left_out=[out_of_scope]", "output_dir=stopped") == 130
+    assert train("label_key=fine", "left_out=[out_of_scope]", "output_dir=stopped") == 0
+    whole, stopped = (load_classifier(Path(name) / "model") for name in ("whole", "stopped"))
+    assert whole.config.classes == ["cook", "eat", "pay", "save"]
+    for ours, theirs in zip(whole.classifier.parameters(), stopped.classifier.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert train("label_key=label", "left_out=[out_of_scope]", "output_dir=whole") == 2  # another question
+
+
+def test_a_frozen_classifier_learns_from_the_states_of_the_model_as_it_is(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("usdm.training.loop.draw_curves", lambda log, picture: None)
+    given = ["loop.steps=20", "batch_size=24", "loop.learning_rate=0.05"]
+    assert train("frozen=true", "output_dir=frozen", "left_out=[out_of_scope]", *given) == 0
+    loaded = load_classifier("frozen/model")
+    base = load_model("lm")
+    turns = [turn for turn in read_user_turns(["intents/dialogs.jsonl"]) if turn.split == "test"]
+    prompts = [loaded.template.prompt("respond", TurnContent(user_text=turn.text), layout="typed") for turn in turns]
+    alone = torch.stack(
+        [base(torch.tensor([ids]), output_hidden_states=True).hidden_states[-1][0, -1] for ids in prompts]
+    )
+    torch.testing.assert_close(loaded.features(turns), alone.detach(), atol=1e-5, rtol=1e-5)
+    logged = [json.loads(line) for line in Path("frozen/log.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in logged if "loss" in row]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_the_state_of_a_turn_does_not_depend_on_its_neighbours(prepared: Path) -> None:
+    classifier = TurnClassifier(load_model("lm"), torch.nn.Identity()).eval()
+    prompts = [[1, 5, 6], [1, 7, 8, 9, 10, 11]]
+    together = classifier.features(turn_batch(prompts, pad_id=0))
+    alone = torch.cat([classifier.features(turn_batch([prompt], pad_id=0)) for prompt in prompts])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["label_key=fine", "left_out=[eat,cook,pay,out_of_scope]"], "labels are of 1 class "),
+        (["left_out=[sport]"], "no turn has that label"),
+        (["label_key=level"], "needs `id` and `level`"),
+        (["hears=units"], "is text alone"),
+        (["target=[intents/dialogs.jsonl]"], "reads no target"),
+        (["frozen=true", "adapter=lora"], "take adapter=none"),
+    ],
+)
+def test_what_cannot_be_learnt_is_told(
+    prepared: Path, capsys: pytest.CaptureFixture[str], settings: list[str], told: str
+) -> None:
+    assert train(*settings) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_labels_of_unknown_ids_are_told(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Path("intents/labels.jsonl").open("a") as file:
+        file.write('{"id": "nobody", "label": "food"}\n')
+    assert train() == 2
+    assert "1 of 49 labels are of ids that are in no corpus (nobody)" in capsys.readouterr().err
+    with pytest.raises(InputError, match="labelled before"):
+        Path("twice.jsonl").write_text('{"id": "a", "label": "b"}\n' * 2)
+        Labels.load("twice.jsonl")

@@ -1,0 +1,44 @@
+"""Settings of the verbs about labelled turns: intent sets, classifiers of turns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import MISSING
+
+from usdm.config.verb_schema import Verb
+
+
+@dataclass
+class PrepareIntents(Verb):
+    intents: Any = MISSING  # a set of data_prep.intents
+    output_dir: str = MISSING
+    prefix: str = MISSING
+    dev_share: float = MISSING
+    per_intent: Any = None  # numbers by split
+    only: list[str] | None = None
+    seed: int = MISSING
+    overwrite: bool = MISSING
+
+
+@dataclass
+class TrainClassifier(Verb):
+    pretrained: str = MISSING
+    corpora: list[str] = MISSING
+    labels: str = MISSING
+    label_key: str = MISSING
+    hears: str = MISSING
+    left_out: list[str] = MISSING
+    held_out_share: float = MISSING
+    target: list[str] = MISSING
+    target_hears: str | None = None
+    frozen: bool = MISSING
+    batch_size: int = MISSING
+    adapter: Any = None  # a configuration of the package peft; null: all weights are trained
+    objective: Any = MISSING  # usdm.training.classifier_objectives
+    loop: Any = MISSING
+    output_dir: str = MISSING
+    device: str = MISSING
+    seed: int = MISSING
+    overwrite: bool = MISSING
