@@ -45,6 +45,7 @@ from usdm.types import InputError
 GIVEN_BY_CODE = {
     "usdm.lm.build_model": {"vocabulary", "settings"},
     "usdm.evaluation.predictions.ChainSystem": {"pipeline", "seed", "capacity", "retry_errors"},
+    "usdm.chain.choosing.Likeliest": {"chain"},
     "usdm.evaluation.cascade.Resaid": {"pipeline", "seed", "capacity", "retry_errors"},
     "usdm.evaluation.cascade.Cascade": {"pipeline", "seed", "capacity", "retry_errors"},
     "usdm.cli.pretrain.extend_pretrained": {"vocabulary"},

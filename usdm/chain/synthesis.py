@@ -13,14 +13,15 @@ from typing import Any
 
 from torch import nn
 
+from usdm.chain.choosing import ChoosingChain, chain_of
 from usdm.chain.pipeline import SpokenDialogPipeline
 from usdm.chain.prefetch import prefetch
 from usdm.chain.requests import SynthesisRequest
-from usdm.chain.stages import check_stages
+from usdm.chain.stages import LanguageModelChain, check_stages
 from usdm.chain.synthesis_folder import ShardFolder
 from usdm.chain.synthesis_results import RESULTS_FILE, SHARDS_FOLDER, ids_with_results, merge_shards
 from usdm.chain.synthesis_stages import answer, chunks, on_own_stream, prepare, voice
-from usdm.runs import claim, read_lines
+from usdm.runs import Arguments, claim, read_lines
 from usdm.tokens.layout import STAGES
 from usdm.types import InputError, Sampling
 from usdm.unit_to_speech import DecoderSampling
@@ -51,7 +52,7 @@ def synthesize(
     *,
     sampling: Mapping[str, Sampling] | None = None,
     decoder: DecoderSampling | None = None,
-    chain: str | None = None,
+    chain: str | LanguageModelChain | ChoosingChain | None = None,
     seed: int = 0,
     capacity: int = 32,
     encode_batch: int | None = None,
@@ -72,7 +73,8 @@ def synthesize(
     Args:
         sampling: of single stages ("transcribe", "respond", "speak"), instead of the bundle's.
         decoder: instead of the bundle's.
-        chain: name of a layout; None is the one that the model was trained on.
+        chain: name of a layout; None is the one that the model was trained on. Or a chain of this pipeline, such as
+            one that chooses among several answers.
         seed: of requests without one of their own.
         capacity: sequences that the language model writes at once.
         encode_batch: recordings at once; None is 1 on a CPU and 16 elsewhere.
@@ -96,9 +98,13 @@ def synthesize(
     _check_requests(pipeline, requests, folder)
     drawn = _sampling(pipeline, sampling, seed)
     decoder = decoder or pipeline.settings.decoder
-    settings = _settings(pipeline, drawn, decoder, chain, seed, num_shards)
+    answering = chain_of(pipeline.parts, chain, 1, None) if chain is None or isinstance(chain, str) else chain
+    settings = _settings(pipeline, drawn, decoder, answering, seed, num_shards)
+    chosen_by = answering.identity if isinstance(answering, ChoosingChain) else Arguments()
     written = [RESULTS_FILE, SHARDS_FOLDER, *(glob.escape(f"{name}.wav") for name in ids_with_results(folder))]
-    with claim(folder, settings, {}, results=written, overwrite=overwrite, shared=True) as claimed:
+    with claim(
+        folder, {**settings, **chosen_by.settings}, chosen_by.inputs, results=written, overwrite=overwrite, shared=True
+    ) as claimed:
         own = requests[shard::num_shards]
         start, seconds = time.perf_counter(), 0.0
         usual = 1 if pipeline.parts.speech.device.type == "cpu" else ACCELERATOR_BATCH
@@ -110,7 +116,7 @@ def synthesize(
             logger.info("%s: %d of %d requests are done already", folder, done, len(own))
             progress(done, len(own), seconds)
             prepared = prefetch(prepare(pipeline, todo, encode_batch or usual), capacity)
-            answered = prefetch(answer(pipeline, prepared, chain, drawn, capacity), 2 * (decode_batch or usual))
+            answered = prefetch(answer(prepared, answering, drawn, capacity), 2 * (decode_batch or usual))
             with closing(prepared), closing(answered), on_own_stream(pipeline):
                 for batch in chunks(answered, decode_batch or usual):
                     results = files.write(voice(pipeline, batch, decoder, seed))
@@ -168,7 +174,7 @@ def _settings(
     pipeline: SpokenDialogPipeline,
     sampling: Mapping[str, Sampling],
     decoder: DecoderSampling,
-    chain: str | None,
+    chain: LanguageModelChain | ChoosingChain,
     seed: int,
     num_shards: int,
 ) -> dict[str, Any]:
@@ -176,7 +182,7 @@ def _settings(
     return {
         "model": pipeline.fingerprint,
         "precision": {"llm": _precision(pipeline.parts.llm), "decoder": _precision(pipeline.parts.speech)},
-        "chain": pipeline.parts.template.layout(chain).name,
+        "chain": chain.name,
         "sampling": {stage: asdict(settings) for stage, settings in sampling.items()},
         "decoder": asdict(decoder),
         "voice": pipeline.settings.voice,

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from usdm.audio import check_speech, read_audio
+from usdm.chain.candidates import Asked
+from usdm.chain.choosing import ChoosingChain
 from usdm.chain.pipeline import SpokenDialogPipeline
 from usdm.chain.replies import fade_out
 from usdm.chain.requests import SynthesisRequest
@@ -77,22 +79,17 @@ def prepare(
 
 
 def answer(
-    pipeline: SpokenDialogPipeline,
     prepared: Iterable[Prepared],
-    chain: str | None,
+    chain: LanguageModelChain | ChoosingChain,
     sampling: Mapping[str, Sampling],
     capacity: int,
 ) -> Generator[Answered, None, None]:
-    """Questions to the units of their replies, up to `capacity` of them at once, in order of finishing."""
-    model = LanguageModelChain(pipeline.parts.llm, pipeline.parts.template, chain)
-
-    def program(item: Prepared) -> StageProgram[Answer]:
-        if item.error is not None or item.request.units is not None:
-            return _nothing_to_write(item)
-        return model.program(item.question, _seeded(sampling, item.request.seed))
-
-    programs = ((item, program(item)) for item in prepared)
-    for item, result in ContinuousBatch(pipeline.parts.llm, capacity).run(programs):
+    """Questions to the units of their replies, up to `capacity` sequences at once, in order of finishing."""
+    if isinstance(chain, ChoosingChain):
+        outcomes = _chosen(prepared, chain, sampling, capacity)
+    else:
+        outcomes = _written(prepared, chain, sampling, capacity)
+    for item, result in outcomes:
         if isinstance(result, Exception):
             if not isinstance(result, InputError):
                 raise result
@@ -129,6 +126,35 @@ def on_own_stream(pipeline: SpokenDialogPipeline) -> AbstractContextManager[obje
     """On a GPU the stages overlap only if each has a CUDA stream of its own."""
     device = pipeline.parts.speech.device
     return torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else nullcontext()
+
+
+def _written(
+    prepared: Iterable[Prepared],
+    chain: LanguageModelChain,
+    sampling: Mapping[str, Sampling],
+    capacity: int,
+) -> Iterator[tuple[Prepared, Answer | Exception]]:
+    def program(item: Prepared) -> StageProgram[Answer]:
+        if _is_settled(item):
+            return _nothing_to_write(item)
+        return chain.program(item.question, _seeded(sampling, item.request.seed))
+
+    return ContinuousBatch(chain.model, capacity).run((item, program(item)) for item in prepared)
+
+
+def _chosen(
+    prepared: Iterable[Prepared],
+    chain: ChoosingChain,
+    sampling: Mapping[str, Sampling],
+    capacity: int,
+) -> Iterator[tuple[Prepared, Answer | Exception]]:
+    """As many questions at once as have room for all their candidates."""
+    for group in chunks(prepared, max(1, capacity // chain.count)):
+        settled = [item for item in group if _is_settled(item)]
+        yield from ((item, _settled_answer(item)) for item in settled)
+        asking = [item for item in group if not _is_settled(item)]
+        asked = [Asked(item.question, _seeded(sampling, item.request.seed)) for item in asking]
+        yield from zip(asking, chain.answers(asked, capacity), strict=True)
 
 
 class _Voices:
@@ -206,10 +232,19 @@ def _seeded(sampling: Mapping[str, Sampling], seed: int | None) -> Mapping[str, 
     return sampling if seed is None else {stage: replace(own, seed=seed) for stage, own in sampling.items()}
 
 
-def _nothing_to_write(item: Prepared) -> StageProgram[Answer]:
-    """Ends at its first step."""
+def _is_settled(item: Prepared) -> bool:
+    """Whether there is nothing to write: it is wrong, or brings the units of its reply."""
+    return item.error is not None or item.request.units is not None
+
+
+def _settled_answer(item: Prepared) -> Answer:
     units = item.request.units
     return Answer(None, None, None if units is None else torch.tensor(units))
+
+
+def _nothing_to_write(item: Prepared) -> StageProgram[Answer]:
+    """Ends at its first step."""
+    return _settled_answer(item)
     yield  # a generator all the same
 
 

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from usdm.asr.recogniser import Recogniser
 from usdm.chain import LoadOptions, SpokenDialogPipeline
+from usdm.chain.choosing import MakeChooser
 from usdm.config import Precision
 from usdm.types import InputError
 
@@ -35,6 +36,12 @@ def load_asr(config: DictConfig) -> Recogniser:
     """`config.asr`: the recogniser that judges. Raises InputError if it cannot be had."""
     recogniser: Recogniser = instantiate(config.asr, _convert_="all")
     return recogniser
+
+
+def chooser(config: DictConfig) -> MakeChooser | None:
+    """`config.choose`: who chooses among several answers."""
+    make: MakeChooser | None = instantiate(config.choose, _convert_="all")
+    return make
 
 
 def load_options(config: DictConfig) -> LoadOptions:

@@ -14,8 +14,9 @@ from omegaconf import DictConfig, ListConfig
 
 from usdm.audio import check_output_path, check_speech, read_audio, write_audio
 from usdm.chain import SpokenDialogPipeline
+from usdm.chain.choosing import chain_of
 from usdm.cli import Figures, WorkFailed
-from usdm.cli.model import load_pipeline
+from usdm.cli.model import chooser, load_pipeline
 from usdm.config import ReplyKind
 from usdm.runs import write_text
 from usdm.tokens.layout import STAGES
@@ -43,7 +44,7 @@ def run(config: DictConfig) -> Figures:
         voice=config.voice,
         sampling=sampling(pipeline, config),
         decoder=replace(pipeline.settings.decoder, **given(config.decoding)),
-        chain=config.chain,
+        chain=chain_of(pipeline.parts, config.chain, config.candidates, chooser(config)),
         speak=speak,
         seed=config.seed,
     )

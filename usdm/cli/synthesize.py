@@ -10,10 +10,11 @@ from dataclasses import replace
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from usdm.chain.choosing import chain_of
 from usdm.chain.requests import read_requests
 from usdm.chain.synthesis import Progress, SynthesisReport, synthesize
 from usdm.cli import Figures, WorkFailed
-from usdm.cli.model import load_pipeline
+from usdm.cli.model import chooser, load_pipeline
 from usdm.cli.respond import given, sampling
 from usdm.cli.stage import numbers
 
@@ -30,7 +31,7 @@ def run(config: DictConfig) -> Figures:
             config.output_dir,
             sampling=sampling(pipeline, config),
             decoder=replace(pipeline.settings.decoder, **given(config.decoding)),
-            chain=config.chain,
+            chain=chain_of(pipeline.parts, config.chain, config.candidates, chooser(config)),
             seed=config.seed,
             capacity=config.capacity,
             encode_batch=config.encode_batch,

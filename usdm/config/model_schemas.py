@@ -95,6 +95,8 @@ class Respond(UseModel):
     reference: str | None = None
     voice: str | None = None
     chain: str | None = None
+    candidates: int = MISSING
+    choose: Any = None
     stream: bool = MISSING
     seed: int = MISSING
     sampling: ChainSampling = field(default_factory=ChainSampling)
@@ -113,6 +115,8 @@ class Synthesize(UseModel):
     retry_errors: bool = MISSING
     overwrite: bool = MISSING
     chain: str | None = None
+    candidates: int = MISSING
+    choose: Any = None
     seed: int = MISSING
     sampling: ChainSampling = field(default_factory=ChainSampling)
     decoding: Decoding = field(default_factory=Decoding)

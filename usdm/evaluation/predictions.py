@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 from usdm.audio import resample
 from usdm.chain import SpokenDialogPipeline
+from usdm.chain.choosing import MakeChooser, chain_of
 from usdm.chain.requests import SynthesisRequest
 from usdm.chain.synthesis import synthesize
 from usdm.chain.synthesis_results import RESULTS_FILE, SHARDS_FOLDER
@@ -48,6 +49,8 @@ class ChainSystem:
     seed: int = 0
     capacity: int = 8  # sequences that the language model writes at once
     retry_errors: bool = False
+    candidates: int = 1  # answers that are sampled, of which `choose` takes the best
+    choose: MakeChooser | None = None
 
     def predict(
         self, requests: Sequence[SynthesisRequest], folder: Path, *, overwrite: bool, progress: Progress
@@ -56,7 +59,7 @@ class ChainSystem:
             self.pipeline,
             requests,
             folder,
-            chain=self.chain,
+            chain=chain_of(self.pipeline.parts, self.chain, self.candidates, self.choose),
             seed=self.seed,
             capacity=self.capacity,
             retry_errors=self.retry_errors,
