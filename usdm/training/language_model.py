@@ -31,9 +31,16 @@ from usdm.data.unit_corpus import UnitCorpus, UnitSource
 from usdm.data.unit_noise import UnitNoise
 from usdm.interleave import Interleaving, PatternInterleaving
 from usdm.lm import check_model
+from usdm.lm.adapters import (
+    PromptTokens,
+    adapter_record,
+    check_mergeable,
+    finished_model,
+    with_adapter,
+    with_prompt_tokens,
+)
 from usdm.runs import Arguments, arguments_of
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
-from usdm.training.adapters import adapter_record, finished_model, with_adapter
 from usdm.training.curves import draw_curves
 from usdm.training.lm_attention import use_packed_attention
 from usdm.training.lm_folder import FREE, OF_THE_RUN, RESULTS, Asked, identity, run_record, save_model
@@ -79,8 +86,8 @@ def pretrain(
         order: in which the unit corpora are read.
         mixture: further corpora, of units or of text, in set shares beside `corpora`.
         objective: what is minimised, and what validation tells.
-        adapter: a configuration of the package `peft` (LoRA and others): what is trained in place of all weights.
-            It is merged into the model that is saved.
+        adapter: what is trained in place of all weights: a configuration of the package `peft` (LoRA and others), or
+            one of `usdm.lm.adapters`. It is merged into the model that is saved.
         dtype: storage of the final weights, for example torch.float16; None is what `model` came in. What is trained
             is float32 in any case.
         origin: what `model` was made with, and the folders that it was read from; None: a later start is recognised by
@@ -98,6 +105,8 @@ def pretrain(
     asked = Asked(arguments_of(pretrain, locals(), but=OF_THE_RUN), origin, overwrite)
     if isinstance(objective, DirectPreference):
         raise InputError("pairs of replies are for a model that replies: take `usdm finetune objective=dpo`")
+    if isinstance(adapter, PromptTokens):
+        raise InputError("adapter=prompt_tokens: its tokens stand before dialogs, so it is for `usdm finetune`")
     corpus = UnitCorpus(corpora)
     curriculum = [(0, segment_units)] if isinstance(segment_units, int) else list(segment_units)
 
@@ -176,6 +185,7 @@ def finetune(
         objective: as for `pretrain`. `DirectPreference` reads its own pairs, and no corpora.
     """
     asked = Asked(arguments_of(finetune, locals(), but=OF_THE_RUN), origin, overwrite)
+    vocabulary, template = with_prompt_tokens(model, vocabulary, template, adapter)
     data = {
         "template": asdict(template),
         "agent_roles": list(agent_roles),
@@ -263,6 +273,7 @@ def _train(
     asked: Asked,
 ) -> dict[str, float]:
     check_model(model, vocabulary)
+    check_mergeable(adapter)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     arguments = settings.arguments(folder)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from usdm.training.adapters import with_adapter
+from usdm.lm.adapters import with_adapter
 from usdm.training.lm_settings import LanguageModelSettings
 from usdm.types import InputError
 
