@@ -12,6 +12,7 @@ from usdm.chain.options import LoadOptions
 from usdm.lm import LanguageModel, check_model, count_parameters, load_for_generation
 from usdm.runs import content_digest, digest
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings, find_normaliser
+from usdm.tokens.layout import TEMPLATE_FILE
 from usdm.types import InputError
 from usdm.unit_to_speech import FlowMatchingToSpeech, UnitToSpeech, load_unit_to_speech
 from usdm.units import UnitTokenizer, load_unit_tokenizer
@@ -79,12 +80,17 @@ def load_components(
     options: LoadOptions = LoadOptions(),  # noqa: B008 (frozen)
     normaliser: str | None = None,
 ) -> Components:
-    """A folder for each part, and the name of the bundle's text normaliser. Raises InputError if a part cannot be
-    read, or is not made for the rest."""
+    """A folder for each part, and the name of the bundle's text normaliser.
+
+    There may be `scales` of a task beside the parts (`usdm.lm.task_scales`), with the template that it was trained in.
+    Raises InputError if a part cannot be read, or is not made for the rest.
+    """
     options = options.settled(count_parameters(folders["llm"]))
     options.check()
     vocabulary = SpeechTextVocabulary.from_pretrained(folders["llm"])
-    template = DialogTemplate(vocabulary, TemplateSettings.load(folders["llm"]), find_normaliser(normaliser))
+    scales = folders.get("scales")
+    worded = scales if scales is not None and (scales / TEMPLATE_FILE).is_file() else folders["llm"]
+    template = DialogTemplate(vocabulary, TemplateSettings.load(worded), find_normaliser(normaliser))
     units = load_unit_tokenizer(folders["units"])
     speech = load_unit_to_speech(
         folders["decoder"],
@@ -103,6 +109,7 @@ def load_components(
         attention=options.attention,
         device_map=options.device_map,
         quantization=options.quantization,
+        scales=scales,
     )
     return Components(units.to(options.place), llm, template, speech.to(options.place).eval())
 

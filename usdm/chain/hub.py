@@ -23,6 +23,7 @@ NEEDED_FILES = {
     "llm": ("*.json", "*.safetensors"),
     "decoder": ("config.json", "model.safetensors", "unit_source.json", "units.json"),  # the last of a codec
     "vocoder": ("config.json", "model.safetensors", "bigvgan_generator.pt"),
+    "scales": ("*.json", "*.safetensors"),
 }
 WEIGHTS = ("*.safetensors", "bigvgan_generator.pt")
 

@@ -62,18 +62,21 @@ class SpokenDialogPipeline:
         llm: str | Path | None = None,
         decoder: str | Path | None = None,
         vocoder: str | Path | None = None,
+        scales: str | Path | None = None,
     ) -> SpokenDialogPipeline:
         """An embedded model ("tiny"), or a folder that holds `units/`, `llm/`, `decoder/` and, where it makes mels,
         `vocoder/`.
 
         It may hold `voices/NAME.flac` too: voices to speak in. A part that is given, as a folder or a hub name, takes
-        the place of the bundle's own. Raises InputError if anything is missing, damaged, or not made for the rest.
+        the place of the bundle's own. `scales` are of one task (see `usdm.lm.task_scales`), trained on the language
+        model with adapter=peqa. Raises InputError if anything is missing, damaged, or not made for the rest.
         """
         folder = bundle_folder(name)
         settings, voices = GenerationSettings.load(folder), folder / VOICES_FOLDER
         given = {"units": units, "llm": llm, "decoder": decoder, "vocoder": vocoder}
         return cls.from_parts(
             **bundle_locations(name, given),
+            scales=scales,
             options=options,
             settings=settings,
             voices=voices if voices.is_dir() else None,
@@ -86,6 +89,7 @@ class SpokenDialogPipeline:
         llm: str | Path,
         decoder: str | Path,
         vocoder: str | Path | None = None,
+        scales: str | Path | None = None,
         *,
         options: LoadOptions = LoadOptions(),  # noqa: B008 (frozen)
         settings: GenerationSettings = GenerationSettings(),  # noqa: B008 (frozen)
@@ -96,8 +100,9 @@ class SpokenDialogPipeline:
         `vocoder` is None for a decoder that makes sound by itself: a unit HiFi-GAN, or a codec's folder. Raises
         InputError as `from_pretrained` does.
         """
-        places = {"units": units, "llm": llm, "decoder": decoder}
-        folders = find_parts(places if vocoder is None else {**places, "vocoder": vocoder})
+        places: dict[str, str | Path] = {"units": units, "llm": llm, "decoder": decoder}
+        places |= {part: place for part, place in (("vocoder", vocoder), ("scales", scales)) if place is not None}
+        folders = find_parts(places)
         return cls(load_components(folders, options, settings.normaliser), folders, settings, voices)
 
     @cached_property

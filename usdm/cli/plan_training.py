@@ -32,9 +32,14 @@ def run(config: DictConfig) -> Figures:
 def report(plan: TrainingPlan) -> str:
     needed = plan.state_bytes + plan.activation_bytes
     verdict = "fits" if plan.fits else "does not fit: shard over more processes, or take adapter=lora"
+    packed = plan.integers * plan.integer_bits // 8
+    frozen = [
+        f"integers       {plan.integers / 1e6:,.1f} M of {plan.integer_bits} bits, {size(packed)}: shared by all tasks"
+    ]
     return "\n".join(
         [
             f"model          {plan.parameters / 1e6:,.1f} M parameters, {plan.trained_parameters / 1e6:,.1f} M trained",
+            *([frozen] if plan.integers else []),
             f"tokens         {plan.tokens / 1e9:,.2f} G in {plan.steps:,} steps, {plan.epochs:.2f} epochs of about "
             f"{plan.corpus_tokens / 1e9:,.2f} G",
             f"time           {plan.hours:,.1f} hours on {plan.processes} x {plan.gpu} at {plan.efficiency:.0%} of "

@@ -22,6 +22,7 @@ from usdm.lm.quantization import (
     floats_in_single_precision,
     quantize_to_int8,
 )
+from usdm.lm.task_scales import TaskScales, to_infer
 from usdm.tokens import SpeechTextVocabulary
 from usdm.types import InputError
 
@@ -126,11 +127,16 @@ def load_for_generation(
     attention: str | None = None,
     device_map: str | dict[str, Any] | None = None,
     quantization: Quantization | None = None,
+    scales: str | Path | None = None,
 ) -> LanguageModel:
     """`load_model`, for those who only generate: of a Mistral in single precision on a CPU, the weights alone.
 
-    Arguments and errors as there; `in_transformers` makes the one of the other.
+    Arguments and errors as there; `in_transformers` makes the one of the other. `scales` is a folder of
+    `usdm.lm.task_scales`: the model is rounded as they want it, and computes with them. InputError if they are not
+    this model's.
     """
+    if scales is not None:
+        return _load_scaled(folder, scales, device, dtype, attention, device_map, quantization)
     stored = read_config(folder)
     is_single = dtype == torch.float32 or (dtype is None and stored_dtype(stored) in ("float16", "float32"))
     if is_single and torch.device(device).type == "cpu" and (attention, device_map, quantization) == (None,) * 3:
@@ -138,6 +144,26 @@ def load_for_generation(
         if model is not None:
             return model
     return load_model(folder, device, dtype, attention=attention, device_map=device_map, quantization=quantization)
+
+
+def _load_scaled(
+    folder: str | Path,
+    scales: str | Path,
+    device: str | torch.device,
+    dtype: torch.dtype | None,
+    attention: str | None,
+    device_map: str | dict[str, Any] | None,
+    quantization: Quantization | None,
+) -> PreTrainedModel:
+    if quantization not in (None, "int8"):
+        raise InputError(
+            f"quantization={quantization!r}: these scales are of integers already; take int8, which computes with "
+            "them, or null"
+        )
+    task = TaskScales.load(scales)
+    model = load_model(folder, device, attention=attention, device_map=device_map)  # rounded from what is stored
+    task.put_into(model, folder)
+    return to_infer(model, dtype or model.dtype, quantized=quantization is not None)
 
 
 @contextmanager

@@ -29,13 +29,18 @@ class Int8Linear(nn.Module):
     weight: Tensor
     scale: Tensor
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, weight: Tensor, scale: Tensor, bias: nn.Parameter | None = None) -> None:
+        """(out, in) int8, and (out,)."""
         super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("scale", scale.bfloat16())
+        self.bias = bias
+
+    @classmethod
+    def of(cls, linear: nn.Linear) -> Int8Linear:
         weight = linear.weight.detach().float()
         scale = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
-        self.register_buffer("weight", (weight / scale[:, None]).round().to(torch.int8))  # (out, in)
-        self.register_buffer("scale", scale.bfloat16())  # (out,)
-        self.bias = linear.bias
+        return cls((weight / scale[:, None]).round().to(torch.int8), scale, linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
@@ -52,7 +57,7 @@ def quantize_to_int8(model: PreTrainedModel) -> None:
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Linear and child is not head:
-                setattr(module, name, Int8Linear(child))
+                setattr(module, name, Int8Linear.of(child))
 
 
 def floats_in_single_precision(model: PreTrainedModel) -> None:

@@ -8,7 +8,7 @@ tasks share the integers.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,10 +139,10 @@ def in_floats(model: nn.Module) -> None:
                 setattr(parent, name, linear)
 
 
-def integers_digest(model: nn.Module) -> str:
-    """Of the whole numbers of all layers: what scales belong to."""
+def integers_digest(weights: Mapping[str, Tensor]) -> str:
+    """Of the whole numbers among a model's weights: what scales belong to."""
     found = hashlib.sha256()
-    for name, layer in scaled_layers(model).items():
-        found.update(f"{name} {tuple(layer.integers.shape)}".encode())
-        found.update(layer.integers.cpu().contiguous().numpy().tobytes())
+    for name in sorted(name for name in weights if name.rpartition(".")[2] == "integers"):
+        found.update(f"{name} {tuple(weights[name].shape)}".encode())
+        found.update(weights[name].cpu().contiguous().numpy().tobytes())
     return found.hexdigest()[:DIGITS]

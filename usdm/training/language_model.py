@@ -32,10 +32,12 @@ from usdm.data.unit_noise import UnitNoise
 from usdm.interleave import Interleaving, PatternInterleaving
 from usdm.lm import check_model
 from usdm.lm.adapters import (
+    Peqa,
     PromptTokens,
     adapter_record,
     check_mergeable,
     finished_model,
+    trained_weights,
     with_adapter,
     with_prompt_tokens,
 )
@@ -43,7 +45,7 @@ from usdm.runs import Arguments, arguments_of
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
 from usdm.training.curves import draw_curves
 from usdm.training.lm_attention import use_packed_attention
-from usdm.training.lm_folder import FREE, OF_THE_RUN, RESULTS, Asked, identity, run_record, save_model
+from usdm.training.lm_folder import FREE, OF_THE_RUN, RESULTS, Asked, identity, run_record, save_model, save_scales
 from usdm.training.lm_settings import LanguageModelSettings
 from usdm.training.lm_trainer import SpeechTextTrainer, TrainingLog, newest_checkpoint
 from usdm.training.master_weights import frozen_copy, hold_in_float32
@@ -299,6 +301,7 @@ def _train(
         stored = model.dtype
         reference = frozen_copy(model, settings.bf16) if objective.needs_reference else None
         trained = with_adapter(model, adapter)
+        own_weights = list(trained_weights(trained))
         hold_in_float32(trained, settings.bf16)
         trainer = SpeechTextTrainer(trained, arguments, train_rows, validation_rows, log, objective, reference)
         if checkpoint is not None:
@@ -314,6 +317,8 @@ def _train(
             training = run_record(record, model, log, figures)
             whole_model = finished_model(model.config, weights, adapter, dtype or stored)
             save_model(whole_model, vocabulary, rows.units, template, training, folder)
+            if isinstance(adapter, Peqa):
+                save_scales(weights, own_weights, adapter, template, folder)
             draw_curves(folder / LOG_FILE, folder / CURVES_FILE)
             claimed.finish(figures)
     return figures

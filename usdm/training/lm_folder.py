@@ -6,22 +6,26 @@ import hashlib
 import json
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from usdm.data.unit_corpus import UnitSource
+from usdm.lm.adapters import Peqa
+from usdm.lm.scaled_integers import integers_digest
+from usdm.lm.task_scales import SCALES_FOLDER, TaskScales
 from usdm.runs import Arguments, digest, publishing
 from usdm.tokens import SpeechTextVocabulary, TemplateSettings
 from usdm.training.lm_trainer import TrainingLog
 from usdm.training.run_folder import CURVES_FILE, LOG_FILE, MODEL_FOLDER, RECORD_FILE
 
-RESULTS = (LOG_FILE, CURVES_FILE, MODEL_FOLDER, "checkpoint-*", "runs")  # the last are TensorBoard's
+RESULTS = (LOG_FILE, CURVES_FILE, MODEL_FOLDER, SCALES_FOLDER, "checkpoint-*", "runs")  # the last are TensorBoard's
 # A run that goes on may change these: they decide neither weights nor figures.
 FREE = (
     "log_every",
@@ -130,3 +134,18 @@ def save_model(
             template.save(part)
         record = json.dumps(training, indent=1, default=str)  # places of a mixture may be paths
         (part / RECORD_FILE).write_text(record + "\n", encoding="utf-8")
+
+
+def save_scales(
+    weights: Mapping[str, Tensor],
+    trained: Sequence[str],
+    adapter: Peqa,
+    template: TemplateSettings | None,
+    folder: Path,
+) -> None:
+    """A task on the model of integers that all tasks share: those of its `weights` that were `trained`."""
+    own = {name: weights[name] for name in trained}
+    with publishing(folder / SCALES_FOLDER, folder=True) as part:
+        TaskScales(adapter.bits, adapter.group, integers_digest(weights), own).save(part)
+        if template is not None:
+            template.save(part)

@@ -29,6 +29,7 @@ from transformers.utils.generic import is_flash_attention_requested
 
 from usdm.data.collation import collate_rows, flatten_rows, with_kinds
 from usdm.data.packing import PackedRow
+from usdm.lm.scaled_integers import scaled_layers
 from usdm.tokens import IGNORED
 from usdm.training.lm_attention import check_packing
 from usdm.training.lm_sharding import shard_on_cpu
@@ -75,6 +76,11 @@ class SpeechTextTrainer(Trainer):
         self.validation_rows = validation_rows
         self.objective = objective
         self.reference = None if reference is None else reference.to(self.args.device)
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Scales of integers have none: towards zero they are not simpler."""
+        scales = {f"{name}.scale" for name in scaled_layers(model)}
+        return [name for name in super().get_decay_parameter_names(model) if name not in scales]
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()

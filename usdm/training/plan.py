@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from usdm.lm.adapters import with_adapter
+from usdm.lm.adapters import num_weights, with_adapter
+from usdm.lm.scaled_integers import scaled_layers
 from usdm.training.lm_settings import LanguageModelSettings
 from usdm.types import InputError
 
@@ -49,6 +50,8 @@ GPUS = {
 class TrainingPlan:
     parameters: int
     trained_parameters: int
+    integers: int  # of the parameters, those that are frozen whole numbers
+    integer_bits: int  # that each of them needs on disk; in memory it has a byte
     tokens: int  # that the steps read
     corpus_tokens: int  # that the corpus holds, about
     steps: int
@@ -84,7 +87,7 @@ def plan_training(
 ) -> TrainingPlan:
     """Args:
         architecture: the model's `transformers` configuration, its vocabulary with speech tokens.
-        adapter: a configuration of the package `peft`, or None for all weights.
+        adapter: a configuration of the package `peft` or of `usdm.lm.adapters`, or None for all weights.
         corpus_hours: of speech.
         unit_rate: Hz.
         processes: one for each GPU.
@@ -101,8 +104,9 @@ def plan_training(
             "at least 1 process, and some hours"
         )
     model = _skeleton(architecture, adapter)
-    parameters = model.num_parameters()
+    parameters = num_weights(model)
     trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    integers = sum(layer.integers.numel() for layer in scaled_layers(model).values())
     tokens = (
         settings.steps * settings.batch_size * settings.gradient_accumulation_steps * processes * settings.max_length
     )
@@ -113,6 +117,8 @@ def plan_training(
     return TrainingPlan(
         parameters=parameters,
         trained_parameters=trained,
+        integers=integers,
+        integer_bits=adapter.bits if integers else 0,
         tokens=tokens,
         corpus_tokens=int(units * TOKENS_PER_UNIT),
         steps=settings.steps,
@@ -122,23 +128,24 @@ def plan_training(
         efficiency=efficiency,
         corpus_bytes=int(units * BYTES_PER_UNIT),
         checkpoint_bytes=trained * 12,  # weights and two moments, in float32
-        state_bytes=_state_bytes(trained, parameters - trained, settings, shared),
+        state_bytes=_state_bytes(trained, parameters - trained - integers, integers, settings, shared),
         activation_bytes=_activation_bytes(model, settings),
         gpu_bytes=int(GPUS[gpu].memory),
     )
 
 
-def _state_bytes(trained: int, frozen: int, settings: LanguageModelSettings, shared: int) -> int:
+def _state_bytes(trained: int, frozen: int, integers: int, settings: LanguageModelSettings, shared: int) -> int:
     """Where weights are shared out over processes, only a layer at a time is there whole, in bfloat16."""
     copied = COPY_BYTES if settings.bf16 and settings.sharding == "none" else 0
-    return math.ceil((trained * (STATE_BYTES + copied) + frozen * FROZEN_BYTES[settings.bf16]) / shared)
+    read = frozen * FROZEN_BYTES[settings.bf16] + integers
+    return math.ceil((trained * (STATE_BYTES + copied) + read) / shared)
 
 
 def flops_per_token(model: PreTrainedModel, max_length: int, adapter: bool) -> float:
     """Of a forward and a backward pass. Rows are taken as one sequence, which packing only makes less."""
     config: Any = model.config.get_text_config()
     embedding: Any = model.get_input_embeddings()
-    multiplied = model.num_parameters() - (0 if config.tie_word_embeddings else embedding.weight.numel())
+    multiplied = num_weights(model) - (0 if config.tie_word_embeddings else embedding.weight.numel())
     attention = 12 * config.num_hidden_layers * config.hidden_size * max_length
     return (6 * multiplied + attention) * (2 / 3 if adapter else 1)
 
