@@ -168,8 +168,9 @@ def _write_references(path: Path, items: Sequence[HeldOutItem], overwrite: bool)
     changed = [row["id"] for row in read_lines(path) if now.get(row["id"]) != row["digest"]]
     if changed and not overwrite:
         raise InputError(
-            f"{path.parent}: has predictions for {len(changed)} items that are others now, or not asked for any more: "
-            f"{', '.join(changed[:5])}; give another output_dir, or overwrite=true to delete them"
+            f"{path.parent}: has predictions for {len(changed)} items that are others now, or not asked for any more "
+            f"(another limit or held_out asks for others): {', '.join(changed[:5])}; give another output_dir, "
+            "or overwrite=true to delete them"
         )
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
