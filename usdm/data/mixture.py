@@ -50,20 +50,28 @@ class MixedRows(IterableDataset[PackedRow]):
 
     Args:
         sources: at least one without a limit.
-        max_length, pad_id, start_row: as for `PackedRows`.
+        max_length, pad_id, start_row, alone: as for `PackedRows`.
 
     Raises:
         InputError: all sources have limits.
     """
 
-    def __init__(self, sources: Sequence[WeightedSource], max_length: int, pad_id: int, start_row: int = 0) -> None:
+    def __init__(
+        self,
+        sources: Sequence[WeightedSource],
+        max_length: int,
+        pad_id: int,
+        start_row: int = 0,
+        alone: bool = False,
+    ) -> None:
         if all(source.repeats is not None for source in sources):
             raise InputError("every corpus of the mixture has a limit of repeats: leave one without")
         self.sources, self.max_length, self.pad_id, self.start_row = sources, max_length, pad_id, start_row
+        self.alone = alone
 
     def __iter__(self) -> Iterator[PackedRow]:
         streams = [
-            iter(PackedRows(source.source, self.max_length, self.pad_id, epochs=source.repeats))
+            iter(PackedRows(source.source, self.max_length, self.pad_id, epochs=source.repeats, alone=self.alone))
             for source in self.sources
         ]
         weights = [source.weight for source in self.sources]

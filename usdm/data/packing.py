@@ -4,8 +4,9 @@
 `transformers` (5.24) derive the block-diagonal causal mask for the attention implementations `eager`, `sdpa` and
 `flex_attention`, row by row. Flash attention sees the restarts in a batch of one row alone and takes a batch of
 several for unpacked, so there `usdm.data.collation.flatten_rows` makes one row of them. Models that heed no
-`position_ids` (BLOOM, MPT, state-space models) let packed sequences see each other under any implementation:
-`usdm.training.lm_attention.check_packing` finds out before anything is trained.
+`position_ids` (BLOOM, MPT, state-space models), or make no mask of them (XGLM), let packed sequences see each other
+under any implementation: `usdm.training.lm_attention.keeps_apart` finds out before anything is trained, and they get
+rows of one sequence each.
 """
 
 from __future__ import annotations
@@ -109,6 +110,7 @@ class PackedRows(IterableDataset[PackedRow]):
         pad_id: fills what stays free.
         start_row: go on from this row; what comes is what an uninterrupted reading gives from there.
         epochs: stop after so many; None reads on for ever.
+        alone: every sequence has a row of its own, for models that do not keep them apart.
 
     Raises:
         InputError: an epoch has no sequence, or it is read by several workers (one keeps the order).
@@ -121,7 +123,9 @@ class PackedRows(IterableDataset[PackedRow]):
         pad_id: int,
         start_row: int = 0,
         epochs: int | None = None,
+        alone: bool = False,
     ) -> None:
+        self.alone = alone
         self.source, self.max_length, self.pad_id = source, max_length, pad_id
         self.start_row, self.epochs = start_row, epochs
 
@@ -133,7 +137,8 @@ class PackedRows(IterableDataset[PackedRow]):
         while self.epochs is None or epoch < self.epochs:
             first = row_number
             for block in self.source.blocks(epoch):
-                for sequences in pack(self.source.sequences(epoch, block, row_number), self.max_length):
+                waiting = 1 if self.alone else WAITING
+                for sequences in pack(self.source.sequences(epoch, block, row_number), self.max_length, waiting):
                     row_number += 1
                     if row_number > self.start_row:
                         yield build_row(sequences, self.max_length, self.pad_id)

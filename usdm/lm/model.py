@@ -52,7 +52,8 @@ def build_model(vocabulary: SpeechTextVocabulary, model_type: str = "mistral", *
         config = AutoConfig.for_model(
             model_type,
             vocab_size=len(vocabulary),
-            pad_token_id=vocabulary.pad_id,
+            # XGLM makes the position of that number zero, wherever the tokenizer has its pad
+            pad_token_id=None if model_type == "xglm" else vocabulary.pad_id,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             **settings,

@@ -44,7 +44,7 @@ from usdm.lm.adapters import (
 from usdm.runs import Arguments, arguments_of
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
 from usdm.training.curves import draw_curves
-from usdm.training.lm_attention import use_packed_attention
+from usdm.training.lm_attention import keeps_apart, use_packed_attention
 from usdm.training.lm_folder import FREE, OF_THE_RUN, RESULTS, Asked, identity, run_record, save_model, save_scales
 from usdm.training.lm_settings import LanguageModelSettings
 from usdm.training.lm_trainer import SpeechTextTrainer, TrainingLog, newest_checkpoint
@@ -102,13 +102,14 @@ def pretrain(
 
     Raises:
         InputError: model, vocabulary and corpora do not fit, a split is empty, the loss is not finite, or the
-            folder is of another run; or sequences of a row would see each other.
+            folder is of another run.
     """
     asked = Asked(arguments_of(pretrain, locals(), but=OF_THE_RUN), origin, overwrite)
     if isinstance(objective, DirectPreference):
         raise InputError("pairs of replies are for a model that replies: take `usdm finetune objective=dpo`")
     if isinstance(adapter, PromptTokens):
         raise InputError("adapter=prompt_tokens: its tokens stand before dialogs, so it is for `usdm finetune`")
+    alone = not keeps_apart(model)
     corpus = UnitCorpus(corpora)
     curriculum = [(0, segment_units)] if isinstance(segment_units, int) else list(segment_units)
 
@@ -137,9 +138,9 @@ def pretrain(
         by_row = [(step * rows_per_step, units) for step, units in curriculum]
         main = speech_text(corpus, "train", by_row)
         if not mixture:
-            return PackedRows(main, settings.max_length, vocabulary.pad_id, start_row)
+            return PackedRows(main, settings.max_length, vocabulary.pad_id, start_row, alone=alone)
         sources = [WeightedSource(main, 1.0), *map(member, mixture)]
-        return MixedRows(sources, settings.max_length, vocabulary.pad_id, start_row)
+        return MixedRows(sources, settings.max_length, vocabulary.pad_id, start_row, alone)
 
     dev = speech_text(corpus, "dev", curriculum[-1][1])
     data = {
@@ -149,8 +150,8 @@ def pretrain(
         "mixture": [asdict(given) for given in mixture],
     }
     folder = Path(output_dir)
-    dev_rows = PackedRows(dev, settings.max_length, vocabulary.pad_id, epochs=1)
-    rows = Rows(train_rows, dev_rows, corpus.source)
+    dev_rows = PackedRows(dev, settings.max_length, vocabulary.pad_id, epochs=1, alone=alone)
+    rows = Rows(train_rows, dev_rows, corpus.source, packed=not alone)
     return _train(model, vocabulary, rows, settings, objective, folder, adapter, dtype, None, data, asked)
 
 
@@ -197,6 +198,7 @@ def finetune(
         "splice_augmentation": None if splice_augmentation is None else asdict(splice_augmentation),
     }
     dialog_template, folder = DialogTemplate(vocabulary, template), Path(output_dir)
+    alone = not isinstance(objective, DirectPreference) and not keeps_apart(model)
 
     def dialogs(corpus: UnitCorpus, split: str) -> SequenceSource:
         return DialogSequences(
@@ -218,10 +220,11 @@ def finetune(
             unit_source.check(corpus.source, "the pretrained model", str(corpus.files[0]))
 
         def train(rows_per_step: int, start_row: int) -> IterableDataset[PackedRow]:
-            return PackedRows(dialogs(corpus, "train"), settings.max_length, vocabulary.pad_id, start_row)
+            source = dialogs(corpus, "train")
+            return PackedRows(source, settings.max_length, vocabulary.pad_id, start_row, alone=alone)
 
-        dev = PackedRows(dialogs(corpus, "dev"), settings.max_length, vocabulary.pad_id, epochs=1)
-        return Rows(train, dev, corpus.source)
+        dev = PackedRows(dialogs(corpus, "dev"), settings.max_length, vocabulary.pad_id, epochs=1, alone=alone)
+        return Rows(train, dev, corpus.source, packed=not alone)
 
     rows = (
         _preference_rows(objective, corpora, dialog_template, settings, unit_source)
@@ -238,6 +241,7 @@ class Rows:
     train: Callable[[int, int], IterableDataset[PackedRow]]  # of (rows a step, from this row on)
     dev: IterableDataset[PackedRow]  # once
     units: UnitSource  # which units all of them hold
+    packed: bool = True  # a row may hold several sequences
 
 
 def _preference_rows(
@@ -296,14 +300,16 @@ def _train(
         train_rows = rows.train(rows_per_step, start * rows_per_step) if start < settings.steps else NoRows()
         validation_rows = list(islice(rows.dev, settings.validation_rows))
         attention = model.config._attn_implementation
-        if not settings.compile:
+        if rows.packed and not settings.compile:
             use_packed_attention(model, settings.max_length, torch.bfloat16 if settings.bf16 else torch.float32)
         stored = model.dtype
         reference = frozen_copy(model, settings.bf16) if objective.needs_reference else None
         trained = with_adapter(model, adapter)
         own_weights = list(trained_weights(trained))
         hold_in_float32(trained, settings.bf16)
-        trainer = SpeechTextTrainer(trained, arguments, train_rows, validation_rows, log, objective, reference)
+        trainer = SpeechTextTrainer(
+            trained, arguments, train_rows, validation_rows, log, objective, reference, rows.packed
+        )
         if checkpoint is not None:
             logger.info("going on from step %d of %s", start, checkpoint)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

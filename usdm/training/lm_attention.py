@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
+from transformers.utils.generic import is_flash_attention_requested
 
+from usdm.data.collation import collate_rows
 from usdm.data.packing import PackedRow, build_row
 from usdm.data.sequences import TrainingSequence
 from usdm.lm.attention_kernels import PLAIN, fastest_kernel
@@ -67,15 +69,41 @@ def packed_attention(
 AttentionInterface.register(PACKED, packed_attention)
 
 
-@torch.no_grad()
 def check_packing(
     model: PreTrainedModel, collate: Callable[[Sequence[PackedRow]], dict[str, Tensor]], device: torch.device
 ) -> None:
-    """Compare a forward of packed rows with one of each sequence, on a small input.
+    """Raises InputError if the model or its attention lets packed sequences see each other, or counts their positions
+    on, as a small input tells."""
+    mixed = _mixed(model, collate, device)
+    if mixed > MOST_MIXED:
+        config = model.config
+        raise InputError(
+            f"{config.model_type} with attention {config._attn_implementation!r} does not keep sequences apart that "
+            f"are packed into one row: their logits differ from those of the sequence alone by {mixed:.0%} of what "
+            "text before it changes; try attention=sdpa, or take a language model that heeds position_ids"
+        )
 
-    Raises:
-        InputError: the model or its attention lets packed sequences see each other, or counts their positions on.
-    """
+
+def keeps_apart(model: PreTrainedModel) -> bool:
+    """Whether rows may be packed for this model, where it lies now; a warning says so where they may not."""
+    if is_flash_attention_requested(model.config):  # for a GPU, where the trainer looks at it
+        return True
+    mixed = _mixed(model, collate_rows, model.device)
+    if mixed > MOST_MIXED:
+        logger.warning(
+            "%s does not keep sequences apart that are packed into one row (%.0f%% of what text before it changes): "
+            "every sequence has a row of its own, so make rows (max_length) no longer than sequences are",
+            model.config.model_type,
+            100 * mixed,
+        )
+    return mixed <= MOST_MIXED
+
+
+@torch.no_grad()
+def _mixed(
+    model: PreTrainedModel, collate: Callable[[Sequence[PackedRow]], dict[str, Tensor]], device: torch.device
+) -> float:
+    """What packing changes in a sequence's logits, as a share of what text before it does."""
     random = np.random.default_rng(0)
     ids = [[random.integers(model.config.vocab_size, size=length) for length in CHECKED_LENGTHS] for _ in range(2)]
     rows = [build_row([_sequence(each) for each in row], sum(CHECKED_LENGTHS), 0) for row in ids]
@@ -95,13 +123,7 @@ def check_packing(
             wrong += float((row[len(first) :] - alone).norm())
             stranger += float((logits(first, second)[len(first) :] - alone).norm())
     model.train(training)
-    if wrong > MOST_MIXED * stranger:
-        config = model.config
-        raise InputError(
-            f"{config.model_type} with attention {config._attn_implementation!r} does not keep sequences apart that "
-            f"are packed into one row: their logits differ from those of the sequence alone by {wrong / stranger:.0%} "
-            "of what text before it changes; try attention=sdpa, or take a language model that heeds position_ids"
-        )
+    return wrong / stranger if stranger else 0.0
 
 
 def _sequence(ids: Any) -> TrainingSequence:

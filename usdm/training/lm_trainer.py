@@ -43,8 +43,8 @@ SMALLEST_AMOUNT = 1e-8  # of a step in which nothing counts
 class SpeechTextTrainer(Trainer):
     """Trains on packed rows for an objective, which also says what validation tells.
 
-    `reference` is a frozen copy of the model at the start, for objectives that need one. Before the first step the
-    trainer makes sure that sequences of a row do not see each other in this very model.
+    `reference` is a frozen copy of the model at the start, for objectives that need one. Before the first step of
+    training on `packed` rows the trainer makes sure that sequences of a row do not see each other in this very model.
     """
 
     control: TrainerControl
@@ -61,6 +61,7 @@ class SpeechTextTrainer(Trainer):
         log: TrainingLog,
         objective: Objective,
         reference: nn.Module | None = None,
+        packed: bool = True,
     ) -> None:
         self.collate = flatten_rows if is_flash_attention_requested(model.config) else collate_rows
         super().__init__(
@@ -69,7 +70,7 @@ class SpeechTextTrainer(Trainer):
             data_collator=partial(with_kinds, self.collate),
             train_dataset=rows,
             eval_dataset=validation_rows,
-            callbacks=[log, _PackingCheck(self), _StepSeed()],
+            callbacks=[log, *([_PackingCheck(self)] if packed else []), _StepSeed()],
         )
         self.remove_callback(PrinterCallback)
         self.loss_is_scaled_for_ga = True  # by `compute_loss`, over all passes of a step
