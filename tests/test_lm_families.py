@@ -113,6 +113,16 @@ FAMILIES = {
         tied=True,
         config={**GATED, "embedding_multiplier": 2.0, "logits_scaling": 0.5},
     ),
+    # Does not keep packed sequences apart: every sequence has a row of its own.
+    "XGLM": Family(
+        "xglm",
+        ("<s>", "<pad>", "</s>"),
+        {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"},
+        "</s>",
+        "<pad>",
+        tied=True,
+        config={"ffn_dim": 32, "dropout": 0.0, "attention_dropout": 0.0},
+    ),
     "Mistral": Family("mistral", (), {}, "</s>", "<pad>", tied=False, start=("<s>",), config=GATED),
 }
 
