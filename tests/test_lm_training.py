@@ -236,11 +236,11 @@ def test_several_rows_under_flash_attention_are_trained_as_one(
 def test_a_model_that_cannot_be_packed_has_rows_of_one_sequence(
     vocabulary: SpeechTextVocabulary, corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    xglm = {"d_model": 16, "num_layers": 2, "attention_heads": 2, "ffn_dim": 32, "max_position_embeddings": 96}
     for model_type, settings in (
         ("bloom", {"hidden_size": 16, "n_layer": 2, "n_head": 2}),  # tells positions by distance, and heeds no others
         ("mamba", {"hidden_size": 16, "state_size": 4, "num_hidden_layers": 2}),  # its state goes on
-        ("xglm", {**sizes, "ffn_dim": 32, "max_position_embeddings": 96, "dropout": 0.0}),  # masks no others
+        ("xglm", {**xglm, "dropout": 0.0, "attention_dropout": 0.0}),  # masks no others
     ):
         model = build_model(vocabulary, model_type, **settings)
         few = dataclasses.replace(SETTINGS, steps=1, validate_every=None, save_every=1, log_every=1, learning_rate=0.0)
