@@ -23,10 +23,10 @@ from usdm.data.labels import Labels, classes_of
 from usdm.data.user_turns import UserTurn, read_user_turns, with_labels
 from usdm.interleave import keyed_generator
 from usdm.lm import check_model, load_model
+from usdm.lm.adapters import adapter_record, with_adapter, with_prompt_tokens
 from usdm.lm.turn_classifier import TurnBatch, TurnClassifier, check_lengths, turn_batch, turn_prompt
 from usdm.runs import content_digest
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
-from usdm.training.adapters import adapter_record, with_adapter
 from usdm.training.classifier_objectives import ClassifierObjective, Prediction, Turns, seeded_head
 from usdm.training.loop import training_device
 from usdm.training.task import TrainingTask
@@ -126,8 +126,8 @@ class ClassifierTask(TrainingTask):
         self.objective, self.adapter, self.frozen = objective, adapter, frozen
         self.batch_size, self.steps, self.seed = batch_size, steps, seed
         self.device = torch.device(training_device(device))
-        self.template = read_template(model)
-        self.classifier = build_classifier(self.config, objective, adapter, self.template, seed).to(self.device)
+        self.classifier, self.template = build_classifier(self.config, objective, adapter, seed)
+        self.classifier.to(self.device)
         self.prompts = {split: self._prompts([turn for turn, _ in of], hears) for split, of in turns.items()}
         self.labels = {split: torch.tensor([classes.index(label) for _, label in of]) for split, of in turns.items()}
         self.target_prompts = self._prompts(unlabelled, target_hears or hears) if unlabelled else []
@@ -225,23 +225,21 @@ def turn_prompts(template: DialogTemplate, hears: str, turns: Sequence[UserTurn]
     return [turn_prompt(template, hears, turn.units, turn.text) for turn in turns]
 
 
-def read_template(model: str | Path) -> DialogTemplate:
-    """Of a language model's folder."""
-    return DialogTemplate(SpeechTextVocabulary.from_pretrained(model), TemplateSettings.load(model))
-
-
 def build_classifier(
-    config: ClassifierConfig, objective: ClassifierObjective, adapter: Any, template: DialogTemplate, seed: int
-) -> TurnClassifier:
-    """With a new head. Raises InputError if the language model cannot be read, or does not fit its vocabulary."""
+    config: ClassifierConfig, objective: ClassifierObjective, adapter: Any, seed: int
+) -> tuple[TurnClassifier, DialogTemplate]:
+    """With a new head, and the template of its prompts. Raises InputError if the language model cannot be read, or does
+    not fit its vocabulary or the adapter."""
+    vocabulary, template = SpeechTextVocabulary.from_pretrained(config.base), TemplateSettings.load(config.base)
     base = load_model(config.base, dtype=torch.float32)
-    check_model(base, template.vocabulary)
+    check_model(base, vocabulary)
+    vocabulary, template = with_prompt_tokens(base, vocabulary, template, adapter)
     width = base.config.get_text_config().hidden_size
     head = seeded_head(objective, width, len(config.classes), config.num_target, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # an adapter's new weights
         backbone: nn.Module = with_adapter(base, adapter)
-    return TurnClassifier(backbone, head)
+    return TurnClassifier(backbone, head), DialogTemplate(vocabulary, template)
 
 
 def save_classifier(
@@ -298,8 +296,7 @@ def load_classifier(folder: str | Path, base: str | Path | None = None) -> Loade
             f"{folder}: it was trained on the language model of {config.base}, which is gone or another one now; give "
             "base=FOLDER of that model"
         )
-    template = read_template(config.base)
-    classifier = build_classifier(config, objective, adapter, template, seed=0)
+    classifier, template = build_classifier(config, objective, adapter, seed=0)
     weights = read_weights(folder)
     missing, unexpected = classifier.load_state_dict(weights, strict=False)
     if unexpected or not _trained(classifier).keys() <= weights.keys() and not _is_frozen(weights):
