@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.tiny_models import SHORT_TEMPLATE, save_random_llm
 from usdm.cli.main import main
@@ -82,6 +83,24 @@ def test_a_run_that_was_stopped_gives_the_same_classifier(prepared: Path, monkey
     for ours, theirs in zip(whole.classifier.parameters(), stopped.classifier.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
     assert train("label_key=label", "left_out=[out_of_scope]", "output_dir=whole") == 2  # another question
+
+
+@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated")  # peft's prefixes use it
+@pytest.mark.parametrize("adapter", ["bottleneck", "ia3", "lora", "peqa", "prefix", "prompt_tokens"])
+def test_a_classifier_keeps_what_its_adapter_has_learnt_alone(
+    adapter: str, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("usdm.training.loop.draw_curves", lambda log, picture: None)
+    for name, rate in (("still", 0.0), ("learnt", 0.05)):
+        assert train(f"adapter={adapter}", f"output_dir={name}", f"loop.learning_rate={rate}", "loop.ema_decay=0") == 0
+    still, learnt = (load_classifier(f"{name}/model") for name in ("still", "learnt"))
+    turns = [turn for turn in read_user_turns(["intents/dialogs.jsonl"]) if turn.split == "test"]
+    assert (learnt.features(turns) - still.features(turns)).abs().max() > 1e-3
+    assert torch.equal(learnt.features(turns), load_classifier("learnt/model").features(turns))
+    kept = load_file("learnt/model/model.safetensors")
+    backbone = dict(learnt.classifier.backbone.named_parameters())
+    trained = {f"backbone.{name}" for name, weight in backbone.items() if weight.requires_grad}
+    assert trained and trained == {name for name in kept if not name.startswith("head.")}
 
 
 def test_a_frozen_classifier_learns_from_the_states_of_the_model_as_it_is(

@@ -32,10 +32,8 @@ def run(config: DictConfig) -> Figures:
 def report(plan: TrainingPlan) -> str:
     needed = plan.state_bytes + plan.activation_bytes
     verdict = "fits" if plan.fits else "does not fit: shard over more processes, or take adapter=lora"
-    packed = plan.integers * plan.integer_bits // 8
-    frozen = [
-        f"integers       {plan.integers / 1e6:,.1f} M of {plan.integer_bits} bits, {size(packed)}: shared by all tasks"
-    ]
+    packed = size(plan.integers * plan.integer_bits // 8)
+    frozen = f"integers       {plan.integers / 1e6:,.1f} M of {plan.integer_bits} bits, {packed} for all tasks together"
     return "\n".join(
         [
             f"model          {plan.parameters / 1e6:,.1f} M parameters, {plan.trained_parameters / 1e6:,.1f} M trained",
