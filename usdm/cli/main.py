@@ -38,6 +38,7 @@ MEASURES = (
     *SCORES,
     "evaluate_assistant",
     "evaluate_pairs",
+    "evaluate_classifier",
     "benchmark",
     "measure_conversation",
     "check_echo",

@@ -42,3 +42,16 @@ class TrainClassifier(Verb):
     device: str = MISSING
     seed: int = MISSING
     overwrite: bool = MISSING
+
+
+@dataclass
+class EvaluateClassifier(Verb):
+    classifier: str = MISSING
+    base: str | None = None
+    corpora: list[str] = MISSING
+    labels: str = MISSING
+    detector: Any = MISSING  # usdm.metrics.out_of_domain, by name
+    out: dict[str, list[str]] = MISSING
+    hears: str | None = None
+    output_dir: str = MISSING
+    seed: int = MISSING

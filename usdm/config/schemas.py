@@ -11,7 +11,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from usdm.config.classifier_schemas import PrepareIntents, TrainClassifier
+from usdm.config.classifier_schemas import EvaluateClassifier, PrepareIntents, TrainClassifier
 from usdm.config.model_schemas import (
     AttributeErrors,
     Benchmark,
@@ -135,6 +135,7 @@ SCHEMAS: dict[str, type[Verb]] = {
     "train_codec": TrainCodec,
     "prepare_intents": PrepareIntents,
     "train_classifier": TrainClassifier,
+    "evaluate_classifier": EvaluateClassifier,
     "package_model": PackageModel,
     "status": Status,
 }
