@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Protocol
 
 from usdm.chain.candidates import Asked, Candidate, complete, draw_candidates, log_probabilities
-from usdm.chain.components import Components
 from usdm.chain.stages import Answer, LanguageModelChain, Question
 from usdm.runs import Arguments, arguments_of
 from usdm.types import InputError, Sampling
@@ -51,13 +50,15 @@ class Likeliest:
 
 
 def chain_of(
-    parts: Components, layout: str | None, candidates: int, choose: MakeChooser | None
+    chain: LanguageModelChain, candidates: int, choose: MakeChooser | None
 ) -> LanguageModelChain | ChoosingChain:
     """A model's chain: one answer, or the best of `candidates` sampled ones.
 
-    Raises InputError for an unknown layout, for several candidates and nobody to choose, or as the chooser does.
+    Raises InputError for several candidates and nobody to choose, for a chain that refuses turns and somebody to
+    choose, or as the chooser does.
     """
-    chain = LanguageModelChain(parts.llm, parts.template, layout)
+    if choose is not None and chain.rejection is not None:
+        raise InputError("choose and reject: several answers to a turn that may be refused; take one of the two")
     if choose is not None:
         return ChoosingChain(chain, choose, candidates)
     if candidates != 1:

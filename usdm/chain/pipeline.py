@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from usdm.chain.components import Components, fingerprint, load_components
 from usdm.chain.listening import Listener
 from usdm.chain.locations import bundle_folder, bundle_locations, find_parts
 from usdm.chain.options import LoadOptions
+from usdm.chain.rejection import REJECTION_FOLDER, EvidenceReader, Refusing, Rejection
 from usdm.chain.replies import ReplyOptions, Request, units_to_sound, whole_reply
 from usdm.chain.settings import GenerationSettings
 from usdm.chain.sound import LengthLimit, Samples, speech
@@ -23,7 +24,7 @@ from usdm.chain.stages import Chain, LanguageModelChain, Question, check_stages,
 from usdm.chain.streaming import StreamEvent, streamed_reply
 from usdm.chain.voices import VOICES_FOLDER, find_voices, voice_file
 from usdm.lm import TokenStream, max_positions
-from usdm.runs import hub_commit
+from usdm.runs import digest, hub_commit
 from usdm.tokens.layout import STAGES
 from usdm.types import InputError, ReferenceVoice, Sampling, SpokenReply, Turn, Waveform
 from usdm.unit_to_speech import DecoderSampling
@@ -49,6 +50,8 @@ class SpokenDialogPipeline:
         self.limit = LengthLimit(max_positions(parts.llm), parts.units.unit_rate)
         self._voice_files = {} if voices is None else find_voices(voices)
         self._known_voices: dict[str, ReferenceVoice] = {}
+        self.rejection: Rejection | None = None  # which turns are refused; see `refuse_by`
+        self._evidence_reader: EvidenceReader | None = None
         if settings.voice is not None:
             voice_file(self._voice_files, settings.voice)
 
@@ -105,12 +108,32 @@ class SpokenDialogPipeline:
         folders = find_parts(places)
         return cls(load_components(folders, options, settings.normaliser), folders, settings, voices)
 
-    @cached_property
+    def refuse_by(self, refusing: Refusing) -> None:
+        """From now on turns outside of the model's domain get a refusal as their reply, or no turn does.
+
+        Where no folder is given, `rejection/` of the model's bundle is meant. Raises InputError as `Rejection.load`.
+        """
+        if refusing.score is None:
+            self.rejection = self._evidence_reader = None
+            return
+        llm = self.folders["llm"]
+        place = llm.parent / REJECTION_FOLDER if refusing.folder is None else Path(refusing.folder)
+        self.rejection = Rejection.load(place, llm, refusing.score, refusing.threshold)
+        self._evidence_reader = EvidenceReader(self.parts.llm, self.parts.template, self.rejection.config.reply)
+
+    @property
     def fingerprint(self) -> str:
-        """Digest of the parts' files: the same for the same system, wherever it lies.
+        """Digest of the parts' files, and of what it refuses: the same for the same system, wherever it lies.
 
         Large files are read the first time alone, and those in the hub's cache never.
         """
+        if self.rejection is None:
+            return self._parts_digest
+        own = self.rejection
+        return digest([self._parts_digest, asdict(own.config), own.score, own.threshold])
+
+    @cached_property
+    def _parts_digest(self) -> str:
         return fingerprint(self.folders)
 
     @property
@@ -238,8 +261,13 @@ class SpokenDialogPipeline:
         Raises InputError for a name that is unknown.
         """
         if chain is None or isinstance(chain, str):
-            return LanguageModelChain(self.parts.llm, self.parts.template, chain, stream)
+            return self.own_chain(chain, stream)
         return chain
+
+    def own_chain(self, layout: str | None = None, stream: TokenStream | None = None) -> LanguageModelChain:
+        """A chain of the model's own, which refuses what the pipeline refuses. Raises InputError as `chain` does."""
+        llm, template = self.parts.llm, self.parts.template
+        return LanguageModelChain(llm, template, layout, stream, self.rejection, self._evidence_reader)
 
     def request(
         self,

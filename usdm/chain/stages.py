@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from usdm.chain.rejection import EvidenceReader, Rejection, heard_turn
 from usdm.lm import GenerateRequest, LanguageModel, StageProgram, TokenEvent, TokenStream, check_sampling, finish, play
 from usdm.tokens import DialogTemplate, TurnContent
 from usdm.tokens.layout import STAGES, TurnLayout
@@ -73,16 +74,22 @@ class LanguageModelChain:
         template: DialogTemplate,
         layout: str | None = None,
         stream: TokenStream | None = None,
+        rejection: Rejection | None = None,
+        reader: EvidenceReader | None = None,
     ) -> None:
         """`layout` None is the checkpoint's own. `stream` is what all answers go through, one at a time: each goes
-        back to where it departs from the one before; None gives each a new one. Raises InputError for a layout that
-        is unknown or gives no answer."""
+        back to where it departs from the one before; None gives each a new one. `rejection` decides which turns get a
+        refusal as their reply, by what `reader` reads; None refuses nothing. Raises InputError for a layout that is
+        unknown or gives no answer, or that the rejection was not fitted for."""
         self.model = model
         self.template = template
         self.name = template.layout(layout).name
         if "speak" not in template.layout(layout).stages:
             raise InputError(f"chain={self.name} hears and says nothing: it is for training; take another")
         self.stream = stream
+        self.rejection, self._evidence = rejection, reader
+        if rejection is not None:
+            rejection.check_layout(self.name)
 
     def answer(self, question: Question, sampling: Mapping[str, Sampling], speak: bool = True) -> Answer:
         """Raises InputError if the chain needs what the question lacks, has no place for what it brings, or has no
@@ -149,12 +156,21 @@ class LanguageModelChain:
             tell(SpokenText("agent", content.agent_text))
         timings: dict[str, float] = {}
         truncated: list[str] = []
+        heard: list[int] | None = None  # what the model itself has transcribed
+        unread: list[int] = []  # a reply that was not written, and what stands before it
         for place, stage in enumerate(stages):
             with timed(timings, stage):
                 if place == 0:
                     ids = self.template.prompt(stage, content, question.history, layout.name)[read:]
                 else:
-                    ids = self.template.following(stages[place - 1], layout.name)
+                    ids = [*unread, *self.template.following(stages[place - 1], layout.name)]
+                if stage == "respond" and self._refuses(layout.name, content, heard):
+                    assert self.rejection is not None
+                    content = replace(content, agent_text=self.rejection.config.reply)
+                    unread = [*ids, *self.template.reply_ids(self.rejection.config.reply)]
+                    tell(SpokenText("agent", self.rejection.config.reply))
+                    continue
+                unread = []
                 generated = yield GenerateRequest(
                     stage,
                     ids,
@@ -165,6 +181,7 @@ class LanguageModelChain:
             slot = layout.slot_of(stage)
             content = self._with(content, slot, generated.ids)
             if slot == "user_text":
+                heard = generated.ids
                 tell(SpokenText("user", content.user_text or ""))
             elif slot == "agent_text":
                 tell(SpokenText("agent", content.agent_text or ""))
@@ -175,6 +192,10 @@ class LanguageModelChain:
     def transcription(self, question: Question, sampling: Mapping[str, Sampling]) -> StageProgram[str]:
         """Of a heard question its words alone, answered or not. Raises as `answer` does, at its first step, and for a
         chain that does not transcribe."""
+        return self.template.vocabulary.decode_text((yield from self.transcript_ids(question, sampling)))
+
+    def transcript_ids(self, question: Question, sampling: Mapping[str, Sampling]) -> StageProgram[list[int]]:
+        """The same as the ids that are written, without the one that ends them."""
         content = TurnContent(user_units=question.units)
         generated = yield GenerateRequest(
             "transcribe",
@@ -183,7 +204,7 @@ class LanguageModelChain:
             {self.template.stop_id("transcribe", self.name)},
             sampling.get("transcribe", Sampling()),
         )
-        return self.template.vocabulary.decode_text(generated.ids)
+        return generated.ids
 
     def _live(
         self, steps: Generator[TokenEvent, None, Answer], said: list[SpokenText], away: dict[str, float]
@@ -203,6 +224,12 @@ class LanguageModelChain:
             if written.stage == "speak":
                 yield written.id - offset
             away[written.stage] += time.perf_counter() - start
+
+    def _refuses(self, layout: str, content: TurnContent, heard: Sequence[int] | None) -> bool:
+        """Whether the turn, whose words are known, is outside of what the model was made for."""
+        if self.rejection is None or self._evidence is None:
+            return False
+        return self.rejection.refuses(self._evidence, heard_turn(self.template, layout, content, heard))
 
     def _plan(self, question: Question, speak: bool) -> tuple[TurnLayout, TurnContent, list[str]]:
         """The layout that takes the question, what is given of the turn, and the stages that are left to write."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from usdm.chain.choosing import ChoosingChain, chain_of
+from usdm.chain.choosing import ChoosingChain
 from usdm.chain.pipeline import SpokenDialogPipeline
 from usdm.chain.prefetch import prefetch
 from usdm.chain.requests import SynthesisRequest
@@ -98,7 +98,7 @@ def synthesize(
     _check_requests(pipeline, requests, folder)
     drawn = _sampling(pipeline, sampling, seed)
     decoder = decoder or pipeline.settings.decoder
-    answering = chain_of(pipeline.parts, chain, 1, None) if chain is None or isinstance(chain, str) else chain
+    answering = pipeline.own_chain(chain) if chain is None or isinstance(chain, str) else chain
     settings = _settings(pipeline, drawn, decoder, answering, seed, num_shards)
     chosen_by = answering.identity if isinstance(answering, ChoosingChain) else Arguments()
     written = [RESULTS_FILE, SHARDS_FOLDER, *(glob.escape(f"{name}.wav") for name in ids_with_results(folder))]

@@ -39,6 +39,7 @@ MEASURES = (
     "evaluate_assistant",
     "evaluate_pairs",
     "evaluate_classifier",
+    "evaluate_rejection",
     "benchmark",
     "measure_conversation",
     "check_echo",

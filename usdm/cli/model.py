@@ -29,6 +29,8 @@ def load_pipeline(config: DictConfig) -> SpokenDialogPipeline:
         threads = 1
     if threads is not None:
         torch.set_num_threads(threads)
+    if "reject" in config:
+        pipeline.refuse_by(instantiate(config.reject))
     return pipeline
 
 

@@ -44,7 +44,7 @@ def run(config: DictConfig) -> Figures:
         voice=config.voice,
         sampling=sampling(pipeline, config),
         decoder=replace(pipeline.settings.decoder, **given(config.decoding)),
-        chain=chain_of(pipeline.parts, config.chain, config.candidates, chooser(config)),
+        chain=chain_of(pipeline.own_chain(config.chain), config.candidates, chooser(config)),
         speak=speak,
         seed=config.seed,
     )

@@ -31,7 +31,7 @@ def run(config: DictConfig) -> Figures:
             config.output_dir,
             sampling=sampling(pipeline, config),
             decoder=replace(pipeline.settings.decoder, **given(config.decoding)),
-            chain=chain_of(pipeline.parts, config.chain, config.candidates, chooser(config)),
+            chain=chain_of(pipeline.own_chain(config.chain), config.candidates, chooser(config)),
             seed=config.seed,
             capacity=config.capacity,
             encode_batch=config.encode_batch,

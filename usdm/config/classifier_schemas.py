@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from usdm.config.model_schemas import UseModel
 from usdm.config.verb_schema import Verb
 
 
@@ -53,5 +54,32 @@ class EvaluateClassifier(Verb):
     detector: Any = MISSING  # usdm.metrics.out_of_domain, by name
     out: dict[str, list[str]] = MISSING
     hears: str | None = None
+    output_dir: str = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class FitRejection(UseModel):
+    corpora: list[str] = MISSING
+    refused_dialogs: list[str] = MISSING
+    turns: int | None = None
+    dev_turns: int | None = None
+    kept: float = MISSING
+    reply: str = MISSING
+    capacity: int = MISSING
+    output_dir: str = MISSING
+    seed: int = MISSING
+    overwrite: bool = MISSING
+
+
+@dataclass
+class EvaluateRejection(UseModel):
+    rejection: str = MISSING
+    corpora: list[str] = MISSING
+    outside: list[str] = MISSING
+    refused_dialogs: list[str] = MISSING
+    phrase: str = MISSING
+    turns: int | None = None
+    capacity: int = MISSING
     output_dir: str = MISSING
     seed: int = MISSING

@@ -86,6 +86,7 @@ class ReplyKind(Enum):
 
 @dataclass
 class Respond(UseModel):
+    reject: Any = MISSING  # usdm.chain.rejection.Refusing
     input: str | None = None
     text: str | None = None
     output: str = MISSING
@@ -105,6 +106,7 @@ class Respond(UseModel):
 
 @dataclass
 class Synthesize(UseModel):
+    reject: Any = MISSING  # usdm.chain.rejection.Refusing
     requests: str = MISSING
     output_dir: str = MISSING
     shard: int = MISSING
@@ -124,6 +126,7 @@ class Synthesize(UseModel):
 
 @dataclass
 class Demo(UseModel):
+    reject: Any = MISSING  # usdm.chain.rejection.Refusing
     host: str = MISSING
     port: int = MISSING
     share: bool = MISSING
@@ -146,6 +149,7 @@ class ServeLimits:
 
 @dataclass
 class Serve(UseModel):
+    reject: Any = MISSING  # usdm.chain.rejection.Refusing
     host: str = MISSING
     port: int = MISSING
     chain: str | None = None
@@ -188,6 +192,7 @@ class JudgeModel(UseModel):
 
 @dataclass
 class Predict(UseModel):
+    reject: Any = MISSING  # usdm.chain.rejection.Refusing
     system: Any = MISSING
     held_out: str | None = None
     limit: int | None = None
@@ -212,6 +217,7 @@ class Score(Verb):
 
 @dataclass
 class Evaluate(JudgeModel):
+    reject: Any = MISSING  # usdm.chain.rejection.Refusing
     system: Any = MISSING
     metric: Any = MISSING
     dialogs: bool = MISSING

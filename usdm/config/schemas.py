@@ -11,7 +11,13 @@ from hydra.core.config_store import ConfigStore
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from usdm.config.classifier_schemas import EvaluateClassifier, PrepareIntents, TrainClassifier
+from usdm.config.classifier_schemas import (
+    EvaluateClassifier,
+    EvaluateRejection,
+    FitRejection,
+    PrepareIntents,
+    TrainClassifier,
+)
 from usdm.config.model_schemas import (
     AttributeErrors,
     Benchmark,
@@ -136,6 +142,8 @@ SCHEMAS: dict[str, type[Verb]] = {
     "prepare_intents": PrepareIntents,
     "train_classifier": TrainClassifier,
     "evaluate_classifier": EvaluateClassifier,
+    "fit_rejection": FitRejection,
+    "evaluate_rejection": EvaluateRejection,
     "package_model": PackageModel,
     "status": Status,
 }

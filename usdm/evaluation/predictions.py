@@ -59,7 +59,7 @@ class ChainSystem:
             self.pipeline,
             requests,
             folder,
-            chain=chain_of(self.pipeline.parts, self.chain, self.candidates, self.choose),
+            chain=chain_of(self.pipeline.own_chain(self.chain), self.candidates, self.choose),
             seed=self.seed,
             capacity=self.capacity,
             retry_errors=self.retry_errors,

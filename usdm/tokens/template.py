@@ -134,6 +134,10 @@ class DialogTemplate:
         """What a transcript is written as. Raises InputError for words that this model cannot read."""
         return self._text_ids(text, AFTER_SPEECH)
 
+    def reply_ids(self, text: str) -> list[int]:
+        """What a reply is written as. Raises InputError for words that this model cannot write."""
+        return self._text_ids(text, AFTER_TEXT)
+
     def following(self, stage: str, layout: str | None = None) -> list[int]:
         """The wording after what `stage` emits, its stop id first: the way on to the next stage."""
         return list(self._pieces(layout)[self._place(stage, layout) + 1].wording)

@@ -1,0 +1,168 @@
+"""Turns outside a model's domain: what is fitted, and who refuses, however a reply is made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from tiny_models import build_random_bundle
+
+from usdm.audio import read_audio
+from usdm.chain import DecoderSampling, GenerationSettings, Question, SpokenDialogPipeline
+from usdm.chain.rejection import EvidenceReader, Refusing, Rejection, heard_turn
+from usdm.cli.main import main
+from usdm.data.unit_corpus import UnitCorpusWriter, UnitSource, UnitUtterance
+from usdm.data.user_turns import read_user_turns
+from usdm.lm import in_transformers, log_probabilities
+from usdm.tokens import TurnContent
+from usdm.types import InputError, Sampling, SpokenReply
+
+REFUSAL = "sorry, i did not understand that."
+STAGES = ("transcribe", "respond", "speak")
+WORDS = ("a table", "two tickets", "the weather", "some music")
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a bundle of random weights, a corpus of its units, and what is fitted on them."""
+    folder = tmp_path_factory.mktemp("rejection")
+    bundle = build_random_bundle(folder / "bundle", num_units=20)
+    GenerationSettings({stage: Sampling(max_new_tokens=8) for stage in STAGES}, DecoderSampling(steps=1)).save(bundle)
+    identity = SpokenDialogPipeline.from_pretrained(bundle).parts.units.identity
+    random = np.random.default_rng(0)
+    with UnitCorpusWriter(folder / "units" / "one.parquet", UnitSource(20, 25.0, identity)) as writer:
+        for number in range(60):
+            name = "not-understood-1" if number % 20 == 19 else f"dialog-{number}"
+            units = random.integers(20, size=random.integers(5, 12)).astype(np.uint16)
+            split = "dev" if number % 3 == 0 else "train"
+            text = f"{WORDS[number % 4]} for {WORDS[number % 3]}"
+            writer.write(UnitUtterance(f"{name}-{number}", "me", "user", name, 0, split, text, units))
+    assert main(fit(folder)) == 0
+    soundfile.write(folder / "question.wav", random.uniform(-0.5, 0.5, 12_000), 16_000)
+    return folder
+
+
+def fit(folder: Path, *settings: str) -> list[str]:
+    given = [f"model.name={folder}/bundle", f"corpora=[{folder}/units]", f"output_dir={folder}/fit"]
+    return ["fit_rejection", *given, *settings]
+
+
+def pipeline_that_refuses(fitted: Path, threshold: float | None, score: str = "combined") -> SpokenDialogPipeline:
+    pipeline = SpokenDialogPipeline.from_pretrained(fitted / "bundle")
+    pipeline.refuse_by(Refusing(score, fitted / "fit" / "model", threshold))
+    return pipeline
+
+
+def test_a_second_fit_is_the_first_and_another_one_is_refused(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (fitted / "fit/model/model.safetensors").stat().st_mtime_ns
+    assert main(fit(fitted)) == 0
+    assert "fitted on 38 turns; on 19 others 95 % pass" in capsys.readouterr().out  # three are left out
+    assert (fitted / "fit/model/model.safetensors").stat().st_mtime_ns == before
+    assert main(fit(fitted, "kept=0.9")) == 2
+    assert main(fit(fitted, "kept=1.5")) == 2
+    assert main(fit(fitted, "refused_dialogs=['']")) == 2  # nothing is left
+
+
+@pytest.mark.parametrize("score", ["mahalanobis", "log_probability", "refusal", "combined"])
+def test_a_threshold_keeps_the_wanted_share_of_dev_turns(fitted: Path, score: str) -> None:
+    pipeline = pipeline_that_refuses(fitted, None, score)
+    found = read_user_turns([fitted / "units"])
+    dev = [turn for turn in found if turn.split == "dev" and not turn.dialog.startswith("not")]
+    chain, sampling = pipeline.chain(), pipeline.settings.sampling
+    replies = [chain.answer(Question(units=turn.units), sampling, speak=False).agent_text for turn in dev]
+    assert len(dev) - replies.count(REFUSAL) == np.ceil(0.95 * len(dev))
+
+
+def test_evidence_is_what_the_model_itself_computes(fitted: Path) -> None:
+    pipeline = SpokenDialogPipeline.from_pretrained(fitted / "bundle")
+    template, model = pipeline.parts.template, pipeline.parts.llm
+    reader = EvidenceReader(model, template, REFUSAL)
+    turns = [turn for turn in read_user_turns([fitted / "units"])][:3]
+    heard = [
+        heard_turn(template, "multi_step", TurnContent(user_units=turn.units, user_text=turn.text)) for turn in turns
+    ]
+    together = reader(heard)
+    for place, turn in enumerate(turns):
+        content = TurnContent(user_units=turn.units, user_text=turn.text)
+        before = template.prompt("transcribe", content, layout="multi_step")
+        prompt = template.prompt("respond", content, layout="multi_step")
+        states = in_transformers(model)(torch.tensor([prompt]), output_hidden_states=True).hidden_states[-1]
+        of_words = states[0, len(before) - 1 :].detach().mean(0)
+        torch.testing.assert_close(together.states[place], of_words, atol=1e-4, rtol=1e-4)
+        end = prompt.index(template.stop_id("transcribe"), len(before)) + 1
+        (said,) = log_probabilities(model, [prompt[:end]], template.allowed("transcribe"), len(before))
+        torch.testing.assert_close(together.transcripts[place], said.sum(), atol=1e-3, rtol=1e-4)
+        reply = [*template.reply_ids(REFUSAL), template.stop_id("respond")]
+        (refused,) = log_probabilities(model, [[*prompt, *reply]], template.allowed("respond"), len(prompt))
+        torch.testing.assert_close(together.refusals[place], refused.sum(), atol=1e-3, rtol=1e-4)
+
+
+def made_in_every_way(pipeline: SpokenDialogPipeline, recording: Path) -> list[SpokenReply]:
+    sound = read_audio(recording)
+    listener = pipeline.listen(sound.sample_rate)
+    for block in sound.samples.split(1600):
+        listener.push(block)
+    streams: Sequence[object] = [*pipeline.stream(sound.samples, sound.sample_rate)]
+    replies = [pipeline.respond(sound.samples, sound.sample_rate), streams[-1], listener.respond()]
+    assert all(isinstance(reply, SpokenReply) for reply in replies)
+    return replies  # type: ignore[return-value]
+
+
+def test_a_refusal_is_spoken_however_the_reply_is_made(fitted: Path) -> None:
+    pipeline = pipeline_that_refuses(fitted, 1e9)
+    replies = made_in_every_way(pipeline, fitted / "question.wav")
+    asked = SpokenDialogPipeline.from_pretrained(fitted / "bundle").respond(
+        *(lambda sound: (sound.samples, sound.sample_rate))(read_audio(fitted / "question.wav")), reply=REFUSAL,
+        transcript=replies[0].user_text,
+    )  # fmt: skip
+    for reply in replies:
+        assert reply.agent_text == REFUSAL and reply.user_text == replies[0].user_text
+        assert reply.agent_units is not None and reply.waveform is not None
+        torch.testing.assert_close(reply.agent_units, replies[0].agent_units)
+    assert asked.agent_units is not None
+    torch.testing.assert_close(replies[0].agent_units, asked.agent_units)
+
+
+def test_a_turn_that_passes_is_answered_as_without(fitted: Path) -> None:
+    plain = SpokenDialogPipeline.from_pretrained(fitted / "bundle")
+    ways = zip(
+        made_in_every_way(pipeline_that_refuses(fitted, -1e9), fitted / "question.wav"),
+        made_in_every_way(plain, fitted / "question.wav"),
+        strict=True,
+    )
+    for ours, theirs in ways:
+        assert ours.agent_text == theirs.agent_text != REFUSAL
+        torch.testing.assert_close(ours.agent_units, theirs.agent_units)
+
+
+def test_the_verbs_refuse(fitted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(fitted)
+    reject = ["reject=mahalanobis", "reject.folder=fit/model", "reject.threshold=1e9", "model.name=bundle"]
+    assert main(["respond", "text=hello", "reply=text", *reject]) == 0
+    assert f"reply: {REFUSAL}" in capsys.readouterr().out
+    Path("requests.jsonl").write_text('{"id": "a", "audio": "question.wav"}\n{"id": "b", "text": "hello"}\n')
+    assert main(["synthesize", "requests=requests.jsonl", "output_dir=replies", *reject]) == 0
+    rows = [json.loads(line) for line in Path("replies/results.jsonl").read_text().splitlines()]
+    assert [row["agent_text"] for row in rows] == [REFUSAL] * 2
+    assert (
+        main(["synthesize", "requests=requests.jsonl", "output_dir=replies", "model.name=bundle"]) == 2
+    )  # other results
+
+
+def test_what_does_not_fit_is_told(fitted: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    pipeline = pipeline_that_refuses(fitted, None)
+    with pytest.raises(InputError, match="chain=units_to_units: turns are refused in multi_step, typed alone"):
+        pipeline.respond(text="hello", chain="units_to_units")
+    with pytest.raises(InputError, match="this model cannot tell turns outside its domain"):
+        pipeline.refuse_by(Refusing("combined"))
+    with pytest.raises(InputError, match="there are mahalanobis"):
+        pipeline.refuse_by(Refusing("guess", fitted / "fit" / "model"))
+    other = build_random_bundle(tmp_path / "other", num_units=20, seed=1)
+    with pytest.raises(InputError, match="fitted to another language model"):
+        Rejection.load(fitted / "fit" / "model", other / "llm")
