@@ -171,7 +171,7 @@ def _transcribing(pipeline: SpokenDialogPipeline) -> Sampling:
 def _transcripts(
     pipeline: SpokenDialogPipeline, turns: Sequence[UserTurn], capacity: int
 ) -> Iterator[tuple[int, list[int]]]:
-    """The ids that the model writes as transcripts, by the turns' places; nothing in a chain that does not transcribe."""
+    """The ids that the model writes as transcripts, by the turns' places; none where nothing is transcribed."""
     chain = pipeline.own_chain()
     if "transcribe" not in pipeline.parts.template.layout(chain.name).stages:
         return
