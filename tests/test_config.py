@@ -47,6 +47,8 @@ GIVEN_BY_CODE = {
     "usdm.lm.build_model": {"vocabulary", "settings"},
     "usdm.evaluation.predictions.ChainSystem": {"pipeline", "seed", "capacity", "retry_errors"},
     "usdm.chain.choosing.Likeliest": {"chain"},
+    "usdm.chain.judging.Tournament": {"chain"},
+    "usdm.chain.hearing.BestHeard": {"chain"},
     "usdm.evaluation.cascade.Resaid": {"pipeline", "seed", "capacity", "retry_errors"},
     "usdm.evaluation.cascade.Cascade": {"pipeline", "seed", "capacity", "retry_errors"},
     "usdm.cli.pretrain.extend_pretrained": {"vocabulary"},
@@ -64,6 +66,8 @@ WITHOUT_SECTION = {
     "transcribe",
     "import_corpus",
     "average_models",
+    "prepare_preferences",
+    "self_train",
     "status",
     "make_model",
 }

@@ -158,6 +158,58 @@ def test_the_loss_is_the_published_formula(vocabulary: SpeechTextVocabulary, tmp
     assert figures["preference_accuracy"].tolist() == [sum(loss < np.log(2) for loss in losses), 5]
 
 
+@pytest.mark.slow  # trl is long to import
+def test_loss_rewards_and_margins_are_those_of_trl(vocabulary: SpeechTextVocabulary, tmp_path: Path) -> None:  # noqa: F811
+    trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
+
+    class IdPairs(trl.DPOTrainer):  # type: ignore[misc, name-defined]
+        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+            """As it is: it has ids, never texts."""
+            return dataset
+
+    template = DialogTemplate(vocabulary, TEMPLATE)
+    pairs = read_pairs(write_pairs(tmp_path / "pairs.jsonl", 6), template, TYPED, 160, "respond")
+    model, reference = tiny_model(vocabulary), tiny_model(vocabulary)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    batch = with_kinds(collate_rows, list(PreferenceRows(pairs, 160, vocabulary.pad_id, epochs=1)))
+    ours = DirectPreference("pairs.jsonl", beta=0.3).validate(model, batch, reference)
+    firsts = [int((pair.chosen.labels != IGNORED).argmax()) for pair in pairs]
+    ids = [[side.input_ids.tolist() for side in pair] for pair in pairs]
+    rows = [
+        {"prompt_ids": chosen[:first], "chosen_ids": chosen[first:], "rejected_ids": rejected[first:]}
+        for first, (chosen, rejected) in zip(firsts, ids, strict=True)
+    ]
+    arguments = trl.DPOConfig(
+        str(tmp_path / "trl"),
+        beta=0.3,
+        per_device_train_batch_size=6,
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        report_to=[],
+        disable_dropout=True,
+        max_length=None,
+    )
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=vocabulary.tokenizer.backend_tokenizer, pad_token="<pad>", eos_token="</s>"
+    )
+    trainer = IdPairs(
+        model, reference, arguments, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer
+    )
+    loss = float(trainer.compute_loss(model, next(iter(trainer.get_train_dataloader()))))
+    theirs = {name: values[0] for name, values in trainer._metrics["train"].items()}
+    mean = {name: float(total / count) for name, (total, count) in ours.items()}
+    assert mean["preference_loss"] == pytest.approx(loss, abs=1e-5) and abs(loss - np.log(2)) > 1e-3
+    assert mean["preference_margin"] == pytest.approx(theirs["rewards/margins"], abs=1e-5)
+    assert mean["preference_chosen_reward"] == pytest.approx(theirs["rewards/chosen"], abs=1e-5)
+    assert mean["preference_rejected_reward"] == pytest.approx(theirs["rewards/rejected"], abs=1e-5)
+    assert mean["preference_accuracy"] == pytest.approx(theirs["rewards/accuracies"])
+
+
 def test_preferences_are_learnt_and_a_run_goes_on_from_its_start_model(
     vocabulary: SpeechTextVocabulary,  # noqa: F811
     tmp_path: Path,
@@ -169,7 +221,8 @@ def test_preferences_are_learnt_and_a_run_goes_on_from_its_start_model(
     losses = [row["loss"] for row in read_log(tmp_path / "whole") if "loss" in row]
     assert losses[0] == pytest.approx(np.log(2), abs=1e-6)  # nothing has changed yet
     assert losses[-1] < losses[0] - 0.05
-    assert list(figures) == ["preference_loss", "preference_accuracy", "preference_margin"]
+    rewards = figures["preference_chosen_reward"] - figures["preference_rejected_reward"]
+    assert figures["preference_margin"] == pytest.approx(rewards)
     assert figures["preference_accuracy"] > 0.5
     with pytest.raises(KeyboardInterrupt), stopped_after(10, monkeypatch):
         prefer(tiny_model(vocabulary), vocabulary, tmp_path / "again", settings, objective)

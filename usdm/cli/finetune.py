@@ -41,6 +41,7 @@ def run(config: DictConfig) -> Figures:
         layouts=settings["layouts"],
         noise=settings["noise"],
         splice_augmentation=settings["splice_augmentation"],
+        preferences=settings["preferences"],
         unit_source=unit_source,
         objective=settings["objective"],
         adapter=settings["adapter"],

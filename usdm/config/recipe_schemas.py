@@ -297,6 +297,40 @@ class Finetune(TrainLanguageModel):
     layouts: dict[str, float] | None = None
     noise: Any = None  # usdm.data.unit_noise.UnitNoise
     splice_augmentation: Any = None  # usdm.data.splice_augmentation.SpliceAugmentation
+    preferences: list[str] = MISSING
+
+
+@dataclass
+class PreparePreferences(Stage):
+    preference_source: Any = MISSING  # usdm.data.preference_folder.PreferenceSource
+    corpora: list[str] = MISSING
+    splits: list[str] = MISSING
+    limit: int | None = None
+    skip: int = MISSING
+    agent_roles: list[str] = MISSING
+    history_turns: int = MISSING
+    overwrite: bool = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class SelfTrain(Stage):
+    pretrained: str = MISSING
+    corpora: list[str] = MISSING
+    loop: Any = MISSING
+    rounds: int = MISSING
+    questions: int = MISSING
+    stage: str = MISSING
+    beta: float = MISSING
+    temperature: float = MISSING
+    top_p: float = MISSING
+    max_new_tokens: int = MISSING
+    capacity: int = MISSING
+    dev_every: int = MISSING
+    agent_roles: list[str] = MISSING
+    history_turns: int = MISSING
+    overwrite: bool = MISSING
+    seed: int = MISSING
 
 
 @dataclass

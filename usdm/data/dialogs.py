@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from usdm.data.preferences import Judged, read_judged
 from usdm.data.sequences import KIND_INDEX, TrainingSequence
 from usdm.data.splice_augmentation import SpliceAugmentation
 from usdm.data.unit_corpus import UnitCorpus
 from usdm.data.unit_noise import UnitNoise
 from usdm.interleave import keyed_generator
-from usdm.tokens import IGNORED, DialogTemplate, TurnContent
+from usdm.tokens import IGNORED, JUDGE_LAYOUTS, DialogTemplate, TurnContent
 from usdm.types import InputError, Role, Turn
 
 logger = logging.getLogger(__name__)
@@ -61,10 +63,13 @@ class DialogSequences:
         layouts: names of turn layouts and their shares; None is the template's own.
         noise: on the user's units, drawn anew each epoch; None leaves them as they were heard.
         splice_augmentation: puts turns together from pieces, to be transcribed only, in the place of some examples.
+        preferences: folders of pairs of replies (`usdm.data.preferences`), for the layouts of a judge: an example that
+            draws one of those is a pair in its place, shown in both orders.
 
     Raises:
         InputError: corpus and vocabulary differ in the number of units, a layout is unknown or has no share,
-            the split has no reply, or there are splices and no turn to take them from has word times.
+            the split has no reply, or there are splices and no turn to take them from has word times; a layout of a
+            judge without preferences, or the other way round.
     """
 
     def __init__(
@@ -80,12 +85,14 @@ class DialogSequences:
         layouts: Mapping[str, float] | None = None,
         noise: UnitNoise | None = None,
         splice_augmentation: SpliceAugmentation | None = None,
+        preferences: Sequence[str | Path] = (),
     ) -> None:
         corpus.check_num_units(template.vocabulary.num_units)
         self.template, self.max_length, self.seed = template, max_length, seed
         self.history_turns, self.noise, self.splice_augmentation = history_turns, noise, splice_augmentation
         self.left_out = 0
         self._layouts, self._shares = _layouts(template, layouts)
+        self._judged = _judged(template, layouts or {}, preferences, split)
         self.dialogs, self.incomplete = read_dialogs(corpus, split)
         self._examples = [
             _Example(i, j)
@@ -120,8 +127,7 @@ class DialogSequences:
         return [order[i : i + _EXAMPLES_PER_BLOCK] for i in range(0, len(order), _EXAMPLES_PER_BLOCK)]
 
     def sequences(self, epoch: int, block: list[int], rows_before: int) -> Iterator[TrainingSequence]:
-        for index in block:
-            sequence = self._sequence(self._examples[index], epoch)
+        for index, sequence in ((i, made) for i in block for made in self._sequences(self._examples[i], epoch)):
             if (length := len(sequence.input_ids)) <= self.max_length:
                 yield sequence
                 continue
@@ -136,15 +142,17 @@ class DialogSequences:
     def _reply(self, example: _Example) -> DialogTurn:
         return self.dialogs[example.dialog][example.index]
 
-    def _sequence(self, example: _Example, epoch: int) -> TrainingSequence:
+    def _sequences(self, example: _Example, epoch: int) -> list[TrainingSequence]:
         dialog = self.dialogs[example.dialog]
         user, agent = self._heard_turn(example), self._reply(example)
         if self.splice_augmentation is not None:
             random = keyed_generator(self.seed, epoch, f"splice for {agent.id}")
             if random.random() < self.splice_augmentation.share:
-                return self._spliced(self.splice_augmentation, random)
+                return [self._spliced(self.splice_augmentation, random)]
         draw = keyed_generator(self.seed, epoch, agent.id).random() if len(self._layouts) > 1 else 0.0
         layout = self._layouts[int(np.searchsorted(self._shares, draw, side="right"))]
+        if layout in JUDGE_LAYOUTS:
+            return self._pair(keyed_generator(self.seed, epoch, f"pair for {agent.id}"), layout)
         content = TurnContent(
             user_units=torch.from_numpy(
                 self._heard(user.units, keyed_generator(self.seed, epoch, f"noise of {user.id}"))
@@ -153,7 +161,18 @@ class DialogSequences:
             agent_text=agent.text,
             agent_units=torch.from_numpy(agent.units.astype(np.int64)),
         )
-        return self._built(content, self._history(dialog, example.index), layout)
+        return [self._built(content, self._history(dialog, example.index), layout)]
+
+    def _pair(self, random: np.random.Generator, layout: str) -> list[TrainingSequence]:
+        """One pair in both orders."""
+        content, history, _ = self._judged[int(random.integers(len(self._judged)))]
+        if content.user_units is not None:
+            content = replace(content, user_units=torch.from_numpy(self._heard(content.user_units.numpy(), random)))
+        orders = ((content.reply_a, content.reply_b, "a"), (content.reply_b, content.reply_a, "b"))
+        return [
+            self._built(replace(content, reply_a=a, reply_b=b, verdict=verdict), history, layout)
+            for a, b, verdict in orders
+        ]
 
     def _spliced(self, splice_augmentation: SpliceAugmentation, random: np.random.Generator) -> TrainingSequence:
         units, text = splice_augmentation.splice(self._answered, self._alone, random)
@@ -163,7 +182,11 @@ class DialogSequences:
     def _built(self, content: TurnContent, history: Sequence[Turn], layout: str | None) -> TrainingSequence:
         built = self.template.training_example(content, history, layout)
         labels = built.labels.numpy().astype(np.int32)
-        return TrainingSequence(built.input_ids.numpy().astype(np.int32), labels, self._kinds(labels))
+        if layout in JUDGE_LAYOUTS:
+            kinds = np.where(labels == IGNORED, 0, KIND_INDEX["verdict"]).astype(np.int8)
+        else:
+            kinds = self._kinds(labels)
+        return TrainingSequence(built.input_ids.numpy().astype(np.int32), labels, kinds)
 
     def _heard(self, units: NDArray[Any], random: np.random.Generator) -> NDArray[np.int64]:
         units = units.astype(np.int64)
@@ -217,6 +240,21 @@ def read_dialogs(corpus: UnitCorpus, split: str) -> tuple[list[list[DialogTurn]]
     if incomplete:
         logger.warning("%d turns of split %r have no text or no units and are left out", incomplete, split)
     return dialogs, incomplete
+
+
+def _judged(
+    template: DialogTemplate, layouts: Mapping[str, float], preferences: Sequence[str | Path], split: str
+) -> list[Judged]:
+    """The pairs for layouts of a judge. Raises InputError where one is there and not the other."""
+    judges = [name for name in JUDGE_LAYOUTS if layouts.get(name, 0) > 0]
+    if bool(judges) != bool(preferences):
+        raise InputError(
+            f"layouts={dict(layouts)}, preferences={list(map(str, preferences))}: {' and '.join(JUDGE_LAYOUTS)} want "
+            "folders of pairs to be judged, and those want such a layout; give both or neither"
+        )
+    for name in judges:
+        template.verdict_ids(name)
+    return read_judged(preferences, split) if judges else []
 
 
 def _layouts(

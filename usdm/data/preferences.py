@@ -8,14 +8,16 @@ A file of pairs is .jsonl, one object a line, or .parquet with the same three co
 
 `prompt` holds what both have in common, `chosen` and `rejected` what differs; together they are the content of a turn
 (`usdm.tokens.TurnContent`), as its layout wants it. So a transcript can be preferred as well as a reply. `history` are
-earlier turns, each as role and text; it may be left out.
+earlier turns, each as role and text; it may be left out. A fourth entry, `source`, may say where a pair is from.
+
+A folder of pairs has such a file for each split: `train.jsonl`, `dev.jsonl`, `test.jsonl`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +34,7 @@ from usdm.tokens import IGNORED, DialogTemplate, TurnContent
 from usdm.types import InputError, Turn
 
 SIDES = ("prompt", "chosen", "rejected")
+SOURCE = "source"
 HISTORY = "history"
 
 
@@ -99,12 +102,19 @@ def ids_of(pair: PreferencePair) -> int:
     return sum(len(sequence.input_ids) for sequence in pair)
 
 
-def read_pairs(path: str | Path, template: DialogTemplate, layout: str | None, max_length: int) -> list[PreferencePair]:
+def read_pairs(
+    path: str | Path,
+    template: DialogTemplate,
+    layout: str | None,
+    max_length: int,
+    stage: str | None = None,
+) -> list[PreferencePair]:
     """The pairs of a file (see the module), as the template writes them.
 
     Args:
         layout: name of the turn layout; None is the template's own.
         max_length: of a pair, in ids.
+        stage: the last that is written, such as "respond" for replies that were not spoken; None: all of the layout.
 
     Raises:
         InputError: there is no such file, it has another layout, or a pair lacks something, is longer, or is one reply
@@ -113,7 +123,7 @@ def read_pairs(path: str | Path, template: DialogTemplate, layout: str | None, m
     pairs = []
     for number, given in enumerate(_rows(Path(path)), start=1):
         try:
-            pair = _pair(given, template, layout)
+            pair = _pair(given, template, layout, stage)
             if (length := ids_of(pair)) > max_length:
                 raise InputError(
                     f"{length} ids do not fit rows of {max_length}: raise loop.max_length, or drop the pair"
@@ -140,20 +150,56 @@ def _rows(path: Path) -> Iterator[Any]:
                 raise InputError(f"{path}, line {number}: no JSON ({error}); write one object a line") from error
 
 
-def _pair(given: Any, template: DialogTemplate, layout: str | None) -> PreferencePair:
+class Judged(NamedTuple):
+    """A question and two replies to it, of which the first is preferred."""
+
+    content: TurnContent  # with `reply_a` and `reply_b`
+    history: list[Turn]
+    source: str | None
+
+
+def read_judged(folders: Sequence[str | Path], split: str) -> list[Judged]:
+    """The pairs of a split in folders of pairs, as a judge is asked about them.
+
+    Raises InputError if a folder has no such file, or a pair lacks a reply in text, or has the same one twice.
+    """
+    found = []
+    for folder in folders:
+        path = Path(folder) / f"{split}.jsonl"
+        for number, given in enumerate(_rows(path), start=1):
+            try:
+                prompt, history = _prompt(given)
+                replies = [given[side].get("agent_text") for side in ("chosen", "rejected")]
+                if not all(isinstance(reply, str) and reply for reply in replies):
+                    raise InputError("chosen and rejected need an agent_text each, for a judge to read")
+                if replies[0] == replies[1]:
+                    raise InputError("chosen and rejected are the same reply: drop the pair, it says nothing")
+                content = replace(_content(prompt), reply_a=replies[0], reply_b=replies[1])
+            except InputError as error:
+                raise InputError(f"{path}, pair {number}: {error}") from error
+            found.append(Judged(content, history, given.get(SOURCE)))
+    return found
+
+
+def _prompt(given: Any) -> tuple[dict[str, Any], list[Turn]]:
+    """What a pair has in common, and the turns before it."""
     if (
         not isinstance(given, dict)
-        or set(given) != set(SIDES)
+        or set(given) - {SOURCE} != set(SIDES)
         or not all(isinstance(given[side], dict) for side in SIDES)
     ):
         raise InputError(f"give an object with {', '.join(SIDES)}, each an object itself")
     prompt = _present(given["prompt"])
     try:
-        history = [Turn(role, text) for role, text in prompt.pop(HISTORY, [])]
+        return prompt, [Turn(role, text) for role, text in prompt.pop(HISTORY, [])]
     except (TypeError, ValueError) as error:
         raise InputError(f"{HISTORY} holds pairs of role and text ({error})") from error
+
+
+def _pair(given: Any, template: DialogTemplate, layout: str | None, stage: str | None) -> PreferencePair:
+    prompt, history = _prompt(given)
     chosen, rejected = (
-        template.training_example(_content({**prompt, **_present(given[side])}), history, layout)
+        template.training_example(_content({**prompt, **_present(given[side])}), history, layout, stage)
         for side in ("chosen", "rejected")
     )
     shorter = min(len(chosen.input_ids), len(rejected.input_ids))

@@ -12,7 +12,8 @@ from usdm.tokens import IGNORED
 
 # What a scored token is, for validation by kind. Pretraining: units or text that open a sequence or carry on
 # in the same modality; across modalities, the same content (a_to_b) or its continuation (continue_b).
-# Fine-tuning: the user's transcript, the agent's text and units, each with the id that ends it.
+# Fine-tuning: the user's transcript, the agent's text and units, which of two replies is the better one, each with
+# the id that ends it.
 KINDS = (
     "tags",  # also what is not scored
     "units",
@@ -24,6 +25,7 @@ KINDS = (
     "transcript",
     "agent_text",
     "agent_units",
+    "verdict",
 )
 KIND_INDEX = {kind: index for index, kind in enumerate(KINDS)}
 

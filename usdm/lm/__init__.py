@@ -2,7 +2,7 @@
 
 from usdm.lm.batch import ContinuousBatch
 from usdm.lm.generation import Generated, TokenStream, warm_up
-from usdm.lm.likelihood import log_probabilities
+from usdm.lm.likelihood import log_probabilities, next_log_probabilities
 from usdm.lm.mistral import LanguageModel, Mistral, in_transformers
 from usdm.lm.model import (
     build_model,
@@ -37,6 +37,7 @@ __all__ = [
     "load_model",
     "log_probabilities",
     "max_positions",
+    "next_log_probabilities",
     "num_rows",
     "play",
     "warm_up",

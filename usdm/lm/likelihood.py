@@ -6,6 +6,7 @@ a sequence gets does not depend on the others beyond rounding.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from usdm.lm.generation import check_room
 from usdm.lm.head import AllowedIds, pick_allowed
 from usdm.lm.mistral import LanguageModel, in_transformers
-from usdm.lm.model import max_positions
+from usdm.lm.model import max_positions, num_rows
 from usdm.lm.packed import PackedForward
 from usdm.lm.slots import ForwardInput, SlotCache
 from usdm.lm.weights import is_llama_like
@@ -57,6 +58,24 @@ def log_probabilities(
     return scored
 
 
+@torch.inference_mode()
+def next_log_probabilities(model: LanguageModel, sequences: Sequence[Sequence[int]], wanted: Sequence[int]) -> Tensor:
+    """(N, W) float32 on the CPU: for each of N sequences the log-probability that each of the W `wanted` ids comes
+    next, among all ids there are.
+
+    Raises InputError for a sequence that is empty or has more ids than the model takes.
+    """
+    limit = max_positions(model)
+    for ids in sequences:
+        check_room(len(ids) + 1, limit or sys.maxsize)
+        if not ids:
+            raise InputError("what comes next of nothing: give sequences of 1 id or more")
+    every = AllowedIds.of(torch.ones(num_rows(model), dtype=torch.bool), model.device)
+    read = _last_of_packed if is_llama_like(model) else _last_of_padded
+    found = [read(model, group, every).float().log_softmax(dim=-1)[:, list(wanted)] for group in groups(sequences)]
+    return torch.cat(found).cpu()
+
+
 def groups(sequences: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
     """In order, each with about `IDS_AT_ONCE` ids."""
     group: list[Sequence[int]] = []
@@ -74,6 +93,19 @@ def _packed(model: LanguageModel, group: Sequence[Sequence[int]], allowed: Allow
     forward = PackedForward(model, SlotCache(model.config.get_text_config().num_hidden_layers, len(group)))
     for states in forward.states([ForwardInput(slot, 0, list(ids)) for slot, ids in enumerate(group)]):
         yield forward.logits(states[:-1], allowed).float()
+
+
+def _last_of_packed(model: LanguageModel, group: Sequence[Sequence[int]], allowed: AllowedIds) -> Tensor:
+    """(N, V) logits after each sequence."""
+    forward = PackedForward(model, SlotCache(model.config.get_text_config().num_hidden_layers, len(group)))
+    return forward.logits(forward([ForwardInput(slot, 0, list(ids)) for slot, ids in enumerate(group)]), allowed)
+
+
+def _last_of_padded(model: LanguageModel, group: Sequence[Sequence[int]], allowed: AllowedIds) -> Tensor:
+    longest = max(map(len, group))
+    ids = torch.tensor([[*each, *[each[-1]] * (longest - len(each))] for each in group], device=model.device)
+    logits: Tensor = in_transformers(model)(ids, use_cache=False).logits
+    return pick_allowed(torch.stack([row[len(own) - 1] for row, own in zip(logits, group, strict=True)]), allowed)
 
 
 def _padded(model: LanguageModel, group: Sequence[Sequence[int]], allowed: AllowedIds) -> Iterator[Tensor]:

@@ -1,6 +1,7 @@
 """Text ids, tags and unit ids in one vocabulary, and dialog turns laid out in it."""
 
 from usdm.tokens.layout import (
+    JUDGE_LAYOUTS,
     LAYOUTS,
     PUBLISHED_PREAMBLE,
     TemplateSettings,
@@ -13,6 +14,7 @@ from usdm.tokens.vocabulary import SpeechTextVocabulary, extend_tokenizer, read_
 
 __all__ = [
     "IGNORED",
+    "JUDGE_LAYOUTS",
     "LAYOUTS",
     "PUBLISHED_PREAMBLE",
     "DialogTemplate",

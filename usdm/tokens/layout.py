@@ -16,9 +16,10 @@ from torch import Tensor
 from usdm.tokens.vocabulary import CORRESPOND
 from usdm.types import InputError
 
-Slot = Literal["user_units", "user_text", "agent_text", "agent_units"]
-Stage = Literal["transcribe", "respond", "speak"]
-STAGES: tuple[Stage, ...] = ("transcribe", "respond", "speak")
+Slot = Literal["user_units", "user_text", "agent_text", "agent_units", "reply_a", "reply_b", "verdict"]
+Stage = Literal["transcribe", "respond", "speak", "judge"]
+STAGES: tuple[Stage, ...] = ("transcribe", "respond", "speak")  # of an answer
+VERDICTS = ("a", "b")  # which of two replies is the better one
 
 TEMPLATE_FILE = "template.json"
 PUBLISHED_PREAMBLE = (
@@ -83,6 +84,9 @@ class TurnContent:
     user_text: str | None = None
     agent_text: str | None = None
     agent_units: Tensor | None = None  # (U,) int64
+    reply_a: str | None = None  # two replies to be judged
+    reply_b: str | None = None
+    verdict: str | None = None  # one of VERDICTS
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,41 @@ def transcribe(settings: TemplateSettings, end: str) -> tuple[Part, ...]:
     )
 
 
+def judge(settings: TemplateSettings, end: str) -> tuple[Part, ...]:
+    """Say which of two replies to a heard turn is the better one (SELF-JUDGE, arXiv 2402.11253, its judge examples).
+
+    The units are there, so what counts can be how something was said.
+    """
+    return (
+        Words(settings.user_heading),
+        Given("user_units"),
+        Words(CORRESPOND),
+        Given("user_text"),
+        *_verdict(settings, end),
+    )
+
+
+def judge_typed(settings: TemplateSettings, end: str) -> tuple[Part, ...]:
+    """The same for a typed turn."""
+    return (
+        Words(settings.user_heading),
+        Given("user_text"),
+        *_verdict(settings, end),
+    )
+
+
+def _verdict(settings: TemplateSettings, end: str) -> tuple[Part, ...]:
+    return (
+        Words("\n" + settings.agent_heading + "a\n"),
+        Given("reply_a"),
+        Words("\nb\n"),
+        Given("reply_b"),
+        Words("\nbetter\n"),
+        Emit("judge", "verdict"),
+        Words("\n" + end),
+    )
+
+
 def _reply(end: str) -> tuple[Part, ...]:
     return (
         Emit("respond", "agent_text"),
@@ -179,8 +218,10 @@ def _reply(end: str) -> tuple[Part, ...]:
 
 
 LAYOUTS: dict[str, Callable[[TemplateSettings, str], tuple[Part, ...]]] = {
-    function.__name__: function for function in (multi_step, typed, units_text_units, units_to_units, transcribe)
+    function.__name__: function
+    for function in (multi_step, typed, units_text_units, units_to_units, transcribe, judge, judge_typed)
 }
+JUDGE_LAYOUTS = ("judge", "judge_typed")
 
 
 def turn_layout(name: str, settings: TemplateSettings, end: str) -> TurnLayout:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from usdm.tokens.layout import (
+    VERDICTS,
     Emit,
     Part,
     TemplateSettings,
@@ -94,21 +95,30 @@ class DialogTemplate:
         return turn_layout(name or self.settings.layout, self.settings, end)
 
     def training_example(
-        self, content: TurnContent, history: Sequence[Turn] = (), layout: str | None = None
+        self,
+        content: TurnContent,
+        history: Sequence[Turn] = (),
+        layout: str | None = None,
+        stage: str | None = None,
     ) -> TrainingExample:
-        """A whole turn. Loss lies on what stages emit and on the id that each of them stops at.
+        """A whole turn, or as much as there is when `stage` stops. Loss lies on what stages emit and on the id that
+        each of them stops at.
 
-        Raises InputError if content that the layout needs is missing or cannot be written.
+        Raises InputError if content that the layout needs is missing or cannot be written, or it has no such stage.
         """
         ids = self._opening(history)
         labels = [IGNORED] * len(ids)
         after_emit = False
-        for piece in self._pieces(layout):
+        pieces = self._pieces(layout)
+        for piece in pieces if stage is None else pieces[: self._place(stage, layout) + 1]:
             new = self._ids(piece, content)
             scored = len(new) if isinstance(piece.part, Emit) else int(after_emit)
             ids += new
             labels += [*new[:scored], *[IGNORED] * (len(new) - scored)]
             after_emit = isinstance(piece.part, Emit)
+        if stage is not None:
+            ids.append(self.stop_id(stage, layout))
+            labels.append(ids[-1])
         return TrainingExample(torch.tensor(ids), torch.tensor(labels))
 
     def prompt(
@@ -118,13 +128,31 @@ class DialogTemplate:
 
         Raises InputError as `training_example` does, or if the layout has no such stage.
         """
-        content = replace(
-            content, user_text=self._normalised(content.user_text), agent_text=self._normalised(content.agent_text)
+        # What is judged the model may have written itself, so it is judged as it is if it cannot be normalised.
+        normalised = self._normalised_before if stage == "judge" else self._normalised
+        user_text, agent_text = (
+            None if text is None else normalised(text) for text in (content.user_text, content.agent_text)
         )
+        content = replace(content, user_text=user_text, agent_text=agent_text)
         ids = self._opening([replace(turn, text=self._normalised_before(turn.text)) for turn in history])
         for piece in self._pieces(layout)[: self._place(stage, layout)]:
             ids += self._ids(piece, content)
         return ids
+
+    def verdict_ids(self, layout: str) -> tuple[int, int]:
+        """The ids that stand for either verdict in a layout of a judge.
+
+        Raises InputError if the tokenizer writes both with the same one, so that they cannot be told apart.
+        """
+        piece = self._pieces(layout)[self._place("judge", layout)]
+        first, second = (self._encode(verdict, piece.anchors)[0] for verdict in VERDICTS)
+        if first == second:
+            [token] = self.vocabulary.tokenizer.convert_ids_to_tokens([first])
+            raise InputError(
+                f"layout {layout}: the tokenizer begins both {' and '.join(VERDICTS)} with {token!r}: a judge cannot "
+                "tell them apart; use another tokenizer"
+            )
+        return first, second
 
     def check_text(self, text: str) -> None:
         """Raises InputError for words that this model cannot read."""
@@ -147,9 +175,14 @@ class DialogTemplate:
         return self.following(stage, layout)[0]
 
     def allowed(self, stage: str, layout: str | None = None) -> Tensor:
-        """(V,) bool: what a stage may emit, its stop id included."""
+        """(V,) bool: what a stage may emit, its stop id included; of a judge the two verdicts alone."""
         vocabulary, stop = self.vocabulary, self.stop_id(stage, layout)
-        if self.layout(layout).slot_of(stage).endswith("units"):
+        slot = self.layout(layout).slot_of(stage)
+        if slot == "verdict":
+            mask = torch.zeros_like(vocabulary.text_mask)
+            mask[list(self.verdict_ids(layout or self.settings.layout))] = True
+            return mask
+        if slot.endswith("units"):
             mask = vocabulary.unit_mask.clone()
         else:
             mask = vocabulary.text_mask.clone()

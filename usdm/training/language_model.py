@@ -30,7 +30,7 @@ from usdm.data.text_corpus import TextSequences
 from usdm.data.unit_corpus import UnitCorpus, UnitSource
 from usdm.data.unit_noise import UnitNoise
 from usdm.interleave import Interleaving, PatternInterleaving
-from usdm.lm import check_model
+from usdm.lm import check_model, load_model
 from usdm.lm.adapters import (
     Peqa,
     PromptTokens,
@@ -168,6 +168,7 @@ def finetune(
     layouts: Mapping[str, float] | None = None,
     noise: UnitNoise | None = None,
     splice_augmentation: SpliceAugmentation | None = None,
+    preferences: Sequence[str | Path] = (),
     unit_source: UnitSource | None = None,
     objective: Objective = NextToken(),  # noqa: B008 (frozen)
     adapter: Any = None,
@@ -184,6 +185,7 @@ def finetune(
         layouts: turn layouts and their shares; None is the template's own alone.
         noise: on the user's units in training; validation hears them as they are.
         splice_augmentation: turns put together from pieces, in training: a small corpus is heard out, not guessed.
+        preferences: folders of pairs of replies for the layouts of a judge, see `DialogSequences`.
         unit_source: which units the model knows (`UnitSource.load(its folder)`), to be held against the corpora's.
         objective: as for `pretrain`. `DirectPreference` reads its own pairs, and no corpora.
     """
@@ -212,6 +214,7 @@ def finetune(
             layouts=layouts,
             noise=noise if split == "train" else None,
             splice_augmentation=splice_augmentation if split == "train" else None,
+            preferences=preferences,
         )
 
     def of_dialogs() -> Rows:
@@ -242,6 +245,19 @@ class Rows:
     dev: IterableDataset[PackedRow]  # once
     units: UnitSource  # which units all of them hold
     packed: bool = True  # a row may hold several sequences
+
+
+def _reference(objective: Objective, model: PreTrainedModel, settings: LanguageModelSettings) -> PreTrainedModel:
+    """What stays as it is while the model is trained. Raises InputError for one with other ids or layers."""
+    place = getattr(objective, "reference", None)
+    if place is None:
+        return frozen_copy(model, settings.bf16)
+    start = load_model(place)
+    if {k: v.shape for k, v in start.state_dict().items()} != {k: v.shape for k, v in model.state_dict().items()}:
+        raise InputError(f"objective.reference={place}: its weights are others than the model's; give its start model")
+    if not settings.compile:
+        use_packed_attention(start, settings.max_length, torch.bfloat16 if settings.bf16 else torch.float32)
+    return frozen_copy(start, settings.bf16)
 
 
 def _preference_rows(
@@ -303,7 +319,7 @@ def _train(
         if rows.packed and not settings.compile:
             use_packed_attention(model, settings.max_length, torch.bfloat16 if settings.bf16 else torch.float32)
         stored = model.dtype
-        reference = frozen_copy(model, settings.bf16) if objective.needs_reference else None
+        reference = _reference(objective, model, settings) if objective.needs_reference else None
         trained = with_adapter(model, adapter)
         own_weights = list(trained_weights(trained))
         hold_in_float32(trained, settings.bf16)

@@ -128,6 +128,8 @@ class DirectPreference(Objective):
     pairs: str | Path  # .jsonl or .parquet
     beta: float = 0.1
     layout: str | None = None  # of the turns; None: the template's own
+    stage: str | None = None  # the last that is written: "respond" for replies in text alone; None: all of the layout
+    reference: str | Path | None = None  # folder of the start model; None: the model that this training begins with
     dev_every: int = 20  # each 20th pair is kept for validation
 
     needs_reference: ClassVar[bool] = True
@@ -138,7 +140,7 @@ class DirectPreference(Objective):
 
     def read(self, template: DialogTemplate, max_length: int) -> dict[str, list[PreferencePair]]:
         """The pairs of splits "train" and "dev". Raises InputError as `read_pairs` does, or if none is left for one."""
-        pairs = read_pairs(self.pairs, template, self.layout, max_length)
+        pairs = read_pairs(self.pairs, template, self.layout, max_length, self.stage)
         dev = pairs[self.dev_every - 1 :: self.dev_every]
         if not dev:
             raise InputError(
@@ -148,7 +150,8 @@ class DirectPreference(Objective):
         return {"train": [pair for i, pair in enumerate(pairs, start=1) if i % self.dev_every], "dev": dev}
 
     def loss(self, model: nn.Module, batch: Batch, reference: nn.Module | None) -> Tensor:
-        return -functional.logsigmoid(self._margins(model, batch, reference)).sum()
+        chosen, rejected = self._rewards(model, batch, reference)
+        return -functional.logsigmoid(chosen - rejected).sum()
 
     def amount(self, batch: Batch) -> Tensor:
         """The number of pairs."""
@@ -157,24 +160,27 @@ class DirectPreference(Objective):
         return torch.tensor(len(sequences.unique()) // 2, device=scored.device)
 
     def validate(self, model: nn.Module, batch: Batch, reference: nn.Module | None) -> dict[str, Tensor]:
-        """Of the pairs: the loss, how many have the chosen reply the likelier than it was, and the mean margin."""
-        margins = self._margins(model, batch, reference).double()
+        """Of the pairs: the loss, how many have the chosen reply the likelier than it was, the mean margin, and the
+        rewards (beta r) that it is the difference of."""
+        chosen, rejected = self._rewards(model, batch, reference).double()
+        margins = chosen - rejected
         figures = {
             "preference_loss": -functional.logsigmoid(margins),
             "preference_accuracy": (margins > 0).double(),
             "preference_margin": margins,
+            "preference_chosen_reward": chosen,
+            "preference_rejected_reward": rejected,
         }
         count = margins.new_tensor(len(margins))
         return {name: torch.stack([values.sum(), count]) for name, values in figures.items()}
 
-    def _margins(self, model: nn.Module, batch: Batch, reference: nn.Module | None) -> Tensor:
-        """(P,) beta (r(chosen) - r(rejected)) of each pair."""
+    def _rewards(self, model: nn.Module, batch: Batch, reference: nn.Module | None) -> Tensor:
+        """(2, P) beta r of the chosen and of the rejected reply of each pair."""
         assert reference is not None
         with torch.no_grad():
             start = _sequence_log_probabilities(reference, batch)
         rewards = _sequence_log_probabilities(model, batch) - start
-        chosen, rejected = rewards.view(-1, 2).T
-        return self.beta * (chosen - rejected)
+        return self.beta * rewards.view(-1, 2).T
 
 
 def _sequence_log_probabilities(model: nn.Module, batch: Batch) -> Tensor:
