@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -90,6 +91,12 @@ def test_an_interleaving(tokenizer: None, corpus: Path) -> None:  # noqa: F811
 def test_an_objective(tokenizer: None, corpus: Path) -> None:  # noqa: F811
     run_example("Objective", f"corpora=[{corpus}]", "shared.num_units=20")
     assert '"objective.smoothing": 0.1' in Path("smoothed_lm/run.json").read_text()
+
+
+def test_a_chooser() -> None:
+    run_example("Chooser")
+    assert "candidates" in json.loads(Path("reply.json").read_text())["timings"]
+    assert '"choose.fewest_words": 2' in Path("shortest_predictions/run.json").read_text()
 
 
 def test_a_corpus() -> None:
