@@ -159,6 +159,7 @@ def test_the_loss_is_the_published_formula(vocabulary: SpeechTextVocabulary, tmp
 
 
 @pytest.mark.slow  # trl is long to import
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # its own use of transformers
 def test_loss_rewards_and_margins_are_those_of_trl(vocabulary: SpeechTextVocabulary, tmp_path: Path) -> None:  # noqa: F811
     trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
 
