@@ -70,6 +70,8 @@ WITHOUT_SECTION = {
     "self_train",
     "status",
     "make_model",
+    "train_reward",
+    "reinforce",
 }
 
 

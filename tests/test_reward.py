@@ -24,9 +24,10 @@ from usdm.lm import log_probabilities
 from usdm.lm.reward_model import RewardModel, RewardSettings
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, extend_tokenizer
 from usdm.training import reinforcement
+from usdm.training.exchanges import Exchange
 from usdm.training.reinforcement import ReinforcementLoop, constrained, reinforce
 from usdm.training.reward import RewardLoop, RewardPair, accuracy, read_reward_pairs, split_by_prompt, train_reward
-from usdm.training.rewards import Exchange, HeardReward, MeteorReward, ModelReward
+from usdm.training.rewards import HeardReward, MeteorReward, ModelReward
 from usdm.types import InputError
 
 TYPED = "typed"
@@ -292,7 +293,7 @@ def test_rewards_are_in_deviations_and_clipped() -> None:
     ("make", "told"),
     [
         (lambda: dataclasses.replace(COURSE, num_generations=3), "num_generations=3, batch_size=8"),
-        (lambda: dataclasses.replace(COURSE, num_generations=1), "2 replies to a question or more"),
+        (lambda: dataclasses.replace(COURSE, num_generations=1), "2 or more replies"),
         (lambda: ModelReward("folder", clip=0.0), "clip=0.0"),
         (lambda: ModelReward("folder", normalise=False), "normalise=true, or null"),
         (lambda: MeteorReward().bind(None, None, "speak"), "take reward=heard"),

@@ -334,6 +334,33 @@ class SelfTrain(Stage):
 
 
 @dataclass
+class TrainReward(Stage):
+    pretrained: str = MISSING
+    pairs: str = MISSING
+    test_pairs: dict[str, str] = MISSING
+    stage: str = MISSING
+    layout: str | None = None
+    loop: Any = MISSING  # usdm.training.reward.RewardLoop
+    overwrite: bool = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class Reinforce(Stage):
+    pretrained: str = MISSING
+    corpora: list[str] = MISSING
+    reward: Any = MISSING  # usdm.training.rewards.Reward
+    watch: dict[str, Any] = MISSING
+    stage: str = MISSING
+    typed: bool = MISSING
+    history_turns: int = MISSING
+    questions: int | None = None
+    loop: Any = MISSING  # usdm.training.reinforcement.ReinforcementLoop
+    overwrite: bool = MISSING
+    seed: int = MISSING
+
+
+@dataclass
 class TrainDecoder(TrainPart):
     unit_corpus: str = MISSING
     decoder: Any = MISSING

@@ -27,21 +27,21 @@ from transformers import (
 )
 
 from usdm.chain.candidates import Asked, Candidate, draw_candidates, log_probabilities
-from usdm.chain.stages import LanguageModelChain, Question
-from usdm.data.dialogs import read_dialogs
+from usdm.chain.stages import LanguageModelChain
 from usdm.data.unit_corpus import UnitCorpus, UnitSource
 from usdm.interleave import keyed_generator
 from usdm.lm import load_model
 from usdm.runs import arguments_of
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
 from usdm.training.adapters import finished_model
+from usdm.training.exchanges import Exchange, read_exchanges
 from usdm.training.lm_folder import save_model
 from usdm.training.lm_trainer import newest_checkpoint
 from usdm.training.master_weights import frozen_copy, hold_in_float32
-from usdm.training.reward import trainers_tokenizer
-from usdm.training.rewards import Exchange, Reward, Scores
+from usdm.training.rewards import Reward, Scores
 from usdm.training.run_folder import LOG_FILE, MODEL_FOLDER, VALIDATION, add_to_log, claim_together, cut_log, finished
-from usdm.types import InputError, Sampling, Turn
+from usdm.training.trl_trainers import Silent, common_arguments, require_trl, trainers_tokenizer
+from usdm.types import InputError, Sampling
 
 logger = logging.getLogger(__name__)
 
@@ -86,12 +86,13 @@ class ReinforcementLoop:
     def __post_init__(self) -> None:
         if self.num_generations < 2 or self.batch_size % self.num_generations:
             raise InputError(
-                f"num_generations={self.num_generations}, batch_size={self.batch_size}: give 2 replies to a question or "
-                "more, and a batch_size that they divide"
+                f"num_generations={self.num_generations}, batch_size={self.batch_size}: give 2 or more replies to a "
+                "question, and a batch_size that they divide"
             )
         if self.beta < 0 or self.scale_rewards not in ("group", "batch", "none"):
             raise InputError(
-                f"beta={self.beta}, scale_rewards={self.scale_rewards}: give a beta of 0 or more, and group, batch or none"
+                f"beta={self.beta}, scale_rewards={self.scale_rewards}: give a beta of 0 or more, and group, batch or "
+                "none"
             )
 
 
@@ -134,24 +135,23 @@ def reinforce(
         InputError: there are too few questions, the reward is not for this stage or model, or the folder is of another
             run.
     """
+    require_trl()
     vocabulary = SpeechTextVocabulary.from_pretrained(pretrained)
     wording = TemplateSettings.load(pretrained)
     template = DialogTemplate(vocabulary, wording)
-    watched = {name: each for name, each in (watch or {}).items()}
+    watched = dict(watch or {})
     corpus = UnitCorpus(list(corpora))
     if (units := UnitSource.load(pretrained)) is None:
         units = corpus.source
     units.check(corpus.source, str(pretrained), str(corpus.files[0]))
-    train = read_exchanges(corpus, "train", stage, typed, history_turns, questions, loop.seed)
-    dev = read_exchanges(corpus, "dev", stage, typed, history_turns, loop.validation_questions, loop.seed)
+    asked: dict[str, Any] = {"stage": stage, "typed": typed, "history_turns": history_turns}
+    train = read_exchanges(corpus, "train", **asked, limit=questions, seed=loop.seed)
+    dev = read_exchanges(corpus, "dev", **asked, limit=loop.validation_questions, seed=loop.seed)
     if len(train) < (wanted := loop.batch_size // loop.num_generations):
         raise InputError(f"{corpus.files[0]}: {len(train)} questions, and a step takes {wanted}: give more")
     if loop.threads is not None:
         torch.set_num_threads(loop.threads)
-    settings: dict[str, Any] = {
-        "loop": asdict(loop),
-        **{"stage": stage, "typed": typed, "history_turns": history_turns, "questions": questions},
-    }
+    settings: dict[str, Any] = {"loop": asdict(loop), **asked, "questions": questions}
     inputs: dict[str, Any] = {"pretrained": pretrained, "corpora": list(corpora)}
     for name, each in {"reward": reward, **{f"watch.{name}": each for name, each in watched.items()}}.items():
         found = arguments_of(type(each), vars(each))
@@ -182,32 +182,6 @@ def reinforce(
         save_model(whole, vocabulary, units, wording, {**settings, "validation": figures}, folder)
         claimed.finish(figures)
     return figures
-
-
-def read_exchanges(
-    corpus: UnitCorpus, split: str, stage: str, typed: bool, history_turns: int, limit: int | None, seed: int = 0
-) -> list[Exchange]:
-    """The user's turns of a split that an agent answers, in an order that the seed fixes, `limit` of them at most.
-
-    Raises InputError if there is none.
-    """
-    dialogs, _ = read_dialogs(corpus, split)
-    found = []
-    for dialog in dialogs:
-        for place, (user, agent) in enumerate(zip(dialog, dialog[1:], strict=False)):
-            if (user.role, agent.role) != ("user", "agent"):
-                continue
-            earlier = dialog[max(0, place - history_turns) : place]
-            history = tuple(Turn("agent" if turn.role == "agent" else "user", turn.text) for turn in earlier)
-            heard = None if typed else torch.from_numpy(user.units.astype(np.int64))
-            question = Question(
-                units=heard, text=user.text, history=history, reply=agent.text if stage == "speak" else None
-            )
-            found.append(Exchange(user.id, question, agent.text))
-    if not found:
-        raise InputError(f"{corpus.files[0]}: no agent answers a user in split {split!r}; give a corpus of dialogs")
-    order = keyed_generator(seed, 0, f"questions of {split}").permutation(len(found))[:limit]
-    return [found[place] for place in order.tolist()]
 
 
 class Course:
@@ -296,19 +270,14 @@ class CourseLog(TrainerCallback):
 
 
 def _trainer(model: PreTrainedModel, tokenizer: Any, exchanges: Sequence[Exchange], course: Course) -> Any:
-    from datasets import Dataset
+    from datasets import Dataset  # type: ignore[import-untyped]
     from trl import GRPOConfig, GRPOTrainer
 
     loop, template, stage = course.loop, course.template, course.stage
     allowed, stop = template.allowed(stage), template.stop_id(stage)
 
-    class ConstrainedTrainer(GRPOTrainer):
-        """Its probabilities are those among the ids that the stage may write. Sends no word to anybody, and writes no
-        card of its own."""
-
-        def _send_telemetry(self) -> None: ...
-
-        def create_model_card(self, *_: Any, **__: Any) -> None: ...
+    class ConstrainedTrainer(Silent, GRPOTrainer):
+        """Its probabilities are those among the ids that the stage may write."""
 
         def _get_per_token_logps_and_entropies(
             self,
@@ -349,7 +318,7 @@ def _trainer(model: PreTrainedModel, tokenizer: Any, exchanges: Sequence[Exchang
         return function
 
     arguments = GRPOConfig(
-        output_dir=str(course.folder),
+        **common_arguments(course.folder),
         max_steps=loop.steps,
         learning_rate=loop.learning_rate,
         lr_scheduler_type="constant_with_warmup",
@@ -365,12 +334,6 @@ def _trainer(model: PreTrainedModel, tokenizer: Any, exchanges: Sequence[Exchang
         max_grad_norm=loop.max_grad_norm,
         logging_steps=loop.log_every,
         save_steps=loop.save_every,
-        save_total_limit=1,
-        bf16=False,
-        activation_checkpointing=False,
-        disable_tqdm=True,
-        report_to="none",
-        use_cpu=not torch.cuda.is_available(),
         seed=loop.seed,
     )
     with warnings.catch_warnings():

@@ -30,7 +30,7 @@ from usdm.data.unit_corpus import UnitSource
 from usdm.lm.reward_model import RewardModel, RewardSettings, load_with_one_output
 from usdm.metrics.intervals import ratio_of
 from usdm.runs import publishing
-from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings, read_tokenizer
+from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
 from usdm.training.lm_trainer import newest_checkpoint
 from usdm.training.run_folder import (
     LOG_FILE,
@@ -42,6 +42,7 @@ from usdm.training.run_folder import (
     cut_log,
     finished,
 )
+from usdm.training.trl_trainers import Silent, common_arguments, require_trl, trainers_tokenizer
 from usdm.types import InputError
 
 logger = logging.getLogger(__name__)
@@ -106,6 +107,7 @@ def train_reward(
         InputError: a file of pairs cannot be used, both sides of a pair are one, none is left for training or
             validation, or the folder is of another run.
     """
+    require_trl()
     tests = dict(test_pairs or {})
     vocabulary = SpeechTextVocabulary.from_pretrained(pretrained)
     wording = TemplateSettings.load(pretrained)
@@ -238,38 +240,27 @@ def _trainer(
     folder: Path,
     start: int,
 ) -> Any:
-    from datasets import Dataset
+    from datasets import Dataset  # type: ignore[import-untyped]
     from trl import RewardConfig, RewardTrainer
     from trl.trainer.reward_trainer import DataCollatorForPreference
 
-    class IdTrainer(RewardTrainer):
-        """Sends no word to anybody, and writes no card of its own."""
-
-        def _send_telemetry(self) -> None: ...
-
-        def create_model_card(self, *_: Any, **__: Any) -> None: ...
+    class SilentTrainer(Silent, RewardTrainer): ...
 
     arguments = RewardConfig(
-        output_dir=str(folder),
+        **common_arguments(folder),
         num_train_epochs=1,
         learning_rate=loop.learning_rate,
         warmup_steps=loop.warmup_steps,
         per_device_train_batch_size=loop.batch_size,
         logging_steps=loop.log_every,
         save_steps=loop.save_every,
-        save_total_limit=1,
         max_length=None,
-        bf16=False,
-        activation_checkpointing=False,
-        disable_tqdm=True,
-        report_to="none",
-        use_cpu=not torch.cuda.is_available(),
         seed=loop.seed,
     )
     data = Dataset.from_dict(
         {"chosen_ids": [pair.chosen for pair in pairs], "rejected_ids": [pair.rejected for pair in pairs]}
     )
-    trainer = IdTrainer(
+    trainer = SilentTrainer(
         model,
         arguments,
         data_collator=DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id),
@@ -279,10 +270,3 @@ def _trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-def trainers_tokenizer(folder: str | Path, vocabulary: SpeechTextVocabulary) -> PreTrainedTokenizerFast:
-    """What trl asks for; it tokenizes nothing, and says which id fills rows up."""
-    tokenizer = read_tokenizer(folder)
-    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(vocabulary.pad_id)
-    return tokenizer

@@ -21,18 +21,10 @@ from usdm.lm.reward_model import RewardModel
 from usdm.metrics.meteor import meteor_exact_stem
 from usdm.metrics.text import word_errors
 from usdm.tokens import DialogTemplate, TurnContent
+from usdm.training.exchanges import Exchange
 from usdm.types import InputError
 
 CAPACITY = 32  # replies that the own ear hears at once
-
-
-@dataclass(frozen=True, eq=False)
-class Exchange:
-    """A question of a corpus, and the reply that it had."""
-
-    id: str
-    question: Question
-    reply: str
 
 
 Scores = Callable[[Sequence[Exchange], Sequence[Candidate]], list[float]]

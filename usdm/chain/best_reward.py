@@ -1,0 +1,47 @@
+"""The answer that a reward model likes best: best-of-N, as reward-guided self-play draws its demonstrations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from usdm.chain.candidates import Candidate
+from usdm.chain.choosing import ChoosingStage
+from usdm.chain.stages import LanguageModelChain, Question
+from usdm.lm.reward_model import RewardModel
+from usdm.tokens import TurnContent
+
+
+@dataclass(frozen=True)
+class BestReward:
+    """By a model of `usdm train_reward`; the first of equal ones. Answers part at the stage that it was trained on.
+
+    Raises InputError if it has another tokenizer than the chain's model.
+    """
+
+    chain: LanguageModelChain
+    folder: str | Path
+
+    def __post_init__(self) -> None:
+        model = RewardModel.from_pretrained(self.folder, self.chain.model.device)
+        model.check(self.chain.template.vocabulary)
+        object.__setattr__(self, "_model", model)
+
+    @property
+    def stage(self) -> ChoosingStage:
+        return cast(ChoosingStage, self._reward.settings.stage)
+
+    @property
+    def _reward(self) -> RewardModel:
+        return cast(RewardModel, vars(self)["_model"])
+
+    def rewards(self, question: Question, answers: Sequence[Candidate]) -> list[float]:
+        """Of each answer. Raises InputError if the reward model reads what the question lacks."""
+        before = TurnContent(question.units, question.text, answers[0].answer.agent_text)
+        return self._reward([self._reward.ids_after(before, question.history, answer.ids) for answer in answers])
+
+    def best(self, question: Question, answers: Sequence[Candidate]) -> int:
+        rewards = self.rewards(question, answers)
+        return rewards.index(max(rewards))
