@@ -49,6 +49,7 @@ GIVEN_BY_CODE = {
     "usdm.chain.choosing.Likeliest": {"chain"},
     "usdm.chain.judging.Tournament": {"chain"},
     "usdm.chain.hearing.BestHeard": {"chain"},
+    "usdm.chain.best_reward.BestReward": {"chain"},
     "usdm.evaluation.cascade.Resaid": {"pipeline", "seed", "capacity", "retry_errors"},
     "usdm.evaluation.cascade.Cascade": {"pipeline", "seed", "capacity", "retry_errors"},
     "usdm.cli.pretrain.extend_pretrained": {"vocabulary"},

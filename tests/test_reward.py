@@ -104,7 +104,7 @@ def test_a_reward_model_learns_its_pairs_and_goes_on_where_it_was_stopped(
     llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pairs = write_pairs(tmp_path / "pairs.jsonl")
-    figures = train_reward(llm, pairs, tmp_path / "whole", LOOP, layout=TYPED, test_pairs={"other": pairs})
+    figures = train_reward(llm, pairs, tmp_path / "whole", LOOP, layout=TYPED, test_preferences={"other": pairs})
     assert figures["accuracy"] > 0.8 and figures["other_accuracy_low"] <= figures["other_accuracy"] <= 1
     assert figures["other_length_matched"] > 0
     from transformers import Trainer
@@ -118,9 +118,11 @@ def test_a_reward_model_learns_its_pairs_and_goes_on_where_it_was_stopped(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Trainer, "training_step", stopping)
-        train_reward(llm, pairs, tmp_path / "again", LOOP, layout=TYPED, test_pairs={"other": pairs})
+        train_reward(llm, pairs, tmp_path / "again", LOOP, layout=TYPED, test_preferences={"other": pairs})
     assert not (tmp_path / "again" / "model").exists()
-    assert train_reward(llm, pairs, tmp_path / "again", LOOP, layout=TYPED, test_pairs={"other": pairs}) == figures
+    assert (
+        train_reward(llm, pairs, tmp_path / "again", LOOP, layout=TYPED, test_preferences={"other": pairs}) == figures
+    )
     whole, again = (read_log(tmp_path / name) for name in ("whole", "again"))
     assert [row["loss"] for row in whole[:-1]] == pytest.approx([row["loss"] for row in again[:-1]], abs=1e-6)
     with pytest.raises(InputError, match="layout"):
@@ -156,7 +158,7 @@ def test_accuracy_counts_equal_rewards_half_and_tells_pairs_alike_in_length() ->
         ({"chosen": {"agent_text": "two " * 99}, "rejected": {"agent_text": "a"}}, "more than loop.max_length=64"),
     ],
 )
-def test_pairs_that_no_reward_model_learns_from(llm: Path, tmp_path: Path, row: dict, told: str) -> None:
+def test_preferences_that_no_reward_model_learns_from(llm: Path, tmp_path: Path, row: dict, told: str) -> None:
     (tmp_path / "pairs.jsonl").write_text(json.dumps({"prompt": {"user_text": "a"}, **row}))
     with pytest.raises(InputError, match=told):
         train_reward(

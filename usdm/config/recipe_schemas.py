@@ -336,8 +336,8 @@ class SelfTrain(Stage):
 @dataclass
 class TrainReward(Stage):
     pretrained: str = MISSING
-    pairs: str = MISSING
-    test_pairs: dict[str, str] = MISSING
+    preferences: str = MISSING
+    test_preferences: dict[str, str] = MISSING
     stage: str = MISSING
     layout: str | None = None
     loop: Any = MISSING  # usdm.training.reward.RewardLoop

@@ -126,7 +126,8 @@ class Contrast:
         judge = None if self.filters.judge is None else RewardModel.from_pretrained(self.filters.judge)
         if judge is not None and judge.settings.stage != self.stage:
             raise InputError(
-                f"filters.judge={self.filters.judge}: judges the stage {judge.settings.stage}, and {self.stage} is asked"
+                f"filters.judge={self.filters.judge}: judges the stage {judge.settings.stage}, not {self.stage}: take "
+                "one of that stage"
             )
         most = max(rung.history_turns for rung in self.ladder.values())
         asked = self._exchanges(corpus, most)

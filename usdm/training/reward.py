@@ -77,13 +77,13 @@ class RewardPair(NamedTuple):
 
 def train_reward(
     pretrained: str | Path,
-    pairs: str | Path,
+    preferences: str | Path,
     output_dir: str | Path,
     loop: RewardLoop,
     *,
     stage: str = "respond",
     layout: str | None = None,
-    test_pairs: Mapping[str, str | Path] | None = None,
+    test_preferences: Mapping[str, str | Path] | None = None,
     overwrite: bool = False,
 ) -> dict[str, float]:
     """Train the language model in `pretrained` to tell good replies from bad ones.
@@ -93,36 +93,42 @@ def train_reward(
 
     Args:
         pretrained: folder of a language model, with its tokenizer and template.
-        pairs: file of pairs, see `usdm.data.preferences`.
+        preferences: file of pairs, see `usdm.data.preferences`.
         stage: whose replies are judged, "respond" (words) or "speak" (units); a pair may hold more.
         layout: of the turns ("typed" reads the question as text); None is the template's own.
-        test_pairs: further files by name; the share of their pairs that are ranked right is told with its interval.
+        test_preferences: further files by name; the share of their pairs that are ranked right is told with its interval.
         overwrite: delete what other inputs or settings left in `output_dir`.
 
     Returns:
         Shares of pairs ranked right: `accuracy` of the pairs kept for validation, `NAME_accuracy` of each file of
-        `test_pairs`, with the ends of its 95 % interval, and of the pairs that are alike in length.
+        `test_preferences`, with the ends of its 95 % interval, and of the pairs that are alike in length.
 
     Raises:
         InputError: a file of pairs cannot be used, both sides of a pair are one, none is left for training or
             validation, or the folder is of another run.
     """
     require_trl()
-    tests = dict(test_pairs or {})
+    tests = dict(test_preferences or {})
     vocabulary = SpeechTextVocabulary.from_pretrained(pretrained)
     wording = TemplateSettings.load(pretrained)
     template = DialogTemplate(vocabulary, wording)
-    train, dev = split_by_prompt(read_reward_pairs(pairs, template, stage, layout, loop.max_length), loop.dev_every)
+    train, dev = split_by_prompt(
+        read_reward_pairs(preferences, template, stage, layout, loop.max_length), loop.dev_every
+    )
     judged = {name: read_reward_pairs(path, template, stage, layout, loop.max_length) for name, path in tests.items()}
     if not train or not dev:
         raise InputError(
-            f"{pairs}: {len(train)} pairs to train on and {len(dev)} for validation: give more prompts, or a smaller "
+            f"{preferences}: {len(train)} pairs to train on and {len(dev)} for validation: give more prompts, or a smaller "
             "loop.dev_every"
         )
     if loop.threads is not None:
         torch.set_num_threads(loop.threads)
     settings = {"loop": asdict(loop), "stage": stage, "layout": layout}
-    inputs = {"pretrained": pretrained, "pairs": pairs, **{f"test_pairs.{name}": path for name, path in tests.items()}}
+    inputs = {
+        "pretrained": pretrained,
+        "preferences": preferences,
+        **{f"test_preferences.{name}": path for name, path in tests.items()},
+    }
     folder = Path(output_dir)
     with claim_together(folder, settings, inputs, results=RESULTS, free=FREE, overwrite=overwrite) as claimed:
         if finished(claimed):
