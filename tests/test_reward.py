@@ -24,7 +24,7 @@ from usdm.lm import log_probabilities
 from usdm.lm.reward_model import RewardModel, RewardSettings
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, extend_tokenizer
 from usdm.training import reinforcement
-from usdm.training.exchanges import Exchange
+from usdm.training.posed import Posed
 from usdm.training.reinforcement import ReinforcementLoop, constrained, reinforce
 from usdm.training.reward import RewardLoop, RewardPair, accuracy, read_reward_pairs, split_by_prompt, train_reward
 from usdm.training.rewards import HeardReward, MeteorReward, ModelReward
@@ -180,7 +180,7 @@ class Share:
     """Of unit 7 in a reply."""
 
     def bind(self, start: Any, template: Any, stage: str) -> Any:
-        def scores(exchanges: Sequence[Exchange], candidates: Sequence[Candidate]) -> list[float]:
+        def scores(posed: Sequence[Posed], candidates: Sequence[Candidate]) -> list[float]:
             units = [candidate.answer.agent_units for candidate in candidates]
             return [float((each == 7).float().mean()) if len(each) else 0.0 for each in units]
 
@@ -254,10 +254,10 @@ def test_a_stopped_course_goes_on_to_the_same_model(
     assert figures["meteor"] == figures["reward"]
     drawn = reinforcement.Course.draw
 
-    def stopping(self: Any, model: Any, exchanges: Any, seeds: Any) -> Any:
+    def stopping(self: Any, model: Any, posed: Any, seeds: Any) -> Any:
         if len(read_log(self.folder)) > 3:  # what is measured at the start, and three steps
             raise KeyboardInterrupt
-        return drawn(self, model, exchanges, seeds)
+        return drawn(self, model, posed, seeds)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(reinforcement.Course, "draw", stopping)

@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from usdm.chain.locations import bundle_locations, find_parts
+from usdm.chain.locations import find_parts
 from usdm.chain.stages import Answer, LanguageModelChain
-from usdm.data.unit_corpus import UnitCorpus, UnitSource
+from usdm.data.dialog_pairs import Exchange
+from usdm.data.unit_corpus import UnitSource
 from usdm.lm import ContinuousBatch, load_for_generation
 from usdm.lm.reward_model import RewardModel
 from usdm.metrics.text import says
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings, TurnContent
 from usdm.tokens.template import normalise_text
-from usdm.training.exchanges import Exchange, read_exchanges
+from usdm.training.posed import Posed, pose
 from usdm.training.rewards import content_of, own_ear
 from usdm.types import InputError, Sampling
 
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 class Rung:
     """One configuration of the family: what it has less of than the rung above is what makes it worse."""
 
-    llm: str | Path | None = None  # folder of its language model: smaller, or trained for less; None: the embedded one
+    llm: str | Path  # folder of its language model: smaller, or trained for less
     chain: str | None = None  # name of a layout; None: the model's own
     beams: int = 1
     temperature: float = 0.0  # 1: as it comes
@@ -61,16 +62,6 @@ class Filters:
             raise InputError(f"filters.shortest={self.shortest}: give deviations below the mean, 0 or more, or null")
 
 
-@dataclass(frozen=True)
-class ContrastReport:
-    """What became of the pairs."""
-
-    questions: int
-    pairs: int  # written
-    left_out: Mapping[str, int]  # by filter, the first that leaves a pair out
-    by_rungs: Mapping[str, int]  # of those written: "BETTER > WORSE"
-
-
 @dataclass(frozen=True, eq=False)
 class _Said:
     """A reply of one rung."""
@@ -82,19 +73,19 @@ class _Said:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Where pairs come from.
+    """Pairs of replies of different rungs to one question, the better rung's first.
+
+    What the filters leave out is counted, and told in the log.
 
     Raises InputError for a ladder without two rungs, or for a rung that is no configuration.
     """
 
     ladder: Mapping[str, Any]  # rungs by name, the best first
-    corpora: Sequence[str | Path]  # unit corpora, whose user turns are asked
-    split: str = "train"
     stage: str = "respond"  # what differs: the words of replies, or ("speak") the units of the corpus' own replies
     typed: bool = False  # questions are read as text, and not heard
-    questions: int | None = None  # so many, drawn by the seed; None: all
     filters: Filters = field(default_factory=Filters)
-    max_new_tokens: int = 64  # of a stage that writes text; units have as many as the model takes
+    max_new_tokens: int = 64  # of a stage that writes text
+    max_new_units: int = 512  # of a reply that is spoken
     capacity: int = 32  # sequences that a language model writes at once
     seed: int = 0
 
@@ -103,26 +94,21 @@ class Contrast:
         if len(self.ladder) < 2:
             raise InputError(
                 f"ladder={sorted(self.ladder)}: name two rungs or more, the best first, such as "
-                "+source.ladder.good.llm=A +source.ladder.bad.llm=B"
+                "+preference_source.ladder.good.llm=A +preference_source.ladder.bad.llm=B"
             )
         if len(set(self.ladder.values())) < len(self.ladder):
             raise InputError("ladder: two rungs are the same configuration: change one, or leave it out")
         if self.stage not in ("respond", "speak"):
             raise InputError(f"stage={self.stage!r}: there are respond and speak")
 
-    def pairs(self) -> tuple[list[dict[str, Any]], ContrastReport]:
-        """Rows of a file of pairs (`usdm.data.preferences`), and what became of the others.
+    def pairs(self, exchanges: Sequence[Exchange]) -> list[dict[str, Any]]:
+        """Lines of a file of pairs (`usdm.data.preferences`); `source` says which two rungs.
 
-        Raises InputError if a rung cannot be loaded, knows other units, or does not answer, or if no pair is left.
+        Raises InputError if a rung cannot be loaded, knows other units than another, or does not answer, or if no
+        pair is left.
         """
-        corpus = UnitCorpus(list(self.corpora))
-        folders = {
-            name: find_parts({"llm": rung.llm or bundle_locations("tiny")["llm"]})["llm"]
-            for name, rung in self.ladder.items()
-        }
-        for name, folder in folders.items():
-            if (units := UnitSource.load(folder)) is not None:
-                units.check(corpus.source, f"ladder.{name}", str(corpus.files[0]))
+        folders = {name: find_parts({"llm": rung.llm})["llm"] for name, rung in self.ladder.items()}
+        _check_units(folders)
         judge = None if self.filters.judge is None else RewardModel.from_pretrained(self.filters.judge)
         if judge is not None and judge.settings.stage != self.stage:
             raise InputError(
@@ -130,25 +116,10 @@ class Contrast:
                 "one of that stage"
             )
         most = max(rung.history_turns for rung in self.ladder.values())
-        asked = self._exchanges(corpus, most)
+        asked = [pose(each, self.stage, self.typed, most) for each in exchanges]
         ear = LanguageModelChain(*_loaded(next(iter(folders.values())), None), "multi_step")
-        said = {
-            name: list(self._answers(folders[name], rung, self._exchanges(corpus, rung.history_turns), ear))
-            for name, rung in self.ladder.items()
-        }
+        said = {name: list(self._answers(folders[name], rung, exchanges, ear)) for name, rung in self.ladder.items()}
         return self._filtered(asked, said, judge)
-
-    def _exchanges(self, corpus: UnitCorpus, history_turns: int) -> list[Exchange]:
-        """The same questions, whatever comes before them."""
-        return read_exchanges(
-            corpus,
-            self.split,
-            stage=self.stage,
-            typed=self.typed,
-            history_turns=history_turns,
-            limit=self.questions,
-            seed=self.seed,
-        )
 
     def _answers(
         self, folder: Path, rung: Rung, exchanges: Sequence[Exchange], ear: LanguageModelChain
@@ -156,53 +127,49 @@ class Contrast:
         """Of one rung to all questions. A rung that writes no words is heard."""
         model, template = _loaded(folder, rung.quantization)
         chain = LanguageModelChain(model, template, rung.chain)
-        layout = template.layout(chain.name)
-        silent = "respond" not in layout.stages
-        speak = self.stage == "speak" or silent
-        texts = Sampling(rung.temperature, max_new_tokens=self.max_new_tokens, num_beams=rung.beams)
+        silent = "respond" not in template.layout(chain.name).stages
         if silent and self.typed:
             raise InputError(
                 f"chain={chain.name} hears and says, and reads nothing: give typed=false, or another chain"
             )
-        answers: list[Answer | None] = [None] * len(exchanges)
-
-        def program(place: int, exchange: Exchange) -> Any:
-            own = {"transcribe": Sampling(max_new_tokens=self.max_new_tokens), "respond": texts, "speak": Sampling()}
-            if self.stage == "speak":
-                own["speak"] = Sampling(rung.temperature, num_beams=rung.beams)
-            settings = {stage: replace(each, seed=self.seed * 1_000_003 + place) for stage, each in own.items()}
-            question = exchange.question
-            if question.units is not None and self.stage == "respond":
-                question = replace(question, text=None)  # the rung is to hear it by itself
-            if silent:
-                question = replace(question, text=None, reply=None)
-            return chain.program(question, settings, speak)
-
-        programs = ((place, program(place, each)) for place, each in enumerate(exchanges))
-        for place, answer in ContinuousBatch(model, self.capacity).run(programs):
+        posed = [pose(each, self.stage, self.typed, rung.history_turns) for each in exchanges]
+        programs = ((place, self._program(chain, rung, silent, place, each)) for place, each in enumerate(posed))
+        answers = dict(ContinuousBatch(model, self.capacity).run(programs))
+        for place, answer in answers.items():
             if isinstance(answer, Exception):
-                raise InputError(f"{exchanges[place].id}, {folder}: {answer}") from answer
-            answers[place] = answer
-        whole = [answer for answer in answers if answer is not None]
-        units = [[] if each.agent_units is None else each.agent_units.tolist() for each in whole]
+                raise InputError(f"{posed[place].id}, {folder}: {answer}") from answer
+        whole: list[Answer] = [answers[place] for place in range(len(posed))]
         heard = own_ear(ear, [each.agent_units for each in whole]) if silent else [each.agent_text for each in whole]
-        for answer, text, spoken in zip(whole, heard, units, strict=True):
-            yield _Said(text or "", spoken, self.stage in answer.truncated)
+        for answer, text in zip(whole, heard, strict=True):
+            units = [] if answer.agent_units is None else answer.agent_units.tolist()
+            yield _Said(text or "", units, ("speak" if silent else self.stage) in answer.truncated)
+
+    def _program(self, chain: LanguageModelChain, rung: Rung, silent: bool, place: int, posed: Posed) -> Any:
+        """One answer, as far as it is asked for."""
+        written = Sampling(rung.temperature, max_new_tokens=self.max_new_tokens, num_beams=rung.beams)
+        stages = {"transcribe": Sampling(max_new_tokens=self.max_new_tokens), "respond": written}
+        if silent or self.stage == "speak":
+            stages["speak"] = replace(written, max_new_tokens=self.max_new_units)
+        settings = {name: replace(own, seed=self.seed * 1_000_003 + place) for name, own in stages.items()}
+        question = posed.question
+        if question.units is not None and (silent or self.stage == "respond"):
+            question = replace(question, text=None, reply=None)  # a rung is to hear it by itself
+        return chain.program(question, settings, silent or self.stage == "speak")
 
     def _filtered(
-        self, asked: Sequence[Exchange], said: Mapping[str, Sequence[_Said]], judge: RewardModel | None
-    ) -> tuple[list[dict[str, Any]], ContrastReport]:
+        self, asked: Sequence[Posed], said: Mapping[str, Sequence[_Said]], judge: RewardModel | None
+    ) -> list[dict[str, Any]]:
         lengths = [self._length(each) for replies in said.values() for each in replies]
         short = 0.0
         if self.filters.shortest is not None:
             short = float(np.mean(lengths) - self.filters.shortest * np.std(lengths))
         left_out: Counter[str] = Counter()
-        kept: list[tuple[str, Exchange, _Said, _Said]] = []
-        for place, exchange in enumerate(asked):
+        kept: list[tuple[str, Posed, _Said, _Said]] = []
+        for place, posed in enumerate(asked):
             for (better, good), (worse, bad) in combinations(said.items(), 2):
                 why = self._flaw(good[place], bad[place], short)
                 if why is None:
-                    kept.append((f"{better} > {worse}", exchange, good[place], bad[place]))
+                    kept.append((f"{better} > {worse}", posed, good[place], bad[place]))
                 else:
                     left_out[why] += 1
         if judge is not None and kept:
@@ -213,19 +180,20 @@ class Contrast:
             agreed = [good > bad for good, bad in zip(rewards[::2], rewards[1::2], strict=True)]
             left_out["judge"] += len(agreed) - sum(agreed)
             kept = [each for each, agrees in zip(kept, agreed, strict=True) if agrees]
+        told = ", ".join(f"{name} {count}" for name, count in sorted(left_out.items())) or "none"
+        rungs = ", ".join(f"{name}: {count}" for name, count in Counter(name for name, *_ in kept).items())
+        logger.info("%d questions, %d pairs (%s); left out: %s", len(asked), len(kept), rungs, told)
         if not kept:
-            told = ", ".join(f"{name} {count}" for name, count in left_out.items())
             raise InputError(f"no pair is left ({told}): give more questions, rungs further apart, or fewer filters")
-        rows = [
+        return [
             {
                 "prompt": self._prompt(each),
                 "chosen": self._side(good),
                 "rejected": self._side(bad),
+                "source": name,
             }
-            for _, each, good, bad in kept
+            for name, each, good, bad in kept
         ]
-        report = ContrastReport(len(asked), len(rows), dict(left_out), dict(Counter(name for name, *_ in kept)))
-        return rows, report
 
     def _flaw(self, good: _Said, bad: _Said, short: float) -> str | None:
         """The first filter that leaves a pair out."""
@@ -245,14 +213,14 @@ class Contrast:
     def _length(self, said: _Said) -> int:
         return len(said.text.split()) if self.stage == "respond" else len(said.units)
 
-    def _content(self, exchange: Exchange, side: _Said) -> TurnContent:
-        content = content_of(exchange.question)
+    def _content(self, posed: Posed, side: _Said) -> TurnContent:
+        content = content_of(posed.question)
         if self.stage == "respond":
             return replace(content, agent_text=side.text)
         return replace(content, agent_units=torch.tensor(side.units))
 
-    def _prompt(self, exchange: Exchange) -> dict[str, Any]:
-        question = exchange.question
+    def _prompt(self, posed: Posed) -> dict[str, Any]:
+        question = posed.question
         prompt: dict[str, Any] = {"user_text": question.text}
         if question.units is not None:
             prompt["user_units"] = question.units.tolist()
@@ -277,6 +245,14 @@ def _rung(name: str, given: Any) -> Rung:
             f"ladder.{name}={given}: a rung has llm, chain, beams, temperature, history_turns and "
             f"quantization ({error})"
         ) from error
+
+
+def _check_units(folders: Mapping[str, Path]) -> None:
+    """Raises InputError for rungs that were trained on different units."""
+    known = {name: units for name, folder in folders.items() if (units := UnitSource.load(folder)) is not None}
+    for name, units in known.items():
+        first = next(iter(known))
+        units.check(known[first], f"ladder.{name}", f"ladder.{first}")
 
 
 def _loaded(folder: Path, quantization: Any) -> tuple[Any, DialogTemplate]:

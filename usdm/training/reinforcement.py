@@ -34,10 +34,10 @@ from usdm.lm import load_model
 from usdm.runs import arguments_of
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
 from usdm.training.adapters import finished_model
-from usdm.training.exchanges import Exchange, read_exchanges
 from usdm.training.lm_folder import save_model
 from usdm.training.lm_trainer import newest_checkpoint
 from usdm.training.master_weights import frozen_copy, hold_in_float32
+from usdm.training.posed import Posed, draw_posed
 from usdm.training.rewards import Reward, Scores
 from usdm.training.run_folder import LOG_FILE, MODEL_FOLDER, VALIDATION, add_to_log, claim_together, cut_log, finished
 from usdm.training.trl_trainers import Silent, common_arguments, require_trl, trainers_tokenizer
@@ -144,14 +144,14 @@ def reinforce(
     if (units := UnitSource.load(pretrained)) is None:
         units = corpus.source
     units.check(corpus.source, str(pretrained), str(corpus.files[0]))
-    asked: dict[str, Any] = {"stage": stage, "typed": typed, "history_turns": history_turns}
-    train = read_exchanges(corpus, "train", **asked, limit=questions, seed=loop.seed)
-    dev = read_exchanges(corpus, "dev", **asked, limit=loop.validation_questions, seed=loop.seed)
+    how: dict[str, Any] = {"typed": typed, "history_turns": history_turns}
+    train = draw_posed(corpus, "train", stage, **how, limit=questions, seed=loop.seed)
+    dev = draw_posed(corpus, "dev", stage, **how, limit=loop.validation_questions, seed=loop.seed)
     if len(train) < (wanted := loop.batch_size // loop.num_generations):
         raise InputError(f"{corpus.files[0]}: {len(train)} questions, and a step takes {wanted}: give more")
     if loop.threads is not None:
         torch.set_num_threads(loop.threads)
-    settings: dict[str, Any] = {"loop": asdict(loop), **asked, "questions": questions}
+    settings: dict[str, Any] = {"loop": asdict(loop), "stage": stage, **how, "questions": questions}
     inputs: dict[str, Any] = {"pretrained": pretrained, "corpora": list(corpora)}
     for name, each in {"reward": reward, **{f"watch.{name}": each for name, each in watched.items()}}.items():
         found = arguments_of(type(each), vars(each))
@@ -192,7 +192,7 @@ class Course:
         template: DialogTemplate,
         start: PreTrainedModel,
         scores: Mapping[str, Scores],
-        dev: Sequence[Exchange],
+        dev: Sequence[Posed],
         stage: str,
         loop: ReinforcementLoop,
         folder: Path,
@@ -201,7 +201,7 @@ class Course:
         self.template, self.start, self.scores, self.dev = template, start, scores, dev
         self.stage, self.loop, self.folder = stage, loop, folder
 
-    def draw(self, model: PreTrainedModel, exchanges: Sequence[Exchange], seeds: Sequence[int]) -> list[Candidate]:
+    def draw(self, model: PreTrainedModel, posed: Sequence[Posed], seeds: Sequence[int]) -> list[Candidate]:
         """A reply to each question, sampled with its own seed. Raises InputError for one that cannot be asked."""
         chain = LanguageModelChain(model, self.template)
         asked = [
@@ -213,12 +213,11 @@ class Course:
                     )
                 },
             )
-            for each, seed in zip(exchanges, seeds, strict=True)
+            for each, seed in zip(posed, seeds, strict=True)
         ]
         replies = []
-        for each, drawn in zip(
-            exchanges, draw_candidates(chain, asked, self.stage, 1, self.loop.capacity), strict=True
-        ):
+        found = draw_candidates(chain, asked, self.stage, 1, self.loop.capacity)
+        for each, drawn in zip(posed, found, strict=True):
             if isinstance(drawn, InputError):
                 raise InputError(f"{each.id}: {drawn}") from drawn
             replies += drawn
@@ -269,7 +268,7 @@ class CourseLog(TrainerCallback):
             add_to_log(self.course.folder, {"step": state.global_step, **row})
 
 
-def _trainer(model: PreTrainedModel, tokenizer: Any, exchanges: Sequence[Exchange], course: Course) -> Any:
+def _trainer(model: PreTrainedModel, tokenizer: Any, posed: Sequence[Posed], course: Course) -> Any:
     from datasets import Dataset  # type: ignore[import-untyped]
     from trl import GRPOConfig, GRPOTrainer
 
@@ -297,7 +296,7 @@ def _trainer(model: PreTrainedModel, tokenizer: Any, exchanges: Sequence[Exchang
             return logps, entropies, None
 
     def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
-        asked = [exchanges[int(prompt)] for prompt in prompts]
+        asked = [posed[int(prompt)] for prompt in prompts]
         key = f"replies of process {trainer.accelerator.process_index}"
         seeds = keyed_generator(loop.seed, trainer.state.global_step, key).integers(2**62, size=len(asked)).tolist()
         with torch.no_grad():
@@ -306,13 +305,13 @@ def _trainer(model: PreTrainedModel, tokenizer: Any, exchanges: Sequence[Exchang
             "prompt_ids": [list(reply.prefix) for reply in replies],
             "completion_ids": [list(reply.ids) for reply in replies],
             "logprobs": None,
-            "exchange": asked,
+            "posed": asked,
             "candidate": replies,
         }
 
     def reward_function(name: str, scores: Scores) -> Any:
-        def function(exchange: Sequence[Exchange], candidate: Sequence[Candidate], **_: Any) -> list[float]:
-            return scores(exchange, candidate)
+        def function(posed: Sequence[Posed], candidate: Sequence[Candidate], **_: Any) -> list[float]:
+            return scores(posed, candidate)
 
         function.__name__ = name
         return function
@@ -342,7 +341,7 @@ def _trainer(model: PreTrainedModel, tokenizer: Any, exchanges: Sequence[Exchang
             model,
             [reward_function(name, scores) for name, scores in course.scores.items()],
             arguments,
-            train_dataset=Dataset.from_dict({"prompt": [str(place) for place in range(len(exchanges))]}),
+            train_dataset=Dataset.from_dict({"prompt": [str(place) for place in range(len(posed))]}),
             processing_class=tokenizer,
             callbacks=[CourseLog(course)],
             rollout_func=rollout,

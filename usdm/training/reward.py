@@ -96,7 +96,7 @@ def train_reward(
         preferences: file of pairs, see `usdm.data.preferences`.
         stage: whose replies are judged, "respond" (words) or "speak" (units); a pair may hold more.
         layout: of the turns ("typed" reads the question as text); None is the template's own.
-        test_preferences: further files by name; the share of their pairs that are ranked right is told with its interval.
+        test_preferences: further files by name, of whose pairs it is told how many are ranked right.
         overwrite: delete what other inputs or settings left in `output_dir`.
 
     Returns:

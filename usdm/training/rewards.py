@@ -21,13 +21,13 @@ from usdm.lm.reward_model import RewardModel
 from usdm.metrics.meteor import meteor_exact_stem
 from usdm.metrics.text import word_errors
 from usdm.tokens import DialogTemplate, TurnContent
-from usdm.training.exchanges import Exchange
+from usdm.training.posed import Posed
 from usdm.types import InputError
 
 CAPACITY = 32  # replies that the own ear hears at once
 
 
-Scores = Callable[[Sequence[Exchange], Sequence[Candidate]], list[float]]
+Scores = Callable[[Sequence[Posed], Sequence[Candidate]], list[float]]
 
 
 class Reward(Protocol):
@@ -63,10 +63,10 @@ class ModelReward:
                 f"train one with stage={stage}"
             )
 
-        def scores(exchanges: Sequence[Exchange], candidates: Sequence[Candidate]) -> list[float]:
+        def scores(posed: Sequence[Posed], candidates: Sequence[Candidate]) -> list[float]:
             sequences = [
                 model.ids_after(content_of(each.question), each.question.history, candidate.ids)
-                for each, candidate in zip(exchanges, candidates, strict=True)
+                for each, candidate in zip(posed, candidates, strict=True)
             ]
             rewards = model(sequences)
             return model.normalised(rewards, self.clip) if self.normalise else rewards
@@ -83,10 +83,10 @@ class MeteorReward:
         if stage != "respond":
             raise InputError(f"reward=meteor compares words, and stage={stage} writes none: take reward=heard")
 
-        def scores(exchanges: Sequence[Exchange], candidates: Sequence[Candidate]) -> list[float]:
+        def scores(posed: Sequence[Posed], candidates: Sequence[Candidate]) -> list[float]:
             return [
                 meteor_exact_stem(each.reply, candidate.answer.agent_text or "")
-                for each, candidate in zip(exchanges, candidates, strict=True)
+                for each, candidate in zip(posed, candidates, strict=True)
             ]
 
         return scores
@@ -105,7 +105,7 @@ class HeardReward:
             raise InputError(f"reward=heard listens to speech, and stage={stage} writes words: take reward=meteor")
         ear = LanguageModelChain(start, template, "multi_step")
 
-        def scores(exchanges: Sequence[Exchange], candidates: Sequence[Candidate]) -> list[float]:
+        def scores(posed: Sequence[Posed], candidates: Sequence[Candidate]) -> list[float]:
             heard = own_ear(ear, [candidate.answer.agent_units for candidate in candidates])
             return [
                 -error_rate(candidate.answer.agent_text or "", text)
