@@ -23,7 +23,7 @@ class PreferenceSource(Protocol):
     """Where pairs come from: a dataclass, whose fields are its settings."""
 
     def pairs(self, exchanges: Sequence[Exchange]) -> Iterable[dict[str, Any]]:
-        """Lines of a file of pairs (`usdm.data.preferences`), at most one an exchange."""
+        """Lines of a file of pairs (`usdm.data.preferences`), none or some an exchange."""
 
 
 def prepare_preferences(

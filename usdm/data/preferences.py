@@ -150,6 +150,31 @@ def _rows(path: Path) -> Iterator[Any]:
                 raise InputError(f"{path}, line {number}: no JSON ({error}); write one object a line") from error
 
 
+class GivenPair(NamedTuple):
+    """A pair as content, before a template writes it."""
+
+    prompt: str  # names what both sides have in common: pairs with the same belong together
+    history: list[Turn]
+    chosen: TurnContent
+    rejected: TurnContent
+    source: str | None
+
+
+def given_pairs(path: str | Path) -> Iterator[GivenPair]:
+    """The pairs of a file. Raises InputError as `read_pairs` does, but for what a template finds."""
+    number = 0
+    for number, given in enumerate(_rows(Path(path)), start=1):
+        try:
+            prompt, history = _prompt(given)
+            chosen, rejected = (_content({**prompt, **_present(given[side])}) for side in ("chosen", "rejected"))
+        except InputError as error:
+            raise InputError(f"{path}, pair {number}: {error}") from error
+        key = json.dumps(given["prompt"], sort_keys=True)
+        yield GivenPair(key, history, chosen, rejected, given.get(SOURCE))
+    if not number:
+        raise InputError(f"{path} holds no pair; write one object with {', '.join(SIDES)} a line")
+
+
 class Judged(NamedTuple):
     """A question and two replies to it, of which the first is preferred."""
 

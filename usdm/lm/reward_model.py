@@ -75,7 +75,9 @@ class RewardModel:
 
     def ids(self, content: TurnContent, history: Sequence[Turn] = ()) -> list[int]:
         """A question and its reply as they are read. Raises InputError if something is missing."""
-        return self.template.through(self.settings.stage, content, history, self.settings.layout)
+        whole = self.template.training_example(content, history, self.settings.layout, self.settings.stage)
+        ids: list[int] = whole.input_ids.tolist()
+        return ids
 
     def ids_after(self, content: TurnContent, history: Sequence[Turn], reply: Sequence[int]) -> list[int]:
         """The same for a reply that is ids already, its stop id included where it has come to one."""

@@ -186,12 +186,7 @@ class Contrast:
         if not kept:
             raise InputError(f"no pair is left ({told}): give more questions, rungs further apart, or fewer filters")
         return [
-            {
-                "prompt": self._prompt(each),
-                "chosen": self._side(good),
-                "rejected": self._side(bad),
-                "source": name,
-            }
+            {"prompt": self._prompt(each), "chosen": self._side(good), "rejected": self._side(bad), "source": name}
             for name, each, good, bad in kept
         ]
 

@@ -73,6 +73,7 @@ class RewardPair(NamedTuple):
     prompt: str  # pairs with the same have the same question
     chosen: list[int]
     rejected: list[int]
+    source: str | None = None  # where the pair is from, such as the rungs of a ladder
 
 
 def train_reward(
@@ -162,7 +163,10 @@ def read_reward_pairs(
     found = []
     for number, pair in enumerate(given_pairs(path), start=1):
         try:
-            sides = [template.through(stage, side, pair.history, layout) for side in (pair.chosen, pair.rejected)]
+            sides: list[list[int]] = [
+                template.training_example(side, pair.history, layout, stage).input_ids.tolist()
+                for side in (pair.chosen, pair.rejected)
+            ]
             if sides[0] == sides[1]:
                 raise InputError(
                     f"chosen and rejected are written alike up to the end of {stage}: drop the pair, it says nothing"
@@ -171,7 +175,7 @@ def read_reward_pairs(
                 raise InputError(f"{longest} ids, more than loop.max_length={max_length}: raise it, or drop the pair")
         except InputError as error:
             raise InputError(f"{path}, pair {number}: {error}") from error
-        found.append(RewardPair(pair.prompt, *sides))
+        found.append(RewardPair(pair.prompt, *sides, pair.source))
     return found
 
 
@@ -189,17 +193,23 @@ def split_by_prompt(pairs: Sequence[RewardPair], dev_every: int) -> tuple[list[R
 
 def accuracy(reward: RewardModel, pairs: Sequence[RewardPair], seed: int = 0) -> dict[str, float]:
     """Share of pairs whose chosen side has the higher reward, equal ones counting half; its 95 % interval over prompts;
-    and the same of pairs alike in length, where a model that likes long replies is found out."""
+    the same of pairs alike in length, where a model that likes long replies is found out; and of each source's."""
     rewards = reward([side for pair in pairs for side in (pair.chosen, pair.rejected)])
-    right = [0.5 * (better >= worse) + 0.5 * (better > worse) for better, worse in zip(rewards[::2], rewards[1::2])]  # noqa: B905
-    figures = _share("accuracy", [(pair.prompt, (each, 1.0)) for pair, each in zip(pairs, right, strict=True)], seed)
-    alike = [(pair.prompt, (each, 1.0)) for pair, each in zip(pairs, right, strict=True) if _alike_in_length(pair)]
-    return {**figures, **_share("accuracy_length_matched", alike, seed), "length_matched": float(len(alike))}
-
-
-def _share(name: str, judged: list[tuple[str, tuple[float, float]]], seed: int) -> dict[str, float]:
-    found = ratio_of(judged, seed) if judged else None
-    return {} if found is None else dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
+    right = [
+        0.5 * (better >= worse) + 0.5 * (better > worse)
+        for better, worse in zip(rewards[::2], rewards[1::2], strict=True)
+    ]
+    groups = {"accuracy": list(pairs), "accuracy_length_matched": [pair for pair in pairs if _alike_in_length(pair)]}
+    if len(sources := sorted({pair.source for pair in pairs if pair.source is not None})) > 1:
+        groups |= {
+            f"accuracy_of_{name.replace(' ', '_')}": [pair for pair in pairs if pair.source == name] for name in sources
+        }
+    of_pair = {id(pair): each for pair, each in zip(pairs, right, strict=True)}
+    figures = {"length_matched": float(len(groups["accuracy_length_matched"]))}
+    for name, group in groups.items():
+        if found := ratio_of([(pair.prompt, (of_pair[id(pair)], 1.0)) for pair in group], seed) if group else None:
+            figures |= dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
+    return figures
 
 
 def _alike_in_length(pair: RewardPair) -> bool:
