@@ -189,11 +189,13 @@ class Share:
 
 def test_a_bandit_s_best_arm_is_found(llm: Path, corpus: Path, tmp_path: Path) -> None:  # noqa: F811
     """The best reply is unit 7 and nothing else: its share begins at one in 21, and must rise to most."""
-    loop = dataclasses.replace(COURSE, steps=25, batch_size=16, num_generations=8, beta=0.0, save_every=100)
+    loop = dataclasses.replace(
+        COURSE, steps=16, learning_rate=2e-2, batch_size=16, num_generations=8, beta=0.0, save_every=100
+    )
     figures = reinforce(llm, [corpus], tmp_path / "run", loop, Share(), stage="speak", typed=True)
     rows = read_log(tmp_path / "run")
     assert rows[0]["validation/reward"] < 0.2 and rows[0]["validation/kl"] == pytest.approx(0, abs=1e-5)
-    assert figures["reward"] > 0.8 and figures["kl"] > 1
+    assert figures["reward"] > 0.7 and figures["kl"] > 1
     held = dataclasses.replace(loop, beta=1.0)
     assert (
         reinforce(llm, [corpus], tmp_path / "held", held, Share(), stage="speak", typed=True)["kl"] < figures["kl"] / 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from transformers.utils.logging import disable_progress_bar
 
 from usdm.cli import Figures
@@ -13,7 +13,7 @@ from usdm.training.reinforcement import reinforce
 
 def run(config: DictConfig) -> Figures:
     disable_progress_bar()  # of every file that is read or written
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "seed"])  # which the loop has
-    figures = reinforce(**arguments(own))
+    own = {key: value for key, value in arguments(config).items() if key != "seed"}  # which the loop has
+    figures = reinforce(**own)
     show_result(figures, config.output_dir)
     return figures

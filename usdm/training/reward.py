@@ -119,8 +119,8 @@ def train_reward(
     judged = {name: read_reward_pairs(path, template, stage, layout, loop.max_length) for name, path in tests.items()}
     if not train or not dev:
         raise InputError(
-            f"{preferences}: {len(train)} pairs to train on and {len(dev)} for validation: give more prompts, or a smaller "
-            "loop.dev_every"
+            f"{preferences}: {len(train)} pairs to train on and {len(dev)} for validation: give more prompts, or a "
+            "smaller loop.dev_every"
         )
     if loop.threads is not None:
         torch.set_num_threads(loop.threads)
