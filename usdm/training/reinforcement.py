@@ -31,9 +31,9 @@ from usdm.chain.stages import LanguageModelChain
 from usdm.data.unit_corpus import UnitCorpus, UnitSource
 from usdm.interleave import keyed_generator
 from usdm.lm import load_model
+from usdm.lm.adapters import finished_model
 from usdm.runs import arguments_of
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
-from usdm.training.adapters import finished_model
 from usdm.training.lm_folder import save_model
 from usdm.training.lm_trainer import newest_checkpoint
 from usdm.training.master_weights import frozen_copy, hold_in_float32
