@@ -16,7 +16,7 @@ from data_prep.embedded_model.flite import Flite
 from usdm.audio import read_audio
 from usdm.data.speech_corpus import MANIFEST_FILE, manifest_lines, manifest_row
 from usdm.runs import claim, publishing
-from usdm.tokens.spoken_text import spoken_text
+from usdm.tokens.language import English, Language, told_apart
 from usdm.types import InputError
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,13 @@ class RecordingsReport:
 
 
 def import_recordings(
-    sources: Sequence[str], output_dir: str, *, max_seconds: float, dev_every: int, overwrite: bool = False
+    sources: Sequence[str],
+    output_dir: str,
+    *,
+    max_seconds: float,
+    dev_every: int,
+    language: Language = English(),  # noqa: B008 (frozen)
+    overwrite: bool = False,
 ) -> RecordingsReport:
     """Read folders with a `manifest.jsonl` of `id`, `audio`, `speaker` and perhaps `text`; write one corpus.
 
@@ -42,11 +48,12 @@ def import_recordings(
         max_seconds: longer recordings are cut into pieces of this length if they have no text, else left out
             and reported.
         dev_every: each n-th speaker becomes split "dev", the others "train".
+        language: of the texts; pronunciations are known of English alone.
         overwrite: delete what came of other sources or settings.
 
     Raises:
-        InputError: a source has no manifest, two of them have the same name, an id occurs twice in one, or
-            `output_dir` holds what came of other sources or settings.
+        InputError: a source has no manifest, two of them have the same name, an id occurs twice in one, a text is of
+            another language, or `output_dir` holds what came of other sources or settings.
     """
     folders = [Path(source) for source in sources]
     for source in folders:
@@ -57,7 +64,7 @@ def import_recordings(
     folder = Path(output_dir)
     with claim(
         folder,
-        {"max_seconds": max_seconds, "dev_every": dev_every},
+        {"max_seconds": max_seconds, "dev_every": dev_every, **told_apart(language)},
         {source.name: source for source in folders},
         results=("audio/*", MANIFEST_FILE),
         overwrite=overwrite,
@@ -66,7 +73,7 @@ def import_recordings(
             known = claimed.record.figures
             return RecordingsReport(int(known["utterances"]), int(known["without_text"]), ())
         (folder / "audio").mkdir(exist_ok=True)
-        importer = _Importer(folder, max_seconds, dev_every)
+        importer = _Importer(folder, max_seconds, dev_every, language)
         with publishing(folder / MANIFEST_FILE) as part, part.open("w", encoding="utf-8") as file:
             for source in folders:
                 for item in _items(source / MANIFEST_FILE):
@@ -93,10 +100,10 @@ def _items(manifest: Path) -> Iterator[dict[str, Any]]:
 
 
 class _Importer:
-    def __init__(self, folder: Path, max_seconds: float, dev_every: int) -> None:
-        self.folder, self.dev_every = folder, dev_every
+    def __init__(self, folder: Path, max_seconds: float, dev_every: int, language: Language) -> None:
+        self.folder, self.dev_every, self.language = folder, dev_every, language
         self.max_seconds, self.longest = max_seconds, int(max_seconds * SAMPLE_RATE)
-        self.flite = Flite("kal16")
+        self.flite = Flite("kal16") if isinstance(language, English) else None
         self.utterances = self.without_text = 0
         self.failed: list[str] = []
         self._speakers: dict[str, int] = {}
@@ -110,7 +117,7 @@ class _Importer:
         self._names.add(name)
         speaker = f"{source.name}-{item.get('speaker', 'unknown')}"
         number = self._speakers.setdefault(speaker, len(self._speakers))
-        text = spoken_text(item["text"]) if item.get("text") else None
+        text = self._spoken(item["text"], source) if item.get("text") else None
         try:
             samples = read_audio(source / item["audio"], SAMPLE_RATE).samples
         except InputError as error:
@@ -139,8 +146,15 @@ class _Importer:
                 "text": text,
                 "duration": round(len(part) / SAMPLE_RATE, 3),
                 "sample_rate": SAMPLE_RATE,
-                "pronunciation": _pronunciation(self.flite, text) if text else None,
+                "pronunciation": _pronunciation(self.flite, text) if text and self.flite else None,
             }
+
+    def _spoken(self, text: str, source: Path) -> str:
+        try:
+            self.language.check(text)
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from error
+        return self.language.spoken_text(text)
 
 
 def _pronunciation(flite: Flite, text: str) -> list[str]:

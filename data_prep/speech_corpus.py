@@ -21,6 +21,7 @@ from data_prep.embedded_model.synthesisers import check_speakers, flite_voice, s
 from usdm.audio import read_audio
 from usdm.data.speech_corpus import MANIFEST_FILE
 from usdm.runs import Shards, Task, claim, in_processes, publishing
+from usdm.tokens.language import English, Language, told_apart
 from usdm.types import AlignedWord, InputError
 
 _DIALOGS_PER_PART = 100
@@ -29,11 +30,11 @@ UNKNOWN_TIMES = Synthesised(np.zeros(0, np.int16), SAMPLE_RATE, (), ())
 
 @dataclass(frozen=True)
 class Voices:
-    """Who speaks, by names of `SPEAKERS` in `embedded_model.synthesisers`; agents are voices of flite or Kokoro."""
+    """Who speaks, by names of `SPEAKERS` in `embedded_model.synthesisers`; agents are of flite, eSpeak or Kokoro."""
 
     agents: Sequence[str]  # one a dialog
     user: Sequence[str]
-    espeak_share: float  # of user turns, spoken by a random eSpeak voice
+    espeak_share: float  # of user turns, spoken by a random eSpeak voice of the language
     held_out: Sequence[str] = ()  # heard in split "test" only
     kokoro: str | Path = kokoro.HUB  # the model, on the hub or in a folder
 
@@ -57,6 +58,7 @@ def synthesize_corpus(
     voices: Voices,
     processes: int,
     seed: int,
+    language: Language = English(),  # noqa: B008 (frozen)
     share: float = 1.0,
     retry_errors: bool = False,
     overwrite: bool = False,
@@ -69,26 +71,27 @@ def synthesize_corpus(
 
     Args:
         processes: one is this one; each of several has one thread.
+        language: of the texts: whose eSpeak voices speak, and which alphabet the phones are of.
         share: of the dialogs, drawn by their names; the others stay silent.
         retry_errors: dialogs that failed are tried again.
         overwrite: delete what other voices or another seed made, or what was made of dialogs that are gone.
 
     Raises:
-        InputError: the dialogs file is missing, or has a line that is no dialog or a name twice; a speaker is unknown,
-            or a synthesiser is not installed; sound of other voices, another seed, or of dialogs that are gone or
+        InputError: the dialogs file is missing, or has a line that is no dialog, a name twice, or a text of another
+            language; a speaker is unknown or does not speak it, or a synthesiser is not installed; sound of other voices, another seed, or of dialogs that are gone or
             changed lies in `output_dir`.
     """
     source = Path(dialogs_file)
-    _check_dialogs(source)
-    of_espeak = [f"espeak-{voice}" for voice in espeak.VOICES] if voices.espeak_share else []
+    example = _check_dialogs(source, language)
+    of_espeak = [f"espeak-{voice}" for voice in espeak.voices(language.espeak)] if voices.espeak_share else []
     for agent in voices.agents:
-        speak_plainly(agent, "hello.", kokoro_model=voices.kokoro)
-    check_speakers([*voices.user, *voices.held_out, *of_espeak], kokoro_model=voices.kokoro)
+        speak_plainly(agent, example, kokoro_model=voices.kokoro)
+    check_speakers([*voices.user, *voices.held_out, *of_espeak], example, kokoro_model=voices.kokoro)
     who = {name: value for name, value in asdict(voices).items() if name != "kokoro"}
     folder = Path(output_dir)
     with claim(
         folder,
-        {"voices": who, "seed": seed, "share": share},
+        {"voices": who, "seed": seed, "share": share, **told_apart(language)},
         {"dialogs_file": source, "kokoro": voices.kokoro if voices.kokoro_speaks else None},
         results=(MANIFEST_FILE, "audio/*", "parts/*", "parts/rows/*"),
         grows=("dialogs_file",),
@@ -97,7 +100,7 @@ def synthesize_corpus(
         (folder / "audio").mkdir(exist_ok=True)
         shards = Shards(folder / "parts", ".jsonl")
         work = shards.share([source], _DIALOGS_PER_PART, overwrite=overwrite, retry_failed=retry_errors)
-        made = in_processes(partial(_Speaker, shards, folder, voices, seed, share), work.tasks, processes)
+        made = in_processes(partial(_Speaker, shards, folder, voices, language, seed, share), work.tasks, processes)
         for _ in tqdm(made, total=len(work.tasks), unit="part", desc="synthesize_corpus"):
             pass
         manifest = folder / MANIFEST_FILE
@@ -111,21 +114,32 @@ def synthesize_corpus(
     return report
 
 
-def _check_dialogs(source: Path) -> None:
+def _check_dialogs(source: Path, language: Language) -> str:
+    """A text of them, for voices to try."""
     if not source.is_file():
         raise InputError(f"{source} does not exist: run `usdm prepare_dialogs` first, or give dialogs_file=.")
-    names = set()
+    names, example = set(), "hello."
     with source.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                name = _name(json.loads(line))
+                dialog = json.loads(line)
+                name = _name(dialog)
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(f"{source}, line {number} is no dialog ({error!r}): {line[:60]!r}") from error
+            for turn in dialog["turns"]:
+                if turn["text"] != NOTHING_SAID:
+                    try:
+                        language.check(turn["text"])
+                    except InputError as error:
+                        raise InputError(f"{source}, line {number}: {error}") from error
+                    if not isinstance(language, English):
+                        example = turn["text"]
             if name in names:
                 raise InputError(f"{source}, line {number}: dialog {name!r} was there before; give it another name")
             names.add(name)
     if not names:
         raise InputError(f"{source} is empty: run `usdm prepare_dialogs` first, or give dialogs_file=.")
+    return example
 
 
 def _name(dialog: dict) -> str:
@@ -139,8 +153,11 @@ def _name(dialog: dict) -> str:
 class _Speaker:
     """Says dialogs, in one process."""
 
-    def __init__(self, shards: Shards, folder: Path, voices: Voices, seed: int, share: float, number: int) -> None:
+    def __init__(
+        self, shards: Shards, folder: Path, voices: Voices, language: Language, seed: int, share: float, number: int
+    ) -> None:
         self.shards, self.folder, self.voices, self.seed, self.share = shards, folder, voices, seed, share
+        self.language = language
 
     def __call__(self, task: Task) -> None:
         with self.shards.making(task) as (part, failed), part.open("w", encoding="utf-8") as file:
@@ -174,7 +191,7 @@ class _Speaker:
             else:
                 audio = f"audio/{name}.flac"
                 augmentation = draw_variation(random)
-                speaker, spoken = _user_sound(turn, dialog["split"], self.voices, augmentation.speed, random)
+                speaker, spoken = self._user_sound(turn, dialog["split"], augmentation.speed, random)
                 speed, sound = augmentation.speed, vary(spoken.samples, spoken.sample_rate, augmentation, random)
                 is_there = False  # what has the name may be of other words
             if not is_there:
@@ -194,34 +211,35 @@ class _Speaker:
                     "sample_rate": SAMPLE_RATE,
                     "words": _times(spoken.words, speed),
                     "phones": _times(spoken.phones, speed) or None,
-                    "pronunciation": _pronunciation(turn["text"]),
+                    "pronunciation": self._pronunciation(turn["text"], spoken),
                 }
             )
         return rows
 
+    def _user_sound(self, turn: dict, split: str, speed: float, random: np.random.Generator) -> tuple[str, Synthesised]:
+        """A recording that the turn brings, noise alone where nothing is said, or a synthesiser's voice."""
+        if "audio" in turn:
+            samples = (read_audio(turn["audio"], SAMPLE_RATE).samples.numpy() * 32767).astype(np.int16)
+            return "recording", Synthesised(samples, SAMPLE_RATE, (), ())
+        if turn["text"] == NOTHING_SAID:
+            return "noise", Synthesised(draw_noise(random), SAMPLE_RATE, (), ())
+        return self._speak_user(turn["text"], split, speed, random)
 
-def _user_sound(
-    turn: dict, split: str, voices: Voices, speed: float, random: np.random.Generator
-) -> tuple[str, Synthesised]:
-    """A recording that the turn brings, noise alone where nothing is said, or a synthesiser's voice."""
-    if "audio" in turn:
-        samples = (read_audio(turn["audio"], SAMPLE_RATE).samples.numpy() * 32767).astype(np.int16)
-        return "recording", Synthesised(samples, SAMPLE_RATE, (), ())
-    if turn["text"] == NOTHING_SAID:
-        return "noise", Synthesised(draw_noise(random), SAMPLE_RATE, (), ())
-    return _speak_user(turn["text"], split, voices, speed, random)
+    def _speak_user(self, text: str, split: str, speed: float, random: np.random.Generator) -> tuple[str, Synthesised]:
+        """Slower by `speed`, which the variation will make up for: it moves the voice, not the tempo."""
+        if random.random() < self.voices.espeak_share:
+            choices = espeak.voices(self.language.espeak)
+            speaker = f"espeak-{choices[random.integers(len(choices))]}"
+        else:
+            names = list(self.voices.user) + (list(self.voices.held_out) if split == "test" else [])
+            speaker = names[random.integers(len(names))]
+        return speaker, speak_as(speaker, text, random, speed=speed, kokoro_model=self.voices.kokoro)
 
-
-def _speak_user(
-    text: str, split: str, voices: Voices, speed: float, random: np.random.Generator
-) -> tuple[str, Synthesised]:
-    """Slower by `speed`, which the variation will make up for: it moves the voice, not the tempo."""
-    if random.random() < voices.espeak_share:
-        speaker = f"espeak-{espeak.VOICES[random.integers(len(espeak.VOICES))]}"
-    else:
-        names = list(voices.user) + (list(voices.held_out) if split == "test" else [])
-        speaker = names[random.integers(len(names))]
-    return speaker, speak_as(speaker, text, random, speed=speed, kokoro_model=voices.kokoro)
+    def _pronunciation(self, text: str, spoken: Synthesised) -> list[str]:
+        """Phones in the language's one alphabet: flite's of English, eSpeak's own of any other."""
+        if isinstance(self.language, English):
+            return _pronunciation(text)
+        return [phone.text for phone in spoken.phones]
 
 
 def _draw(name: str) -> float:

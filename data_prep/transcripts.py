@@ -21,7 +21,7 @@ from usdm.data.speech_corpus import (
     parse_utterance,
 )
 from usdm.runs import RowsById, Shards, Task, claim, in_processes, publishing
-from usdm.tokens.spoken_text import spoken_text
+from usdm.tokens.language import English, Language, told_apart
 from usdm.types import InputError, Waveform
 
 SAMPLE_RATE = 16_000  # Hz
@@ -44,7 +44,7 @@ class TranscriptReport:
 class Heard:
     """An utterance's transcript."""
 
-    text: str  # as `spoken_text` writes it
+    text: str  # in the language's spoken form
     confidence: float | None  # mean natural logarithm of the probabilities of what was written; None: not known
 
 
@@ -54,6 +54,7 @@ def transcribe_corpus(
     *,
     asr: Recogniser,
     lowest_confidence: float | None,
+    language: Language = English(),  # noqa: B008 (frozen)
     retry_errors: bool = False,
     overwrite: bool = False,
 ) -> TranscriptReport:
@@ -66,6 +67,7 @@ def transcribe_corpus(
     Args:
         asr: the recogniser; it hears each recording alone.
         lowest_confidence: a transcript below it is not used; None uses all.
+        language: how texts are written; what has no letter of it counts as nothing heard.
         retry_errors: recordings that failed are tried again.
         overwrite: delete what another recogniser heard, or what was heard in recordings that are gone or changed.
 
@@ -83,7 +85,7 @@ def transcribe_corpus(
         )
     with claim(
         folder / SHARDS,
-        {"asr": asr.identity},
+        {"asr": asr.identity, **told_apart(language)},
         {"corpus": corpus},
         results=("*.jsonl", "rows/*"),
         grows=("corpus",),
@@ -91,7 +93,7 @@ def transcribe_corpus(
     ) as claimed:
         shards = Shards(folder / SHARDS, ".jsonl", _key)
         share = shards.share([manifest], SHARD_UTTERANCES, overwrite=overwrite, retry_failed=retry_errors)
-        made = in_processes(partial(_Worker, shards, asr), share.tasks, 1)
+        made = in_processes(partial(_Worker, shards, asr, language), share.tasks, 1)
         for _ in tqdm(made, total=len(share.tasks), unit="shard", desc="transcribe"):
             pass
         failed = tuple(f"{row.id}: {row.message}" for row in shards.outcome(share).failed)
@@ -114,15 +116,15 @@ def _key(line: bytes) -> bytes | None:
 class _Worker:
     """Hears shards."""
 
-    def __init__(self, shards: Shards, asr: Recogniser, number: int) -> None:
-        self.shards, self.asr = shards, asr
+    def __init__(self, shards: Shards, asr: Recogniser, language: Language, number: int) -> None:
+        self.shards, self.asr, self.language = shards, asr, language
 
     def __call__(self, task: Task) -> None:
         with self.shards.making(task) as (part, failed), part.open("w", encoding="utf-8") as file:
             for path, line in task.rows:
                 utterance = parse_utterance(path, line)
                 try:
-                    heard = _hear(self.asr, _sound(utterance))
+                    heard = _hear(self.asr, _sound(utterance), self.language)
                 except InputError as error:
                     failed[utterance.id] = str(error)
                 else:
@@ -156,12 +158,12 @@ def _merge(manifest: Path, target: Path, heard: RowsById, lowest_confidence: flo
     return counts
 
 
-def _hear(asr: Recogniser, sound: Waveform) -> Heard:
+def _hear(asr: Recogniser, sound: Waveform, language: Language) -> Heard:
     if isinstance(asr, ConfidentRecogniser):
         (heard,) = asr.hear([sound])
-        return Heard(spoken_text(heard.text), round(heard.confidence, 3))
+        return Heard(language.spoken_text(heard.text), round(heard.confidence, 3))
     (text,) = asr([sound])
-    return Heard(spoken_text(text), None)
+    return Heard(language.spoken_text(text), None)
 
 
 def _sound(utterance: Utterance) -> Waveform:

@@ -1,8 +1,12 @@
-"""The eSpeak NG synthesiser (Debian package `espeak-ng`) through its C library: many voices, with word times."""
+"""The eSpeak NG synthesiser (Debian package `espeak-ng`) through its C library: many voices, with word times.
+
+Of languages other than English it tells the phones too, by its own names for them; English ones are flite's.
+"""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -11,17 +15,13 @@ from data_prep.embedded_model.flite import Synthesised
 from usdm.system_packages import install
 from usdm.types import AlignedWord, InputError
 
-# A language (American, British, Received Pronunciation) and a speaker variant each; all ship with the Debian package.
-VOICES = tuple(
-    f"{language}+{variant}"
-    for language in ("en-us", "en", "en-gb-x-rp")
-    for variant in ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "f1", "f2", "f3", "f4", "f5")
-)
+_VARIANTS = ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "f1", "f2", "f3", "f4", "f5")  # speakers
 
 _SYNCHRONOUS_RETRIEVAL = 2  # AUDIO_OUTPUT_SYNCHRONOUS: samples come back through the callback
 _RATE, _PITCH = 1, 3  # espeak_PARAMETER
-_EVENT_END, _EVENT_WORD = 0, 1  # espeakEVENT_LIST_TERMINATED, espeakEVENT_WORD
-_POSITION_CHARACTER, _CHARS_ASCII = 1, 1
+_EVENT_END, _EVENT_WORD, _EVENT_PHONEME = 0, 1, 7  # espeakEVENT_LIST_TERMINATED, espeakEVENT_WORD, ..._PHONEME
+_POSITION_CHARACTER, _CHARS_UTF8 = 1, 1
+_PHONEME_EVENTS = 1  # espeakINITIALIZE_PHONEME_EVENTS
 
 
 class _Event(ctypes.Structure):
@@ -33,9 +33,16 @@ class _Event(ctypes.Structure):
         ("audio_position", ctypes.c_int),  # milliseconds
         ("sample", ctypes.c_int),
         ("user_data", ctypes.c_void_p),
-        ("id", ctypes.c_char * 8),
+        ("id", ctypes.c_char * 8),  # of a phoneme its name, in UTF-8
     ]
 
+
+def voices(languages: Sequence[str]) -> tuple[str, ...]:
+    """Every speaker variant of these languages, by eSpeak NG's names; all ship with the Debian package."""
+    return tuple(f"{language}+{variant}" for language in languages for variant in _VARIANTS)
+
+
+VOICES = (*voices(("en-us", "en", "en-gb-x-rp")), "ko", *voices(("ko",)))
 
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 
@@ -50,12 +57,13 @@ class Espeak:
     def __init__(self) -> None:
         self._library, self.sample_rate = _initialise()
         self._chunks: list[np.ndarray] = []
-        self._word_starts: list[tuple[int, int, float]] = []
+        self._word_starts: list[tuple[int, float]] = []
+        self._phone_starts: list[tuple[str, float]] = []
         self._callback = _Callback(self._collect)
         self._library.espeak_SetSynthCallback(self._callback)
 
     def speak(self, text: str, voice: str, *, words_per_minute: int = 165, pitch: int = 50) -> Synthesised:
-        """Say `text` (ASCII). Phone times are not known; a word ends where the next one starts.
+        """Say `text`. A word ends where the next one starts, and so does a phone, which only a pause may follow too.
 
         Raises:
             InputError: the voice is not installed, or nothing in the text can be spoken.
@@ -64,28 +72,38 @@ class Espeak:
             raise InputError(f"Unknown eSpeak voice '{voice}': choose one of {', '.join(VOICES)}.")
         self._library.espeak_SetParameter(_RATE, words_per_minute, 0)
         self._library.espeak_SetParameter(_PITCH, pitch, 0)
-        self._chunks, self._word_starts = [], []
-        data = text.encode("ascii")
-        self._library.espeak_Synth(data, len(data) + 1, 0, _POSITION_CHARACTER, 0, _CHARS_ASCII, None, None)
+        self._chunks, self._word_starts, self._phone_starts = [], [], []
+        data = text.encode()
+        self._library.espeak_Synth(data, len(data) + 1, 0, _POSITION_CHARACTER, 0, _CHARS_UTF8, None, None)
         if not self._word_starts:
-            raise InputError(f"The synthesiser found no word in {text!r}: write it in English letters.")
+            raise InputError(f"The voice '{voice}' found no word in {text!r}: write it in its language's letters.")
         samples = np.concatenate(self._chunks)
-        return Synthesised(samples, self.sample_rate, (), self._words(text, len(samples) / self.sample_rate))
+        seconds = len(samples) / self.sample_rate
+        phones = () if voice.startswith("en") else self._phones(seconds)
+        return Synthesised(samples, self.sample_rate, phones, self._words(text, seconds))
 
     def _collect(self, samples: ctypes._Pointer[ctypes.c_short], count: int, events: ctypes._Pointer[_Event]) -> int:
         if count > 0:
             self._chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
         index = 0
         while events[index].type != _EVENT_END:
-            if events[index].type == _EVENT_WORD:
-                event = events[index]
-                self._word_starts.append((event.text_position - 1, event.length, event.audio_position / 1000))
+            event = events[index]
+            if event.type == _EVENT_WORD:
+                self._word_starts.append((event.text_position - 1, event.audio_position / 1000))
+            elif event.type == _EVENT_PHONEME:
+                self._phone_starts.append((event.id.decode(errors="replace"), event.audio_position / 1000))
             index += 1
         return 0
 
+    def _phones(self, seconds: float) -> tuple[AlignedWord, ...]:
+        """Without pauses, which have no name; a phone of no length is none."""
+        ends = [*(start for _, start in self._phone_starts[1:]), seconds]
+        timed = zip(self._phone_starts, ends, strict=True)
+        return tuple(AlignedWord(name, start, end) for (name, start), end in timed if name and end > start)
+
     def _words(self, text: str, seconds: float) -> tuple[AlignedWord, ...]:
         """White-space words: an event may cover two of them, or only a part of one."""
-        starts = {position: start for position, _, start in self._word_starts}
+        starts = dict(self._word_starts)
         words: list[AlignedWord] = []
         position = 0
         for token in text.split():
@@ -136,7 +154,7 @@ def _initialise() -> tuple[ctypes.CDLL, int]:
     ]  # fmt: skip
     library.espeak_TextToPhonemes.argtypes = [ctypes.POINTER(ctypes.c_char_p), ctypes.c_int, ctypes.c_int]
     library.espeak_TextToPhonemes.restype = ctypes.c_char_p
-    sample_rate = library.espeak_Initialize(_SYNCHRONOUS_RETRIEVAL, 500, None, 0)
+    sample_rate = library.espeak_Initialize(_SYNCHRONOUS_RETRIEVAL, 500, None, _PHONEME_EVENTS)
     if sample_rate <= 0:
         raise InputError(f"eSpeak NG found no voice data: {install('espeak-ng')}.")
     return library, sample_rate

@@ -55,7 +55,7 @@ def speak_as(
 
 
 def speak_plainly(speaker: str, text: str, *, kokoro_model: str | Path = kokoro.HUB) -> Synthesised:
-    """Say `text` as the voice says it by itself: an agent's way. Only flite and Kokoro.
+    """Say `text` as the voice says it by itself: an agent's way. Only flite, eSpeak NG and Kokoro.
 
     Raises:
         InputError: as `speak_as`.
@@ -63,19 +63,21 @@ def speak_plainly(speaker: str, text: str, *, kokoro_model: str | Path = kokoro.
     synthesiser, _, voice = speaker.partition("-")
     if synthesiser == "flite":
         return flite_voice(voice).speak(text)
+    if synthesiser == "espeak":
+        return _espeak().speak(text, voice)
     if synthesiser == "kokoro":
         return kokoro_voices(kokoro_model).speak(text, voice)
-    raise InputError(f"'{speaker}' cannot be an agent: choose a voice of flite or Kokoro.")
+    raise InputError(f"'{speaker}' cannot be an agent: choose a voice of flite, eSpeak NG or Kokoro.")
 
 
-def check_speakers(speakers: Sequence[str], *, kokoro_model: str | Path = kokoro.HUB) -> None:
-    """Have each speaker say a word, so that what is not installed is known before any work.
+def check_speakers(speakers: Sequence[str], text: str = "hello.", *, kokoro_model: str | Path = kokoro.HUB) -> None:
+    """Have each speaker say `text`, so that what is not installed is known before any work.
 
     Raises:
-        InputError: a speaker is unknown, or its synthesiser or voice is not installed.
+        InputError: a speaker is unknown, does not speak that language, or is not installed.
     """
     for speaker in speakers:
-        speak_as(speaker, "hello.", np.random.default_rng(0), kokoro_model=kokoro_model)
+        speak_as(speaker, text, np.random.default_rng(0), kokoro_model=kokoro_model)
 
 
 @cache

@@ -29,7 +29,7 @@ class WhisperRecogniser:
         language: of a multilingual model.
 
     Raises:
-        InputError: it cannot be had or read, or is no Whisper model.
+        InputError: it cannot be had or read, is no Whisper model, or knows only English and another is wanted.
     """
 
     sample_rate = 16_000  # Hz
@@ -53,6 +53,8 @@ class WhisperRecogniser:
         )
         self._model = model.to(place(device)).eval()
         several = self._model.generation_config.is_multilingual
+        if not several and language != "en":
+            raise InputError(f"asr.language={language}: {name} knows English alone; give a multilingual Whisper model")
         self._options = {"language": language, "task": "transcribe"} if several else {}
         self._batch = batch
         digest = digest_of(name, revision)

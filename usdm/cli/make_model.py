@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from usdm.chain.locations import EMBEDDED_MODELS
 from usdm.cli import Figures, WorkFailed
 from usdm.config import added_folders
 from usdm.types import InputError
@@ -60,6 +61,8 @@ def recipe(config: DictConfig) -> list[Stage]:
     """
     if config.data is None:
         raise InputError("data=null: give the folder that has what the recipe learns from, data=FOLDER.")
+    if config.embedded is None:
+        config.embedded = str(EMBEDDED_MODELS / "tiny")
     given = OmegaConf.to_container(config, resolve=True)
     assert isinstance(given, dict)
     verbs = {stage["verb"] for stage in given["stages"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 from usdm.chain.locations import MODELS_VARIABLE, fetched, locate_parts
 from usdm.cli import Figures
 from usdm.cli.training import loading_device, show_result
+from usdm.data.mixture import MixtureMember
 from usdm.lm import extend_embeddings, load_model
 from usdm.runs import Arguments, arguments_of
 from usdm.tokens import SpeechTextVocabulary, extend_tokenizer, read_tokenizer
@@ -23,7 +25,9 @@ from usdm.types import InputError
 
 def run(config: DictConfig) -> Figures:
     disable_progress_bar()  # of every file that is read or written
-    model, vocabulary = base_model(config)
+    mixture: list[MixtureMember] = instantiate(config.mixture, _convert_="all")
+    tags = [tag for member in mixture if member.fill_in_middle is not None for tag in member.fill_in_middle.tags]
+    model, vocabulary = base_model(config, tags)
     figures = pretrain(
         model,
         vocabulary,
@@ -33,7 +37,7 @@ def run(config: DictConfig) -> Figures:
         interleaving=instantiate(config.interleave, _convert_="all"),
         segment_units=segment_units(config.segment_units),
         order=instantiate(config.order, _convert_="all"),
-        mixture=instantiate(config.mixture, _convert_="all"),
+        mixture=mixture,
         objective=instantiate(config.objective, _convert_="all"),
         adapter=instantiate(config.adapter, _convert_="all"),
         origin=base_origin(config),
@@ -59,11 +63,11 @@ def find_llm(config: DictConfig) -> None:
     config.llm.folder = str(place.folder or fetched(place))
 
 
-def base_model(config: DictConfig) -> tuple[PreTrainedModel, SpeechTextVocabulary]:
+def base_model(config: DictConfig, text_tags: Sequence[str] = ()) -> tuple[PreTrainedModel, SpeechTextVocabulary]:
     """`config.llm` before it has met speech: random weights or a text model's, with rows for tags and units."""
     find_llm(config)
     base = read_tokenizer(config.llm.tokenizer)
-    vocabulary = SpeechTextVocabulary.from_tokenizer(extend_tokenizer(base, config.shared.num_units))
+    vocabulary = SpeechTextVocabulary.from_tokenizer(extend_tokenizer(base, config.shared.num_units, text_tags))
     torch.manual_seed(config.seed)  # random weights
     return instantiate(config.llm.model, vocabulary, _convert_="all"), vocabulary
 

@@ -15,7 +15,11 @@ def run(config: DictConfig) -> Figures:
     settings = arguments(config)
     corpora, output_dir, overwrite = (settings.pop(name) for name in ("corpora", "output_dir", "overwrite"))
     inputs = {"corpora": corpora}
-    with claim(output_dir, settings, inputs, results=TOKENIZER_FILES, overwrite=overwrite) as run:
+    kind = type(settings["morphemes"]).__name__
+    known = settings | {"morphemes": kind}
+    if settings["morphemes"] is None:
+        del known["morphemes"]  # such folders are told apart as they were before there were any
+    with claim(output_dir, known, inputs, results=TOKENIZER_FILES, overwrite=overwrite) as run:
         texts = [utterance.text for utterance in read_speech_corpora(corpora, "train") if utterance.text]
         tokenizer = train_tokenizer(texts, **settings)
         save_tokenizer(tokenizer, output_dir)

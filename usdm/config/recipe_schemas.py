@@ -65,8 +65,23 @@ class PrepareSentences(Stage):
 
 
 @dataclass
+class PrepareQuestions(Stage):
+    file: str = MISSING
+    language: Any = MISSING  # usdm.tokens.language
+    columns: list[str] = MISSING
+    vocabulary_size: int = MISSING
+    max_words: int = MISSING
+    copies: int = MISSING
+    dev_share: float = MISSING
+    test_share: float = MISSING
+    overwrite: bool = MISSING
+    seed: int = MISSING
+
+
+@dataclass
 class SynthesizeCorpus(Stage):
     dialogs_file: str = MISSING
+    language: Any = MISSING  # usdm.tokens.language
     voices: Any = MISSING
     share: float = MISSING
     processes: int = MISSING
@@ -78,6 +93,7 @@ class SynthesizeCorpus(Stage):
 @dataclass
 class ImportRecordings(Stage):
     sources: list[str] = MISSING
+    language: Any = MISSING  # usdm.tokens.language
     max_seconds: float = MISSING
     dev_every: int = MISSING
     overwrite: bool = MISSING
@@ -96,6 +112,7 @@ class ImportCorpus(Stage):
 class Transcribe(Stage):
     corpus: str = MISSING
     asr: Any = MISSING
+    language: Any = MISSING  # usdm.tokens.language
     lowest_confidence: float | None = MISSING
     retry_errors: bool = MISSING
     overwrite: bool = MISSING
@@ -130,6 +147,7 @@ class MakeModel(Verb):
     data: str | None = None
     whisper: str = MISSING
     kokoro: str = MISSING
+    embedded: str | None = None
     show: bool = MISSING
 
 
@@ -228,6 +246,7 @@ class TrainTokenizer(Stage):
     min_frequency: int = MISSING
     extra_characters: str = MISSING
     max_length: int = MISSING
+    morphemes: Any = None  # usdm.training.morphemes
     overwrite: bool = MISSING
 
 

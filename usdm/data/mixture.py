@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch.utils.data import IterableDataset
 
+from usdm.data.fill_in_middle import FillInMiddle
 from usdm.data.packing import PackedRow, PackedRows
 from usdm.data.sequences import SequenceSource
 from usdm.types import InputError
@@ -21,17 +22,20 @@ class MixtureMember:
     """A corpus beside the main one: either unit corpora or text.
 
     Raises:
-        InputError: not one of both, or a weight or a limit that is not positive.
+        InputError: not one of both, a middle to fill in of units, or a weight or a limit that is not positive.
     """
 
     units: Sequence[str | Path] | None = None  # unit corpora
     text: Sequence[str | Path] | None = None  # .txt or .jsonl files, or folders of them
     weight: float = 1.0  # rows for each row of the main corpus
     repeats: int | None = None  # epochs at most, then it leaves the mixture; None: no limit
+    fill_in_middle: FillInMiddle | None = None  # of text: how documents are rearranged
 
     def __post_init__(self) -> None:
         if (self.units is None) == (self.text is None):
             raise InputError("a member of a mixture has either units=[...] or text=[...]")
+        if self.text is None and self.fill_in_middle is not None:
+            raise InputError("fill_in_middle is for text: give it to a member with text=[...]")
         if self.weight <= 0 or (self.repeats is not None and self.repeats < 1):
             raise InputError(f"weight={self.weight}, repeats={self.repeats}: give a weight above 0, 1 epoch or more")
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from usdm.data.fill_in_middle import FillInMiddle
 from usdm.data.sequences import KIND_INDEX, TrainingSequence, cut
 from usdm.interleave import keyed_generator
 from usdm.tokens import IGNORED, SpeechTextVocabulary
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 BLOCK_BYTES = 1 << 23  # read and shuffled at once
 SUFFIXES = (".txt", ".jsonl")
+_ROOM_FOR_MIDDLE = 16  # ids
 
 
 class TextBlock(NamedTuple):
@@ -40,16 +42,27 @@ class TextSequences:
         vocabulary: its text ids are used.
         max_length: longest sequence.
         seed: fixes the order.
+        fill_in_middle: how documents are rearranged, each that fits a row, or each piece of a longer one; None: not.
 
     Raises:
-        InputError: nothing there, or a line of a .jsonl file that is no JSON with a "text".
+        InputError: nothing there, a line of a .jsonl file that is no JSON with a "text", or tags that the tokenizer has
+            not.
     """
 
     def __init__(
-        self, paths: Sequence[str | Path], vocabulary: SpeechTextVocabulary, max_length: int, *, seed: int = 0
+        self,
+        paths: Sequence[str | Path],
+        vocabulary: SpeechTextVocabulary,
+        max_length: int,
+        *,
+        seed: int = 0,
+        fill_in_middle: FillInMiddle | None = None,
     ) -> None:
         self.files = [file for path in paths for file in _text_files(Path(path))]
         self.vocabulary, self.max_length, self.seed = vocabulary, max_length, seed
+        self.fill_in_middle = fill_in_middle
+        if fill_in_middle is not None:
+            fill_in_middle.check(vocabulary)
         self.left_out = 0
         self._is_text = vocabulary.text_mask.numpy()
 
@@ -66,7 +79,13 @@ class TextSequences:
         for index in keyed_generator(self.seed, epoch, name).permutation(len(documents)).tolist():
             text = np.array(self.vocabulary.encode_text(documents[index]), np.int32)
             if len(text := text[self._is_text[text]]):
-                yield from cut(self._sequence(text), self.max_length)
+                if self.fill_in_middle is not None:
+                    random = keyed_generator(self.seed, epoch, f"middle of text {block.file}/{block.start}/{index}")
+                    for piece in self._pieces(text):
+                        arranged = self.fill_in_middle.ids(piece, self.vocabulary, random)
+                        yield from cut(self._sequence(arranged), self.max_length)
+                else:
+                    yield from cut(self._sequence(text), self.max_length)
             else:
                 self.left_out += 1
 
@@ -82,6 +101,11 @@ class TextSequences:
         if file.suffix == ".txt":
             return [line.decode("utf-8", errors="replace").strip() for line in lines]
         return [_text_of(line, file) for line in lines]
+
+    def _pieces(self, text: NDArray[np.int32]) -> list[str]:
+        """What fits a row each, with room for the tags and for ends of words that the cuts make."""
+        room = max(1, self.max_length - _ROOM_FOR_MIDDLE)
+        return [self.vocabulary.decode_text(text[start : start + room]) for start in range(0, len(text), room)]
 
     def _sequence(self, text: NDArray[np.int32]) -> TrainingSequence:
         ids = np.concatenate([self.vocabulary.start_ids, text, self.vocabulary.end_ids]).astype(np.int32)

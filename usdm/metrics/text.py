@@ -27,11 +27,13 @@ _TELEPHONE = re.compile(r"\b\d[\d-]{4,}\b")  # read digit by digit
 _NUMBER = re.compile(r"\d+")
 _MERIDIEM = re.compile(r"\b([ap])\.?\s?m\b\.?")  # "p.m.", "p m" and "pm" are one word
 _NO_WORD = re.compile(r"[^a-z']+")
+_LATIN = 0x370  # letters from here on are of other scripts
 _SPELLINGS = {"okay": "ok", "mr": "mister", "mrs": "missus", "dr": "doctor"}
 
 
 def scored_words(text: str) -> list[str]:
-    """Lower-case words with their apostrophes, without any other punctuation, numbers spelled out.
+    """Lower-case words with their apostrophes, without any other punctuation, numbers spelled out in English. Words of
+    other scripts stay as they are.
 
     >>> scored_words("At 6:30 P.M., it's $20 - OKAY?")
     ['at', 'six', 'thirty', 'pm', "it's", 'twenty', 'dollars', 'ok']
@@ -40,8 +42,16 @@ def scored_words(text: str) -> list[str]:
     text = "".join(character for character in text if not unicodedata.combining(character))
     text = _spell_numbers(_THOUSANDS.sub("", text))
     text = _MERIDIEM.sub(lambda match: f" {match[1]}m ", text)
-    words = (word.strip("'") for word in _NO_WORD.sub(" ", text).split())
+    text = "".join(map(_word_character, unicodedata.normalize("NFC", text)))
+    words = (word.strip("'") for word in text.split())
     return [_SPELLINGS.get(word, word) for word in words if word]
+
+
+@cache
+def _word_character(character: str) -> str:
+    """Itself, or a space between words."""
+    is_other_script = ord(character) >= _LATIN and character.isalpha()
+    return character if "a" <= character <= "z" or character == "'" or is_other_script else " "
 
 
 def _spell_numbers(text: str) -> str:

@@ -72,8 +72,8 @@ def written_in_english(text: str) -> str:
 
 
 def spoken_words(text: str) -> list[str]:
-    """The words of a text that went through `spoken_text`, without punctuation."""
-    return re.findall(r"[a-z']+", text)
+    """The words of a text in spoken form, of whatever language, without punctuation."""
+    return re.findall(r"(?:[^\W\d_]|')+", text)
 
 
 def _plain(text: str) -> str:

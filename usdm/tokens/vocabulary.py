@@ -211,8 +211,12 @@ def read_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def extend_tokenizer(base: PreTrainedTokenizerFast, num_units: int) -> PreTrainedTokenizerFast:
+def extend_tokenizer(
+    base: PreTrainedTokenizerFast, num_units: int, text_tags: Sequence[str] = ()
+) -> PreTrainedTokenizerFast:
     """A copy of `base` with the two tags, `num_units` units and, if it has none, a pad token.
+
+    `text_tags`: special tokens of texts, which come before all these where `base` lacks them.
 
     Raises InputError if `base` has speech tokens already or `num_units` is not positive.
     """
@@ -223,6 +227,7 @@ def extend_tokenizer(base: PreTrainedTokenizerFast, num_units: int) -> PreTraine
         raise InputError(f"the tokenizer has {min(present)} already: extend one without speech tokens")
     tokenizer = copy.deepcopy(base)
     # One call: every further call rebuilds the tokenizer's matcher of added tokens.
+    names = [*(tag for tag in dict.fromkeys(text_tags) if tag not in base.get_vocab()), *names]
     tokens = [AddedToken(name, special=True, normalized=False) for name in names]
     tokenizer.add_tokens(tokens, special_tokens=True)
     if tokenizer.pad_token is None:

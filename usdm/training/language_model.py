@@ -127,7 +127,13 @@ def pretrain(
 
     def member(given: MixtureMember) -> WeightedSource:
         if given.text is not None:
-            source: SequenceSource = TextSequences(given.text, vocabulary, settings.max_length, seed=settings.seed)
+            source: SequenceSource = TextSequences(
+                given.text,
+                vocabulary,
+                settings.max_length,
+                seed=settings.seed,
+                fill_in_middle=given.fill_in_middle,
+            )
         else:
             units = UnitCorpus(list(given.units or ()))
             corpus.source.check(units.source, str(corpus.files[0]), str(units.files[0]))
@@ -296,6 +302,7 @@ def _train(
 ) -> dict[str, float]:
     check_model(model, vocabulary)
     check_mergeable(adapter)
+    objective = objective.knowing(vocabulary)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     arguments = settings.arguments(folder)

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from usdm.data.preferences import PreferencePair, read_pairs
 from usdm.data.sequences import KIND_INDEX, KINDS
-from usdm.tokens import IGNORED, DialogTemplate
+from usdm.tokens import IGNORED, DialogTemplate, SpeechTextVocabulary
 from usdm.types import InputError
 
 Batch = Mapping[str, Tensor]  # (B, L) int64 each: input_ids, labels (not shifted), position_ids, kinds
@@ -57,6 +57,10 @@ class Objective:
     def loss(self, model: nn.Module, batch: Batch, reference: nn.Module | None) -> Tensor:
         """() summed over what `amount` counts. `reference`: the frozen copy, if it `needs_reference`."""
         raise NotImplementedError(f"{type(self).__name__} has no loss")
+
+    def knowing(self, vocabulary: SpeechTextVocabulary) -> Objective:
+        """Itself, or one that knows which ids are which, before training begins."""
+        return self
 
     def amount(self, batch: Batch) -> Tensor:
         """() how much of a step this batch is: the number of its scored tokens."""

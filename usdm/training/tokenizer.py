@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from usdm.training.morphemes import Morphemes
 from usdm.types import InputError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")  # hub style
 _SPECIAL = ("<unk>", "<s>", "</s>")
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))  # "\n" and all that no piece covers
 _SPACE = "\u2581"
+_BORDER = "\ue000"  # of morphemes, while pieces are learnt
 # Learnt pieces never cross these borders: a word with its space and apostrophes, a digit, another character.
 _WORDS = rf"{_SPACE}?[\p{{L}}\p{{M}}']+|{_SPACE}?\p{{N}}|{_SPACE}|[^\p{{L}}\p{{M}}\p{{N}}'{_SPACE}]"
 
@@ -26,6 +28,7 @@ def train_tokenizer(
     min_frequency: int = 2,
     extra_characters: str = "abcdefghijklmnopqrstuvwxyz0123456789'.,?!-",
     max_length: int = 8192,
+    morphemes: Morphemes | None = None,
 ) -> PreTrainedTokenizerFast:
     """Learn `size` pieces from `texts`, as they stand (lower them first if the model is to read lower case).
 
@@ -36,16 +39,27 @@ def train_tokenizer(
         min_frequency: of a pair that becomes a piece.
         extra_characters: are pieces whether the texts have them or not.
         max_length: `model_max_length` of the tokenizer.
+        morphemes: across whose borders no pieces are learnt (HyperCLOVA X, arXiv 2404.01954, section 2.1). They are
+            not needed to encode: learnt merges keep within what they were learnt from.
 
     Raises:
         InputError: `size` leaves no room for learnt pieces.
     """
+    texts = list(texts)
+    characters = {character for text in texts for character in text} | set(extra_characters)
     fixed = [*_SPECIAL, *_BYTES]
-    if size <= len(fixed) + len(set(extra_characters)) + 1:
-        raise InputError(f"size={size}: {len(fixed)} fixed pieces and the characters leave no room; take more")
+    if size <= len(fixed) + len(characters) + 1:
+        raise InputError(
+            f"size={size}: {len(fixed)} fixed pieces and {len(characters)} characters leave no room; take more"
+        )
     learner = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     learner.normalizer = _normalizer()
-    learner.pre_tokenizer = pre_tokenizers.Split(Regex(_WORDS), behavior="isolated")
+    learner.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(_BORDER, behavior="removed"),
+            pre_tokenizers.Split(Regex(_WORDS), behavior="isolated"),
+        ]
+    )
     trainer = trainers.BpeTrainer(
         vocab_size=size - len(_BYTES),
         min_frequency=min_frequency,
@@ -53,8 +67,19 @@ def train_tokenizer(
         special_tokens=list(_SPECIAL),
         show_progress=False,
     )
-    learner.train_from_iterator((line for text in texts for line in text.splitlines()), trainer)
+    lines = [line for text in texts for line in text.splitlines()]
+    learner.train_from_iterator(_divided(lines, morphemes), trainer)
     return _llama_layout(learner, fixed, max_length)
+
+
+def _divided(lines: Sequence[str], morphemes: Morphemes | None) -> Iterator[str]:
+    """With a mark at each border of morphemes."""
+    if morphemes is None:
+        yield from lines
+        return
+    for line, borders in morphemes.borders(lines):
+        ends = [*borders, len(line)]
+        yield _BORDER.join(line[start:end] for start, end in zip([0, *borders], ends, strict=True))
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:
