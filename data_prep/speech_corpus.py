@@ -78,8 +78,8 @@ def synthesize_corpus(
 
     Raises:
         InputError: the dialogs file is missing, or has a line that is no dialog, a name twice, or a text of another
-            language; a speaker is unknown or does not speak it, or a synthesiser is not installed; sound of other voices, another seed, or of dialogs that are gone or
-            changed lies in `output_dir`.
+            language; a speaker is unknown or does not speak it, or a synthesiser is not installed; sound of other
+            voices, another seed, or of dialogs that are gone or changed lies in `output_dir`.
     """
     source = Path(dialogs_file)
     example = _check_dialogs(source, language)

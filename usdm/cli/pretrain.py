@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,11 +17,13 @@ from usdm.chain.locations import MODELS_VARIABLE, fetched, locate_parts
 from usdm.cli import Figures
 from usdm.cli.training import loading_device, show_result
 from usdm.data.mixture import MixtureMember
-from usdm.lm import extend_embeddings, load_model
+from usdm.lm import change_vocabulary, extend_embeddings, load_model
 from usdm.runs import Arguments, arguments_of
 from usdm.tokens import SpeechTextVocabulary, extend_tokenizer, read_tokenizer
 from usdm.training.language_model import pretrain
 from usdm.types import InputError
+
+logger = logging.getLogger(__name__)
 
 
 def run(config: DictConfig) -> Figures:
@@ -96,4 +99,12 @@ def extend_pretrained(
     """A text model's weights with new rows for the tags and units; see `usdm.lm.extend_embeddings`."""
     model = load_model(folder, loading_device(folder), attention=attention)
     extend_embeddings(model, vocabulary, strategy, seed)
+    return model
+
+
+def with_other_words(vocabulary: SpeechTextVocabulary, folder: str | Path, seed: int) -> PreTrainedModel:
+    """A speech-text model's weights under another tokenizer; see `usdm.lm.change_vocabulary`."""
+    model = load_model(folder, loading_device(folder))
+    kept = change_vocabulary(model, SpeechTextVocabulary.from_pretrained(folder), vocabulary, seed)
+    logger.info("%d of %d tokens are known to %s", kept, len(vocabulary), folder)
     return model

@@ -51,11 +51,12 @@ class FillInMiddle:
 
     def check(self, vocabulary: SpeechTextVocabulary) -> None:
         """Raises InputError if the tokenizer lacks a tag, or reads one as plain text."""
+        known = vocabulary.tokenizer.get_vocab()
         for tag in self.tags:
-            if vocabulary.encode_text(tag) != [vocabulary.tokenizer.convert_tokens_to_ids(tag)]:
+            if vocabulary.encode_text(tag) != [known.get(tag)]:
                 raise InputError(
-                    f"{tag} is no token of this tokenizer: name those that it has by fill_in_middle.prefix=, suffix= and "
-                    "middle=, or begin with `usdm pretrain`, which adds them"
+                    f"{tag} is no token of this tokenizer: name those that it has by fill_in_middle.prefix=, suffix= "
+                    "and middle=, or begin with `usdm pretrain`, which adds them"
                 )
 
     def parts(self, document: str, random: np.random.Generator) -> list[Part]:

@@ -105,7 +105,7 @@ class TextSequences:
     def _pieces(self, text: NDArray[np.int32]) -> list[str]:
         """What fits a row each, with room for the tags and for ends of words that the cuts make."""
         room = max(1, self.max_length - _ROOM_FOR_MIDDLE)
-        return [self.vocabulary.decode_text(text[start : start + room]) for start in range(0, len(text), room)]
+        return [self.vocabulary.decode_text(text[start : start + room].tolist()) for start in range(0, len(text), room)]
 
     def _sequence(self, text: NDArray[np.int32]) -> TrainingSequence:
         ids = np.concatenate([self.vocabulary.start_ids, text, self.vocabulary.end_ids]).astype(np.int32)

@@ -6,6 +6,7 @@ from usdm.lm.likelihood import log_probabilities, next_log_probabilities
 from usdm.lm.mistral import LanguageModel, Mistral, in_transformers
 from usdm.lm.model import (
     build_model,
+    change_vocabulary,
     check_model,
     count_parameters,
     extend_embeddings,
@@ -27,6 +28,7 @@ __all__ = [
     "GenerateRequest",
     "TokenEvent",
     "build_model",
+    "change_vocabulary",
     "check_model",
     "check_sampling",
     "count_parameters",

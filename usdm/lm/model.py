@@ -230,6 +230,41 @@ def extend_embeddings(
             raise InputError(f"strategy={strategy!r}: there are 'normal' and 'mean'")
 
 
+def change_vocabulary(
+    model: PreTrainedModel, before: SpeechTextVocabulary, after: SpeechTextVocabulary, seed: int = 0
+) -> int:
+    """Give a speech-text model another tokenizer: rows of tokens that both have are kept (units and tags, and pieces of
+    text with the same spelling), the others drawn with zero mean and the configuration's standard deviation.
+
+    Returns how many were kept. Raises InputError if the model has not `before`'s size, or `after` has other units.
+    """
+    check_model(model, before)
+    if before.num_units != after.num_units:
+        raise InputError(
+            f"the model knows {before.num_units} units, the new tokenizer {after.num_units}: give it the same number"
+        )
+    known = before.tokenizer.get_vocab()
+    pairs = [(known[token], id_) for token, id_ in after.tokenizer.get_vocab().items() if token in known]
+    old, new = (torch.tensor(ids) for ids in zip(*sorted(pairs), strict=True))
+    kept = [module.weight.data[old].clone() for module in _embeddings(model)]
+    model.resize_token_embeddings(len(after), mean_resizing=False)
+    deviation = getattr(model.config, "initializer_range", DEFAULT_INITIALIZER_RANGE)
+    generator = torch.Generator().manual_seed(seed)
+    for module, rows in zip(_embeddings(model), kept, strict=True):
+        drawn = torch.randn(module.weight.shape, generator=generator) * deviation
+        module.weight.data = drawn.to(rows.device, rows.dtype).index_copy(0, new, rows)
+    tokenizer = after.tokenizer
+    model.config.pad_token_id = after.pad_id
+    model.config.bos_token_id, model.config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+    return len(pairs)
+
+
+def _embeddings(model: PreTrainedModel) -> list[Any]:
+    """Of input and output, which may share their rows."""
+    both: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
+    return both[:1] if both[0].weight is both[1].weight else both
+
+
 def num_rows(model: LanguageModel) -> int:
     """Ids that the model has an embedding for."""
     embedding: Any = model.get_input_embeddings()

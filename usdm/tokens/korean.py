@@ -9,40 +9,11 @@ from usdm.types import InputError
 
 HANGUL = re.compile(r"[\uac00-\ud7a3]")  # whole syllables
 _CRIES = re.compile(r"[\u3131-\u318e]+")  # single letters, as in a written laugh or sob: nobody says them
-_LETTERS = dict(
-    zip(
-        "abcdefghijklmnopqrstuvwxyz",
-        [
-            "에이",
-            "비",
-            "씨",
-            "디",
-            "이",
-            "에프",
-            "지",
-            "에이치",
-            "아이",
-            "제이",
-            "케이",
-            "엘",
-            "엠",
-            "엔",
-            "오",
-            "피",
-            "큐",
-            "아르",
-            "에스",
-            "티",
-            "유",
-            "브이",
-            "더블유",
-            "엑스",
-            "와이",
-            "제트",
-        ],
-        strict=True,
-    )
-)
+_LETTERS = {
+    **{"a": "에이", "b": "비", "c": "씨", "d": "디", "e": "이", "f": "에프", "g": "지", "h": "에이치", "i": "아이"},
+    **{"j": "제이", "k": "케이", "l": "엘", "m": "엠", "n": "엔", "o": "오", "p": "피", "q": "큐", "r": "아르"},
+    **{"s": "에스", "t": "티", "u": "유", "v": "브이", "w": "더블유", "x": "엑스", "y": "와이", "z": "제트"},
+}
 _SYMBOLS = str.maketrans({"%": "퍼센트", "&": " 앤 ", "+": " 더하기 ", "@": " 골뱅이 "})
 _PUNCTUATION = str.maketrans({"!": ".", "。": ".", ";": ",", ":": ",", "…": ".", "、": ","})
 _DEGREES = str.maketrans({"℃": "도"})  # before its letter is taken apart

@@ -29,7 +29,7 @@ class Kiwi:
 
     def borders(self, texts: Iterable[str]) -> Iterator[tuple[str, Sequence[int]]]:
         try:
-            from kiwipiepy import Kiwi as Analyser
+            from kiwipiepy import Kiwi as Analyser  # type: ignore[import-untyped]
         except ImportError as error:
             raise InputError("morphemes=kiwi needs the package kiwipiepy: pip install 'usdm[korean]'") from error
         analyser = Analyser(num_workers=1)
