@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from usdm.cli.main import main
 from usdm.lm import TokenStream, build_model, change_vocabulary, load_for_generation
-from usdm.lm.sampling import AllowedIds
+from usdm.lm.head import AllowedIds
 from usdm.tokens import SpeechTextVocabulary, extend_tokenizer
 from usdm.training.tokenizer import train_tokenizer
 from usdm.types import InputError
