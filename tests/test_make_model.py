@@ -77,15 +77,16 @@ def test_commands_are_shown_and_strange_ones_refused(recipe: Path, capfd: pytest
     assert "no stage has this verb; choose among prepare_dialogs, prepare_sentences" in capfd.readouterr().err
 
 
-def test_every_stage_of_the_recipe_composes() -> None:
+@pytest.mark.parametrize("experiment", ["people", "bilingual"])
+def test_every_stage_of_the_recipe_composes(experiment: str) -> None:
     """With what `make_model` would give it."""
     folder = str(config_folder())
     register_schemas(["make_model"])
     show_experiments("make_model", [config_folder()])
     with initialize_config_dir(folder, version_base="1.3"):
-        stages = compose("make_model", ["experiment=people", "data=data"]).stages
+        stages = compose("make_model", [f"experiment={experiment}", "data=data"]).stages
     for stage in stages:
         register_schemas([stage.verb])
         show_experiments(stage.verb, [config_folder()])
         with initialize_config_dir(folder, version_base="1.3"):
-            assert compose(stage.verb, ["experiment=people", *stage.settings]).shared.name == "people"
+            assert compose(stage.verb, [f"experiment={experiment}", *stage.settings]).shared.name == experiment

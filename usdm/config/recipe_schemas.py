@@ -428,6 +428,7 @@ class PackageModel(Stage):
     parts: dict[str, str] = MISSING
     runs: dict[str, str] = MISSING
     facts: dict[str, str] = MISSING
+    languages: list[str] = MISSING
     license_id: str = MISSING
     generation: Any = MISSING  # usdm.chain.GenerationSettings
     voices: dict[str, str] | None = None  # names, and the speakers that they are

@@ -37,6 +37,8 @@ _WHAT = {
 _UNIT_OF_ENDING = {
     "_wer": "errors for each word said",
     "_gap": "errors for each word said, more than the ceiling",
+    "_cer": "errors for each character said",
+    "_chrf": "score, 0 to 100",
     "_meteor": "score, 0 to 1",
     "_meteor_exact_stem": "score, 0 to 1",
     "_rouge_l": "score, 0 to 1",
@@ -61,11 +63,11 @@ _UNITS = {
 }
 
 
-def part_card(name: str, parameters: int, license_id: str) -> str:
-    """The card of one part. `license_id`: an SPDX identifier."""
+def part_card(name: str, parameters: int, license_id: str, languages: Sequence[str] = ("en",)) -> str:
+    """The card of one part. `license_id`: an SPDX identifier; `languages`: ISO 639-1 codes."""
     title, what, load = _WHAT[name]
     lines = [
-        *_front_matter(license_id),
+        *_front_matter(license_id, languages),
         f"# {title}",
         "",
         what,
@@ -85,10 +87,11 @@ def bundle_card(
     facts: Mapping[str, str],
     license_id: str,
     scorecard: Mapping[str, Any] | None,
+    languages: Sequence[str] = ("en",),
 ) -> str:
     """The card of the whole model; `size` is that of the weights in bytes."""
     lines = [
-        *_front_matter(license_id),
+        *_front_matter(license_id, languages),
         "# A spoken dialog model",
         "",
         f"{size / 1e6:.1f} MB of weights in four parts: "
@@ -125,8 +128,9 @@ def training_record(
     return "\n".join([*lines, *_fact_lines({name: text for name, text in facts.items() if name not in CARD_FACTS})])
 
 
-def _front_matter(license_id: str) -> list[str]:
-    data = ModelCardData(license=license_id, language="en", tags=["speech", "spoken-dialog", "usdm"])
+def _front_matter(license_id: str, languages: Sequence[str]) -> list[str]:
+    told = languages[0] if len(languages) == 1 else list(languages)
+    data = ModelCardData(license=license_id, language=told, tags=["speech", "spoken-dialog", "usdm"])
     return ["---", data.to_yaml(), "---", ""]
 
 

@@ -51,6 +51,7 @@ def package_model(
     turn_head: str | None = None,
     scorecard: str | None = None,
     tables: Sequence[str] = (),
+    languages: Sequence[str] = ("en",),
 ) -> PackagedModel:
     """Copy four model folders into `output_dir/{units,llm,decoder,vocoder}` with float weights in half precision.
 
@@ -68,6 +69,7 @@ def package_model(
         turn_head: folder of a head that knows when a turn is over; it goes into `turn_head/` as it is.
         scorecard: `scorecard.json` of `usdm evaluate`: a few figures for the card, all for the record.
         tables: Markdown files that go into the record as they are.
+        languages: that it speaks, ISO 639-1 codes, for the cards.
 
     Raises:
         InputError: a part, a run or a speaker is missing, or `output_dir` holds something else than a packaged model,
@@ -85,7 +87,7 @@ def package_model(
     with publishing(folder, folder=True) as part:
         parameters = {name: _copy_half(Path(parts[name]), part / name) for name in PARTS}
         for name in PARTS:
-            (part / name / "README.md").write_text(part_card(name, parameters[name], license_id))
+            (part / name / "README.md").write_text(part_card(name, parameters[name], license_id, languages))
         if turn_head is not None:
             shutil.copytree(turn_head, part / HEAD_FOLDER)
         generation.save(part)
@@ -94,13 +96,14 @@ def package_model(
             path.parent.mkdir(exist_ok=True)
             soundfile.write(path, recording.samples.numpy(), recording.sample_rate, subtype="PCM_16")
         size = sum(path.stat().st_size for path in part.rglob("*.safetensors"))
-        (part / "README.md").write_text(bundle_card(parameters, size, facts, license_id, scores))
+        (part / "README.md").write_text(bundle_card(parameters, size, facts, license_id, scores, languages))
         pictures = _curves(runs, part / RECORD_FOLDER)
         page = training_record(records, facts, scores, written, pictures)
         (part / RECORD_FOLDER / "README.md").write_text(page)
         settings = {
             "facts": dict(facts),
             "license_id": license_id,
+            "languages": list(languages),
             "generation": asdict(generation),
             "voices": dict(voices or {}),
         }
