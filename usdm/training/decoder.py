@@ -61,7 +61,7 @@ class DecoderTask(TrainingTask):
 
     Args:
         corpora: speech corpus folders.
-        units: unit corpus, a Parquet file or a folder of them; utterances without units are left out.
+        units: unit corpora, Parquet files or folders of them; utterances without units are left out.
         config: the decoder's size, K and unit rate.
         roles: take utterances of these only.
         regression_steps: batches of regression alone, before flow matching begins.
@@ -79,7 +79,7 @@ class DecoderTask(TrainingTask):
     def __init__(
         self,
         corpora: Sequence[str | Path],
-        units: str | Path,
+        units: str | Path | Sequence[str | Path],
         config: UnitDecoderConfig,
         *,
         roles: Sequence[str] | None = None,
