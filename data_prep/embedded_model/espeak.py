@@ -6,7 +6,7 @@ Of languages other than English it tells the phones too, by its own names for th
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -19,7 +19,8 @@ _VARIANTS = ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "f1", "f2", "f3", "f4", "
 
 _SYNCHRONOUS_RETRIEVAL = 2  # AUDIO_OUTPUT_SYNCHRONOUS: samples come back through the callback
 _RATE, _PITCH = 1, 3  # espeak_PARAMETER
-_EVENT_END, _EVENT_WORD, _EVENT_PHONEME = 0, 1, 7  # espeakEVENT_LIST_TERMINATED, espeakEVENT_WORD, ..._PHONEME
+_EVENT_LAST, _EVENT_WORD, _EVENT_CLAUSE_END, _EVENT_PHONEME = 0, 1, 5, 7  # espeakEVENT_LIST_TERMINATED, _WORD, _END, ...
+_PAUSE = "_"  # how the names of pauses begin
 _POSITION_CHARACTER, _CHARS_UTF8 = 1, 1
 _PHONEME_EVENTS = 1  # espeakINITIALIZE_PHONEME_EVENTS
 
@@ -59,6 +60,7 @@ class Espeak:
         self._chunks: list[np.ndarray] = []
         self._word_starts: list[tuple[int, float]] = []
         self._phone_starts: list[tuple[str, float]] = []
+        self._clause_starts: dict[int, float] = {}
         self._callback = _Callback(self._collect)
         self._library.espeak_SetSynthCallback(self._callback)
 
@@ -72,38 +74,46 @@ class Espeak:
             raise InputError(f"Unknown eSpeak voice '{voice}': choose one of {', '.join(VOICES)}.")
         self._library.espeak_SetParameter(_RATE, words_per_minute, 0)
         self._library.espeak_SetParameter(_PITCH, pitch, 0)
-        self._chunks, self._word_starts, self._phone_starts = [], [], []
+        self._chunks, self._word_starts, self._phone_starts, self._clause_starts = [], [], [], {0: 0.0}
         data = text.encode()
         self._library.espeak_Synth(data, len(data) + 1, 0, _POSITION_CHARACTER, 0, _CHARS_UTF8, None, None)
-        if not self._word_starts:
+        english = voice.startswith("en")
+        if not (self._word_starts if english else self._phones(0.0)):
             raise InputError(f"The voice '{voice}' found no word in {text!r}: write it in its language's letters.")
         samples = np.concatenate(self._chunks)
         seconds = len(samples) / self.sample_rate
-        phones = () if voice.startswith("en") else self._phones(seconds)
-        return Synthesised(samples, self.sample_rate, phones, self._words(text, seconds))
+        if english:
+            return Synthesised(samples, self.sample_rate, (), self._words(text, seconds, {}))
+        words = self._words(text, seconds, self._clause_starts)
+        return Synthesised(samples, self.sample_rate, self._phones(seconds), words)
 
     def _collect(self, samples: ctypes._Pointer[ctypes.c_short], count: int, events: ctypes._Pointer[_Event]) -> int:
         if count > 0:
             self._chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
         index = 0
-        while events[index].type != _EVENT_END:
+        while events[index].type != _EVENT_LAST:
             event = events[index]
             if event.type == _EVENT_WORD:
                 self._word_starts.append((event.text_position - 1, event.audio_position / 1000))
+            elif event.type == _EVENT_CLAUSE_END:
+                self._clause_starts[event.text_position] = event.audio_position / 1000
             elif event.type == _EVENT_PHONEME:
                 self._phone_starts.append((event.id.decode(errors="replace"), event.audio_position / 1000))
             index += 1
         return 0
 
     def _phones(self, seconds: float) -> tuple[AlignedWord, ...]:
-        """Without pauses, which have no name; a phone of no length is none."""
+        """Without pauses."""
         ends = [*(start for _, start in self._phone_starts[1:]), seconds]
         timed = zip(self._phone_starts, ends, strict=True)
-        return tuple(AlignedWord(name, start, end) for (name, start), end in timed if name and end > start)
+        return tuple(AlignedWord(name, start, end) for (name, start), end in timed if name[:1] not in ("", _PAUSE))
 
-    def _words(self, text: str, seconds: float) -> tuple[AlignedWord, ...]:
-        """White-space words: an event may cover two of them, or only a part of one."""
-        starts = dict(self._word_starts)
+    def _words(self, text: str, seconds: float, clauses: Mapping[int, float]) -> tuple[AlignedWord, ...]:
+        """White-space words: an event may cover two of them, or only a part of one.
+
+        `clauses`: when each begins, by its first character: eSpeak often tells of no first word of Korean ones.
+        """
+        starts = {**clauses, **dict(self._word_starts)}
         words: list[AlignedWord] = []
         position = 0
         for token in text.split():

@@ -24,7 +24,7 @@ _NATIVE_COUNTERS = (
     *("시간", "시", "살", "개", "명", "사람", "번째", "번", "마리", "잔", "병", "권", "장", "대", "가지", "달"),
     *("켤레", "그루", "송이", "군데", "곳", "채", "벌", "쌍", "배", "그릇", "판", "통", "줄"),
 )
-_CHINESE_DESPITE = ("개월", "번지", "번호", "대대", "시즌")  # begin like one of them
+_CHINESE_DESPITE = ("개월", "달러", "번지", "번호", "시즌")  # begin like one of them
 _TENS = ("", "열", "스물", "서른", "마흔", "쉰", "예순", "일흔", "여든", "아흔")
 _ONES = ("", "한", "두", "세", "네", "다섯", "여섯", "일곱", "여덟", "아홉")
 _DIGITS = "영일이삼사오육칠팔구"
@@ -87,10 +87,11 @@ def check_korean(text: str) -> None:
 def _count(match: re.Match[str]) -> str:
     number, counter = int(match[1].replace(",", "")), match[2]
     following = match.string[match.start(2) :]
-    hour_of_day = counter != "시" or 1 <= number <= 12  # "13시" is read 십삼 시
-    if 0 < number < 100 and hour_of_day and not following.startswith(_CHINESE_DESPITE):
+    late_hour = counter == "시" and number > 12  # "13시" is read 십삼 시
+    decade = counter == "대" and number % 10 == 0  # "20대" are people in their twenties
+    if 0 < number < 100 and not late_hour and not decade and not following.startswith(_CHINESE_DESPITE):
         return f"{_native(number, counter)} {counter}"
-    return f"{_say(match[1])} {counter}"
+    return f"{_say(match[1])}{counter}"
 
 
 def _native(number: int, counter: str) -> str:
