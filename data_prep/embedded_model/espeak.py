@@ -19,7 +19,7 @@ _VARIANTS = ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "f1", "f2", "f3", "f4", "
 
 _SYNCHRONOUS_RETRIEVAL = 2  # AUDIO_OUTPUT_SYNCHRONOUS: samples come back through the callback
 _RATE, _PITCH = 1, 3  # espeak_PARAMETER
-_EVENT_LAST, _EVENT_WORD, _EVENT_CLAUSE_END, _EVENT_PHONEME = 0, 1, 5, 7  # espeakEVENT_LIST_TERMINATED, _WORD, _END, ...
+_EVENT_LAST, _EVENT_WORD, _EVENT_CLAUSE_END, _EVENT_PHONEME = 0, 1, 5, 7  # espeak_EVENT_TYPE
 _PAUSE = "_"  # how the names of pauses begin
 _POSITION_CHARACTER, _CHARS_UTF8 = 1, 1
 _PHONEME_EVENTS = 1  # espeakINITIALIZE_PHONEME_EVENTS
