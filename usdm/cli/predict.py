@@ -41,7 +41,7 @@ def run(config: DictConfig) -> Figures:
 
 
 def items(config: DictConfig) -> list[HeldOutItem]:
-    return spread(read_held_out(config.held_out or PACKAGED_SET), config.limit)
+    return spread(read_held_out(config.held_out or PACKAGED_SET, config.split), config.limit)
 
 
 def system(node: DictConfig, pipeline: SpokenDialogPipeline, config: DictConfig) -> System:

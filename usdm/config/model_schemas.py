@@ -195,6 +195,7 @@ class Predict(UseModel):
     reject: Any = MISSING  # usdm.chain.rejection.Refusing
     system: Any = MISSING
     held_out: str | None = None
+    split: str | None = None
     limit: int | None = None
     given: Told | None = None
     output_dir: str = MISSING
@@ -222,6 +223,7 @@ class Evaluate(JudgeModel):
     metric: Any = MISSING
     dialogs: bool = MISSING
     held_out: str | None = None
+    split: str | None = None
     recordings: list[str] = MISSING
     where: dict[str, str] = MISSING
     by: str | None = None
@@ -256,6 +258,7 @@ class Report(Verb):
 class AttributeErrors(JudgeModel):
     chain: str | None = None
     held_out: str | None = None
+    split: str | None = None
     limit: int | None = None
     output_dir: str = MISSING
     capacity: int = MISSING
@@ -341,6 +344,7 @@ class CompareModels(JudgeModel):
     cascade: Any = MISSING
     metric: Any = MISSING
     held_out: str | None = None
+    split: str | None = None
     training_corpus: str | None = None
     dialogs_file: str | None = None
     output_dir: str = MISSING
