@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from data_prep.embedded_model.espeak import Espeak
 from data_prep.questions import prepare_questions
+from data_prep.recordings import import_recordings
 from data_prep.speech_corpus import Voices, synthesize_corpus
+from data_prep.transcripts import transcribe_corpus
 from usdm.cli.main import main
 from usdm.data.speech_corpus import read_speech_corpora
 from usdm.metrics.cer import CharacterErrorRates, character_errors
@@ -24,7 +28,7 @@ from usdm.tokens.language import English, Korean
 from usdm.tokens.spoken_text import spoken_words
 from usdm.training.morphemes import Kiwi
 from usdm.training.tokenizer import train_tokenizer
-from usdm.types import InputError
+from usdm.types import InputError, Waveform
 
 needs_espeak = pytest.mark.system_packages("espeak-ng")
 SAID = "식당 예약하고 싶어요, 몇 시에 올까요?"
@@ -189,6 +193,30 @@ def test_chrf_is_sacrebleu_s() -> None:
     values = ChrF()(Prediction("i", None, "두 시에 가요.", recognised=""), reference)
     assert values["reply_chrf"] == sacrebleu.sentence_chrf("두 시에 가요.", ["두 시에 만나요."]).score
     assert 0 < values["reply_chrf"] < 100 and values["heard_reply_chrf"] == 0
+
+
+class KoreanEar:
+    """A recogniser that always hears the same."""
+
+    name = identity = "korean ear"
+
+    def __call__(self, waveforms: Sequence[Waveform]) -> list[str]:
+        return ["12시에 만나요!" for _ in waveforms]
+
+
+def test_recordings_are_written_down_in_their_language(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    soundfile.write(source / "a.wav", np.zeros(8000), 16_000)
+    rows = [{"id": "a", "audio": "a.wav", "text": "2시요!"}, {"id": "b", "audio": "a.wav"}]
+    (source / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    corpus = tmp_path / "corpus"
+    import_recordings([str(source)], str(corpus), max_seconds=5.0, dev_every=2, language=Korean())
+    transcribe_corpus(str(corpus), str(corpus), asr=KoreanEar(), lowest_confidence=None, language=Korean())
+    assert [each.text for each in read_speech_corpora([corpus])] == ["두 시요.", "열두 시에 만나요."]
+    (source / "manifest.jsonl").write_text(json.dumps(rows[0] | {"text": "hello"}) + "\n")
+    with pytest.raises(InputError, match="source: .*no Hangul"):
+        import_recordings([str(source)], str(tmp_path / "b"), max_seconds=5.0, dev_every=2, language=Korean())
 
 
 def test_a_missing_espeak_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: object) -> None:
