@@ -27,7 +27,7 @@ def run(config: DictConfig) -> Figures:
         origin = Arguments(inputs={"pretrained": config.pretrained})
     else:
         model, vocabulary = base_model(config)
-        unit_source = None  # it knows no units yet
+        unit_source = UnitSource.load(config.llm.folder) if "folder" in config.llm else None  # most know no units yet
         origin = base_origin(config)
     figures = finetune(
         model,
