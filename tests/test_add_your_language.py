@@ -22,12 +22,13 @@ SMALLEST = {
     "train_tokenizer": ["size=340"],
     "finetune": [*LOOP, "loop.batch_size=1", "loop.validation_rows=1", "loop.report_to=[]"],
     "train_decoder": [*LOOP, "task.regression_steps=1", "task.batch_size=1", "task.validation_utterances=1"],
-    "respond": [f"sampling.{stage}.max_new_tokens=6" for stage in ("transcribe", "respond", "speak")],
-    "evaluate": [
-        "limit=1",
-        "sampling.transcribe.num_beams=1",
-        *(f"sampling.{stage}.max_new_tokens=6" for stage in ("transcribe", "respond", "speak")),
+    "package_model": [
+        "generation.sampling.transcribe.num_beams=1",
+        "generation.sampling.transcribe.max_new_tokens=6",
+        "+generation.sampling.respond={_target_: usdm.types.Sampling, max_new_tokens: 6}",
+        "+generation.sampling.speak={_target_: usdm.types.Sampling, max_new_tokens: 6}",
     ],
+    "evaluate": ["limit=1"],
 }
 
 
