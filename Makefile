@@ -1,5 +1,6 @@
 # `make respond`: hear a reply. `make test`: what CI runs. `make demo`: talk to it in the browser.
 # `make test-all`: also the tests that take minutes. `make torture`: every stage, killed twenty times.
+# `make scorecard`: every figure of docs/scorecard.md again; with DATA=FOLDER also those that need data. It goes on.
 # `make docs`: the pages of docs/ as a site, in `site`; a broken link is an error.
 # `make test-gpu`: what only a GPU runs, in minutes; it prints the card, versions and figures.
 # `make update`: the newest versions of everything, tested, into constraints.txt. `make test-lowest`: the lower bounds
@@ -10,7 +11,7 @@ BIN := .venv/bin
 EVERYTHING := dev,bigvgan,kokoro,wandb,speaker,quality,quantized
 PYTEST := -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal -r s
 
-.PHONY: respond demo docs test test-all test-gpu torture update test-lowest clean
+.PHONY: respond demo docs scorecard test test-all test-gpu torture update test-lowest clean
 
 respond: .venv/installed
 	$(BIN)/usdm respond input=usdm/assets/question.wav output=reply.wav trace=reply.json
@@ -20,6 +21,10 @@ demo: .venv/installed
 
 docs: .venv/installed-dev
 	$(BIN)/mkdocs build --strict
+
+scorecard: .venv/installed-dev
+	$(BIN)/usdm make_model experiment=scorecard
+	$(if $(DATA),$(BIN)/usdm make_model experiment=scorecard_data data=$(DATA),@echo "DATA=FOLDER adds what needs data")
 
 test: .venv/installed-dev
 	$(BIN)/ruff check .

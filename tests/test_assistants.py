@@ -35,7 +35,8 @@ from usdm.evaluation.predictions import ChainSystem
 from usdm.tokens import SpeechTextVocabulary, extend_tokenizer
 from usdm.types import InputError, Waveform
 
-QUESTION = Path(__file__).resolve().parents[1] / "usdm" / "assets" / "question.wav"
+ASSETS = Path(__file__).resolve().parents[1] / "usdm" / "assets"
+QUESTION, SMALL = ASSETS / "question.wav", ASSETS / "small_benchmarks"
 
 
 @pytest.mark.parametrize(
@@ -302,6 +303,21 @@ def run(
 def figure(scorecard: AssistantScorecard, subset: str, name: str, channel: str) -> Any:
     (found,) = [each for each in scorecard.figures if (each.subset, each.name, each.channel) == (subset, name, channel)]
     return found
+
+
+def test_the_small_subsets_that_ship_are_read_whole_and_their_references_parse() -> None:
+    benchmarks: list[AssistantBenchmark] = [
+        VoiceBench(str(SMALL / "voicebench")),
+        VocalBench(str(SMALL / "vocalbench")),
+        UroBench(str(SMALL / "uro_bench")),
+    ]
+    for benchmark in benchmarks:
+        items = benchmark.read(Path("sounds")).items
+        assert len(items) >= 8 and not any(item.audio for item in items)
+        for item in items:
+            if item.scoring in ("multiple_choice", "arithmetic", "yes_or_no", "knowledge", "repetition"):
+                scores = RULES[item.scoring](item, str(item.reference).rpartition("#")[2])
+                assert next(iter(scores.values())).value == 1, item.id
 
 
 def test_voicebench_counts_what_is_unparsed_failed_and_absent(tmp_path: Path, tiny: SpokenDialogPipeline) -> None:

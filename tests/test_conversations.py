@@ -16,7 +16,7 @@ from usdm.audio import read_audio
 from usdm.chain import SpokenDialogPipeline
 from usdm.cli.main import main
 from usdm.conversation.client import BLOCK, Person, Speaker
-from usdm.conversation.full_duplex_bench import Segment, find_samples, read_output, score, task_score
+from usdm.conversation.full_duplex_bench import TASKS, Segment, find_samples, read_output, score, task_score
 from usdm.conversation.report import Measurement, draw_timeline, measurement_table, timeline_json
 from usdm.conversation.script import WIRE_RATE, Act, Habits, Room, Script, draw_scripts
 from usdm.conversation.timeline import Event, PlayedReply, SaidAct, Stretch, Timeline, added, figures
@@ -170,6 +170,21 @@ def test_the_benchmark_s_own_examples_are_read(data_dir: Path) -> None:
     assert scores["pause"].takeover and not scores["pause"].success
     assert scores["turn_taking"].latency == pytest.approx(3.36 - 2.01, abs=1e-6)
     assert scores["interrupt"].latency == pytest.approx(17.224 - 13.144, abs=1e-6)
+
+
+def test_samples_are_made_of_a_corpus_in_the_benchmark_s_layout(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    command = ["make_full_duplex_bench", "count=2", f"output_dir={made}"]
+    assert main(command) == 0 and main(command) == 0  # the second time it is there
+    samples = find_samples(made)
+    assert [sample.task for sample in samples] == [task for task in TASKS for _ in range(2)]
+    for sample in samples:
+        seconds = soundfile.info(sample.input).duration
+        assert 0 <= sample.marked.start < sample.marked.end <= seconds + 0.01
+        if sample.task == "pause":
+            assert sample.marked.seconds == pytest.approx(1.0, abs=0.01) and seconds > sample.marked.end
+    assert main([*command, "seed=1"]) == 2  # other samples are there
+    assert main(["make_full_duplex_bench", "split=none", f"output_dir={tmp_path / 'none'}"]) == 2
 
 
 def test_conversations_are_held_with_a_real_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

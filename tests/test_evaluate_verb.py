@@ -188,7 +188,14 @@ def test_a_gate_is_shut_where_something_got_worse(
 
     assert main(["compare_results", "scores", "worse"]) == 0
     assert "-0.500 (-0.500 to -0.500) *" in capsys.readouterr().out
-    assert main(["report", "scores", "worse", "output_dir=report"]) == 0
+    for name, value in (("unified", 9.0), ("separate", 20.5)):
+        Path(name).mkdir()
+        figures = {"perplexity": value, "low": value - 1, "high": value + 1}
+        Path(name, "perplexity.json").write_text(json.dumps({"types": {"units": figures}}))
+        Path(name, "perplexity.md").write_text("| type | perplexity |\n|---|---|\n| units | 1 |\n")
+    assert main(["report", "scores", "worse", "unified", "separate", "output_dir=report"]) == 0
+    told = " ".join((held_out / "report/report.md").read_text().split())
+    assert "| unified | 9.00 (8.00 to 10.00) | | separate | 20.50 (19.50 to 21.50) |" in told
     page, tex = ((held_out / f"report/report.{kind}").read_text() for kind in ("html", "tex"))
     assert page.count("<audio") >= 4 and "data:image/svg+xml" in page and "side by side" in page
     assert (

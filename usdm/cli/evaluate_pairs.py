@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from usdm.cli import Figures, WorkFailed
 from usdm.cli.bars import bar
 from usdm.cli.model import load_pipeline
 from usdm.pairs.evaluation import evaluate_pairs
-from usdm.runs import write_text
+from usdm.runs import record, write_text
 
 FAILURES_TOLD = 5
 
@@ -39,6 +39,7 @@ def run(config: DictConfig) -> Figures:
     print(report)
     print(f"written to {folder}")
     figures = {f"{figure.subset} accuracy": figure.accuracy.mean for figure in scores.figures}
+    record(folder, OmegaConf.to_container(config, resolve=True, enum_to_str=True), {}, figures)  # type: ignore[arg-type]
     if scores.failures:
         told = "\n".join(f"  {failure}" for failure in scores.failures[:FAILURES_TOLD])
         failed = WorkFailed(f"{len(scores.failures)} of {len(pairs)} pairs could not be scored:\n{told}")

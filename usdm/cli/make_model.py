@@ -1,4 +1,4 @@
-"""A model by one command: every stage of an experiment's recipe, in order."""
+"""A model or a scorecard by one command: every stage of an experiment's recipe, in order."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from usdm.chain.locations import EMBEDDED_MODELS
 from usdm.cli import Figures, WorkFailed
 from usdm.config import added_folders
+from usdm.config.experiments import STAGES
 from usdm.types import InputError
 
 
@@ -57,12 +58,13 @@ def recipe(config: DictConfig) -> list[Stage]:
     """The stages with all their settings.
 
     Raises:
-        InputError: `data` is not given, or `settings` names a verb that no stage has.
+        InputError: `data` is wanted and not given, or `settings` names a verb that no stage has.
     """
     if config.data is None:
-        raise InputError("data=null: give the folder that has what the recipe learns from, data=FOLDER.")
     if config.embedded is None:
         config.embedded = str(EMBEDDED_MODELS / "tiny")
+    if config.data is None and "${data}" in str(OmegaConf.to_container(config, resolve=False)):
+        raise InputError("data=null: give the folder that has what the recipe reads, data=FOLDER.")
     given = OmegaConf.to_container(config, resolve=True)
     assert isinstance(given, dict)
     verbs = {stage["verb"] for stage in given["stages"]}
@@ -72,11 +74,17 @@ def recipe(config: DictConfig) -> list[Stage]:
     chosen = [*own, f"experiment={given['shared']['name']}", f"shared.folder={given['shared']['folder']}"]
     shared = [each for each in HydraConfig.get().overrides.task if each.startswith("shared.")]
     chosen += [each for each in shared if not each.startswith("shared.folder=")]
-    chosen += ["debug=true"] if given["debug"] else []
+    debug = ["debug=true"] if given["debug"] else []
     return [
         Stage(
             stage["verb"],
-            (*chosen, *stage.get("settings", []), *given["settings"].get(stage["verb"], [])),
+            # A verb that uses a finished model knows of no experiment.
+            (
+                *(chosen if stage["verb"] in STAGES else own),
+                *debug,
+                *stage.get("settings", []),
+                *given["settings"].get(stage["verb"], []),
+            ),
             float(stage["hours"]),
         )
         for stage in given["stages"]

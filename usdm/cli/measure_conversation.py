@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from data_prep.embedded_model.flite import Flite
@@ -27,7 +27,7 @@ from usdm.conversation.report import Measurement, draw_timeline, measurement_tab
 from usdm.conversation.script import WIRE_RATE, draw_scripts
 from usdm.conversation.timeline import added, figures
 from usdm.data.speech_corpus import Utterance, read_speech_corpora
-from usdm.runs import write_text
+from usdm.runs import record, write_text
 from usdm.types import InputError
 
 TOKEN = "USDM_TOKEN"
@@ -59,6 +59,7 @@ def run(config: DictConfig) -> None:
     write_text(folder / "conversations.json", json.dumps([each.as_dict() for each in measurements], indent=1) + "\n")
     report = measurement_table(measurements) + ("" if bench is None else f"\n\n{bench}")
     write_text(folder / "conversations.md", report + "\n")
+    record(folder, OmegaConf.to_container(config, resolve=True, enum_to_str=True), {}, {})  # type: ignore[arg-type]
     print(report)
     print(f"written to {folder}")
 

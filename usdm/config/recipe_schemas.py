@@ -181,6 +181,11 @@ class MakePairs(Verb):
 
 
 @dataclass
+class MakeFullDuplexBench(MakePairs):
+    pass
+
+
+@dataclass
 class TrainPart(Stage):
     """What `usdm.training.loop.train` works with."""
 

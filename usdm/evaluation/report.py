@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +21,14 @@ from usdm.evaluation.compare import Comparison, compare_results, named_folders
 from usdm.evaluation.predictions import read_predictions, read_references
 from usdm.evaluation.scorecard import SCORECARD_FILE
 from usdm.metrics.figures import Prediction, Reference
-from usdm.metrics.table import markdown_table
+from usdm.metrics.table import NONE, markdown_table
 from usdm.runs import read_run, write_text
 from usdm.types import InputError
 
 TEMPLATE = "report.html.jinja"
 LATEX_SPECIAL = str.maketrans({each: f"\\{each}" for each in "&%$#_{}"} | {"–": "--", "~": "\\~{}"})
 SIDE_BY_SIDE = "side by side"
+PERPLEXITY_FILE = "perplexity.json"  # of usdm evaluate_pretraining
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,9 @@ def write_report(folders: Sequence[str | Path], output_dir: str | Path, *, examp
             tables, notes = _parse(comparison.to_markdown())
             sections.insert(0, Section(SIDE_BY_SIDE, tables, notes, None))
             plot = _plot(comparison)
+    pretrained = {name: folder for name, folder in named.items() if (folder / PERPLEXITY_FILE).is_file()}
+    if len(pretrained) > 1:
+        sections.insert(0, Section("perplexity by type of token", [_perplexities(pretrained)], [], None))
     heard = [example for name, folder in scored.items() for example in _examples(name, folder, examples)]
     target = Path(output_dir)
     target.mkdir(parents=True, exist_ok=True)
@@ -95,14 +100,37 @@ def write_report(folders: Sequence[str | Path], output_dir: str | Path, *, examp
 
 def _sections(name: str, folder: Path) -> Iterator[Section]:
     found = False
-    run = read_run(folder)
+    command = _command(folder)
     for path in sorted(folder.glob("*.md")):
         tables, notes = _parse(path.read_text(encoding="utf-8"))
         if tables:
             found = True
-            yield Section(f"{name}: {path.stem}", tables, notes, None if run is None else run.command)
+            yield Section(f"{name}: {path.stem}", tables, notes, command)
     if not found:
         raise InputError(f"{folder}: no table (*.md) lies there; give folders that a measuring verb has written")
+
+
+def _command(folder: Path) -> str | None:
+    """That made the folder, by its own record or by that of a run inside it."""
+    records = [read_run(each) for each in (folder, *sorted(path.parent for path in folder.glob("*/run.json")))]
+    return next((each.command for each in records if each is not None), None)
+
+
+def _perplexities(folders: Mapping[str, Path]) -> Table:
+    """A row a model."""
+    models = {name: json.loads((folder / PERPLEXITY_FILE).read_text())["types"] for name, folder in folders.items()}
+    kinds = list(dict.fromkeys(kind for types in models.values() for kind in types))
+    rows = [
+        [
+            name,
+            *(
+                "{perplexity:.2f} ({low:.2f} to {high:.2f})".format(**types[kind]) if kind in types else NONE
+                for kind in kinds
+            ),
+        ]
+        for name, types in models.items()
+    ]
+    return Table(["pretrained", *kinds], rows)
 
 
 def _parse(text: str) -> tuple[list[Table], list[str]]:
