@@ -409,6 +409,10 @@ def test_predictions_are_the_chain_s_and_scores_those_of_their_sounds(
     }
     assert judge.heard == before  # other metrics on the same sounds
 
+    predict(ChainSystem(pipeline), items, tmp_path / "again")
+    assert score(tmp_path / "again", judge, METRICS).figures == card.figures
+    assert judge.heard == before  # the same sounds in a folder beside it
+
 
 def test_what_is_there_is_scored_and_what_is_missing_counted(tmp_path: Path, pipeline: SpokenDialogPipeline) -> None:
     corpus, folder = write_corpus(tmp_path / "corpus"), tmp_path / "out"

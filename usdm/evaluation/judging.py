@@ -12,7 +12,7 @@ from usdm.asr.recogniser import Recogniser
 from usdm.audio import read_audio
 from usdm.evaluation.result_lines import Progress
 from usdm.metrics.figures import Prediction, Reference
-from usdm.runs import JsonLines
+from usdm.runs import JsonLines, read_lines
 from usdm.types import InputError
 
 logger = logging.getLogger(__name__)
@@ -49,11 +49,16 @@ def recognise(
 
 
 def _hear(path: Path, sounds: Sequence[Path], asr: Recogniser, progress: Progress) -> dict[Path, str | None]:
-    """Texts by file; those that the judge heard before, by the files' contents, come from `path`."""
+    """Texts by file; those that the judge heard before, by the files' contents, come from `path`, or from the folders
+    beside it: those of one set share its recordings."""
     contents = {sound: _digest(sound) for sound in dict.fromkeys(sounds)}
     with JsonLines(path) as lines:
         lines.keep()
         known = {row["sound"]: row["text"] for row in lines.rows() if row["asr"] == asr.identity}
+        beside = _heard_beside(path, asr)
+        taken = [beside[content] for content in set(contents.values()) & beside.keys() - known.keys()]
+        lines.append(*taken)
+        known |= {row["sound"]: row["text"] for row in taken}
         new = {content: sound for sound, content in contents.items() if content not in known}
         todo = list(new.items())
         for start in range(0, len(todo), BATCH):
@@ -67,6 +72,12 @@ def _hear(path: Path, sounds: Sequence[Path], asr: Recogniser, progress: Progres
             known |= {row["sound"]: row["text"] for row in rows}
             progress(start + len(batch), len(todo))
     return {sound: known[content] for sound, content in contents.items()}
+
+
+def _heard_beside(path: Path, asr: Recogniser) -> dict[str, Mapping[str, str | None]]:
+    """Rows by the contents of their sounds."""
+    others = [each for each in sorted(path.parent.parent.glob(f"*/{path.name}")) if each != path]
+    return {row["sound"]: row for each in others for row in read_lines(each) if row["asr"] == asr.identity}
 
 
 def _texts(asr: Recogniser, sounds: Sequence[Path]) -> list[str | None]:
