@@ -24,7 +24,7 @@ ROWS = [
     ["usdm.asr"],
     ["usdm.benchmark", "usdm.conversation", "usdm.inspection", "usdm.pairs"],
     ["usdm.training", "usdm.evaluation", "usdm.serve", "usdm"],  # the package itself shows the chain to its users
-    ["usdm.assistants"],
+    ["usdm.assistants", "usdm.knowledge"],
     ["data_prep", "demo"],
     ["usdm.cli"],  # starts everything else
 ]

@@ -40,6 +40,7 @@ MEASURES = (
     "evaluate_pairs",
     "evaluate_classifier",
     "evaluate_rejection",
+    "evaluate_knowledge",
     "benchmark",
     "measure_conversation",
     "check_echo",

@@ -312,6 +312,37 @@ class EvaluatePairs(UseModel):
     seed: int = MISSING
 
 
+class Hears(Enum):
+    """How a question reaches the model as a turn."""
+
+    units = "units"
+    text = "text"
+
+
+class Chooses(Enum):
+    letters = "letters"
+    options = "options"
+
+
+class Average(Enum):
+    macro = "macro"
+    micro = "micro"
+
+
+@dataclass
+class EvaluateKnowledge(UseModel):
+    knowledge: Any = MISSING  # usdm.knowledge.harness.HarnessTasks
+    hears: Hears | None = None
+    chooses: Chooses = MISSING
+    speaker: str | None = None
+    average: Average = MISSING
+    shots: int | None = None
+    limit: int | None = None
+    batch: int = MISSING
+    output_dir: str = MISSING
+    seed: int = MISSING
+
+
 @dataclass
 class Benchmark(UseModel):
     questions: str | None = None

@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Plot
 
 from usdm.evaluation.compare import Comparison, compare_results, named_folders
-from usdm.evaluation.predictions import read_predictions, read_references
+from usdm.evaluation.predictions import REFERENCES_FILE, read_predictions, read_references
 from usdm.evaluation.scorecard import SCORECARD_FILE
 from usdm.metrics.figures import Prediction, Reference
 from usdm.metrics.table import NONE, markdown_table
@@ -185,7 +185,10 @@ def _plot(comparison: Comparison) -> str:
 
 
 def _examples(name: str, folder: Path, number: int) -> Iterator[Example]:
-    """The first items of a scored folder, by id: the same ones of every folder on the same set."""
+    """The first items of a scored folder, by id: the same ones of every folder on the same set. Questions with options
+    are not answered in sound."""
+    if not (folder / REFERENCES_FILE).is_file():
+        return
     references = read_references(folder)
     good = {key: each for key, each in sorted(read_predictions(folder).items()) if each.error is None}
     for key, prediction in list(good.items())[:number]:

@@ -178,8 +178,10 @@ def read_scored(folder: str | Path) -> Scored:
             for row in rows
             if row.get("error") is None
         ]
-        facts = details["facts"]
-        return Scored(folder, items, reference_digests(folder), facts["judge_identity"], details["figures"], facts)
+        facts, figures = details["facts"], details["figures"]
+        # Questions with options have no set of dialogs beside them: their items say it themselves.
+        own = {row["id"]: row["digest"] for row in rows if "digest" in row}
+        return Scored(folder, items, own or reference_digests(folder), facts["judge_identity"], figures, facts)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: no scores ({error!r}); give a folder that `usdm score` has judged") from error
 

@@ -26,21 +26,22 @@ IDS_AT_ONCE = 4096  # in one forward
 
 @torch.inference_mode()
 def log_probabilities(
-    model: LanguageModel, sequences: Sequence[Sequence[int]], allowed: Tensor, first: int = 1
+    model: LanguageModel, sequences: Sequence[Sequence[int]], allowed: Tensor, first: int | Sequence[int] = 1
 ) -> list[Tensor]:
     """For each sequence of L ids the log-probabilities of those from `first` on, (L - first,) float32 on the CPU.
 
     Args:
         allowed: (V,) bool; the probability is shared out among these ids alone. What is read before may be others.
-        first: place of the first id that is scored, 1 or more.
+        first: place of the first id that is scored, 1 or more; one for all sequences, or one for each.
 
     Raises:
         InputError: a sequence has no id there, or more ids than the model takes; an id to be scored is not allowed.
     """
     limit = max_positions(model)
-    for ids in sequences:
-        if len(ids) <= first:
-            raise InputError(f"a sequence of {len(ids)} ids: those from number {first} on are scored, so give more")
+    firsts = [first] * len(sequences) if isinstance(first, int) else list(first)
+    for ids, start in zip(sequences, firsts, strict=True):
+        if len(ids) <= start:
+            raise InputError(f"a sequence of {len(ids)} ids: those from number {start} on are scored, so give more")
         if limit is not None:
             check_room(len(ids), limit)
     choices = AllowedIds.of(allowed, model.device)
@@ -48,12 +49,14 @@ def log_probabilities(
     places[torch.tensor(choices.ids)] = torch.arange(len(choices.ids))
     scored: list[Tensor] = []
     read = _packed if is_llama_like(model) else _padded
+    starts = iter(firsts)
     for group in groups(sequences):
         for ids, logits in zip(group, read(model, group, choices), strict=True):
-            targets = places[torch.tensor(list(ids[first:]))].to(logits.device)
+            start = next(starts)
+            targets = places[torch.tensor(list(ids[start:]))].to(logits.device)
             if (targets < 0).any():
                 raise InputError("an id to be scored is none of the allowed ones: score units with the mask of units")
-            picked = logits[first - 1 :].log_softmax(dim=-1).gather(1, targets[:, None])[:, 0]
+            picked = logits[start - 1 :].log_softmax(dim=-1).gather(1, targets[:, None])[:, 0]
             scored.append(picked.cpu())
     return scored
 
