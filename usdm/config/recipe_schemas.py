@@ -186,6 +186,11 @@ class MakeFullDuplexBench(MakePairs):
 
 
 @dataclass
+class MakeReplyChoices(MakePairs):
+    dialogs_file: str | None = None
+
+
+@dataclass
 class TrainPart(Stage):
     """What `usdm.training.loop.train` works with."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -111,7 +112,8 @@ def ask_harness(
             figure of single items.
     """
     try:
-        from lm_eval import simple_evaluate
+        from lm_eval.api.model import CachingLM
+        from lm_eval.evaluator import evaluate
         from lm_eval.models.huggingface import HFLM
         from lm_eval.tasks import TaskManager
     except ImportError as error:
@@ -120,29 +122,20 @@ def ask_harness(
     manager = TaskManager(include_path=tasks.folder, include_defaults=not is_local)
     specs = tasks.specs(manager, limit)
     try:
-        loaded = manager.load(specs)["tasks"]
+        loaded = manager.load(specs)
     except Exception as error:  # of yaml, of data files, of the hub: whatever a task's own files lead to
         named = tasks.folder or tasks.data_folder or ", ".join(map(str, specs))
         raise InputError(
             f"{named}: lm-eval cannot load these tasks ({error!r}); mend them, or fetch the data"
         ) from error
-    if shots:
-        for name, task in loaded.items():
-            if task.config.fewshot_split is None and not task.has_training_docs():
-                raise InputError(f"shots={shots}: {name} has no examples to show; add a split dev, or give shots=0")
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    results = simple_evaluate(
-        model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch),
-        tasks=list(loaded.values()),
-        num_fewshot=shots,
-        limit=limit,
-        use_cache=str(cache),
-        bootstrap_iters=0,
-        random_seed=seed,
-        numpy_random_seed=seed,
-        torch_random_seed=seed,
-        fewshot_random_seed=seed,
-    )
+    for name, task in loaded["tasks"].items():
+        if shots and task.config.fewshot_split is None and not task.has_training_docs():
+            raise InputError(f"shots={shots}: {name} has no examples to show; add a split dev, or give shots=0")
+        own = task.get_config("num_fewshot") or 0
+        task.set_config(key="num_fewshot", value=own if shots is None else shots)
+        task.set_fewshot_seed(seed=seed)
+    asked = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
+    results = evaluate(CachingLM(asked, str(cache)), loaded, limit=limit, bootstrap_iters=0)
     assert results is not None  # this process is the first one
     return [
         item
@@ -156,16 +149,22 @@ def harness_name() -> str:
 
 
 def _items(task: str, rows: Sequence[Mapping[str, Any]], higher: Mapping[str, bool]) -> Iterator[HarnessItem]:
-    lower = frozenset(name for name, is_better in higher.items() if is_better is False)
+    """A task may read replies in several ways (`filter`); each gives figures of its own."""
+    lower: set[str] = set()
+    values: defaultdict[int, dict[str, float]] = defaultdict(dict)
+    digests: dict[int, str] = {}
     for row in rows:
-        values = {name: row[name] for name in row["metrics"]}
-        plain = {name: float(value) for name, value in values.items() if isinstance(value, bool | int | float)}
-        if not plain:
-            raise InputError(
-                f"{task}: its figures ({', '.join(values)}) are of all documents together; take a task whose figures "
-                "are means over documents, such as acc or exact_match"
-            )
-        name = f"{task}-{row['doc_id']:05d}"
-        yield HarnessItem(
-            task, ItemValues(name, name, plain), digest([row["doc_hash"], row["prompt_hash"]])[:16], lower
+        for metric in row["metrics"]:
+            name = metric if row["filter"] == "none" else f"{metric} ({row['filter']})"
+            lower |= {name} if higher.get(metric) is False else set()
+            if isinstance(row[metric], bool | int | float):
+                values[row["doc_id"]][name] = float(row[metric])
+        digests[row["doc_id"]] = digest([row["doc_hash"], row["prompt_hash"]])[:16]
+    if not values:
+        raise InputError(
+            f"{task}: its figures are of all documents together; take a task whose figures are means over documents, "
+            "such as acc or exact_match"
         )
+    for place, own in values.items():
+        name = f"{task}-{place:05d}"
+        yield HarnessItem(task, ItemValues(name, name, own), digests[place], frozenset(lower))
