@@ -93,6 +93,8 @@ def test_local_files_in_kmmlu_s_format_are_asked_by_lm_eval_and_averaged_over_su
     assert micro == pytest.approx((2 * shares["law"] + 5 * shares["math"]) / 7)
     assert "| law | 2 |" in " ".join((tmp_path / "macro/knowledge.md").read_text().split())
     capsys.readouterr()
+    assert ask(data, tmp_path / "no", "knowledge.tasks=[math,history]") == 2
+    assert "has no history, only law, math" in capsys.readouterr().err
     assert ask(data, tmp_path / "no", "shots=1") == 2  # Math has no examples
     assert "math has no examples to show" in capsys.readouterr().err
     assert main(["gate", f"before={tmp_path / 'macro'}", f"after={tmp_path / 'micro'}"]) == 2  # computed otherwise

@@ -79,11 +79,16 @@ class HarnessTasks:
 
         template = Path(lm_eval.tasks.__file__).parent / "kmmlu" / TEMPLATES[self.template]
         base = yaml.safe_load(template.read_text(encoding="utf-8"))
-        examples = subject_files(folder, "dev")
-        for subject, path in subject_files(folder).items():
-            name = subject.lower().replace(" ", "_")
-            if self.tasks is not None and not {"kmmlu", name, f"kmmlu_{name}"} & set(self.tasks):
-                continue
+        examples, found = subject_files(folder, "dev"), subject_files(folder)
+        names = {subject.lower().replace(" ", "_"): subject for subject in found}
+        wanted = [name for name in self.tasks or () if not name.startswith("kmmlu")] or list(
+            names
+        )  # which is all of it
+        if unknown := sorted(set(wanted) - set(names)):
+            raise InputError(f"knowledge.tasks: {folder} has no {', '.join(unknown)}, only {', '.join(names)}")
+        for name in wanted:
+            subject = names[name]
+            path = found[subject]
             files = {"test": str(path)} | ({"dev": str(examples[subject])} if subject in examples else {})
             split = {"fewshot_split": "dev" if subject in examples else None}
             kind = "csv" if path.suffix == ".csv" else "json"
