@@ -80,6 +80,7 @@ class HarnessTasks:
         template = Path(lm_eval.tasks.__file__).parent / "kmmlu" / TEMPLATES[self.template]
         base = yaml.safe_load(template.read_text(encoding="utf-8"))
         examples, found = subject_files(folder, "dev"), subject_files(folder)
+        # A name such as kmmlu_direct is of all subjects.
         names = {subject.lower().replace(" ", "_"): subject for subject in found}
         wanted = [name for name in self.tasks or () if not name.startswith("kmmlu")] or list(
             names
