@@ -87,7 +87,7 @@ def _services(dialogs_file: str | None) -> Mapping[str, str]:
 
 def _choices(items: Sequence[HeldOutItem], count: int, random: np.random.Generator) -> list[ReplyChoice]:
     replies = list(dict.fromkeys(normalise_text(item.references[1]) for item in items))
-    found = []
+    found: list[ReplyChoice] = []
     for place in random.permutation(len(items)):
         item = items[place]
         true = normalise_text(item.references[1])

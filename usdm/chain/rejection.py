@@ -116,7 +116,7 @@ class Rejection:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG_FILE).write_text(json.dumps(asdict(self.config), indent=1) + "\n", encoding="utf-8")
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for layout, gaussians in self.gaussians.items():
             root = torch.linalg.cholesky(gaussians.precision.double())
             rows, columns = torch.tril_indices(*root.shape)

@@ -60,7 +60,6 @@ def recipe(config: DictConfig) -> list[Stage]:
     Raises:
         InputError: `data` is wanted and not given, or `settings` names a verb that no stage has.
     """
-    if config.data is None:
     if config.embedded is None:
         config.embedded = str(EMBEDDED_MODELS / "tiny")
     if config.data is None and "${data}" in str(OmegaConf.to_container(config, resolve=False)):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -138,7 +138,7 @@ class Contrast:
         for place, answer in answers.items():
             if isinstance(answer, Exception):
                 raise InputError(f"{posed[place].id}, {folder}: {answer}") from answer
-        whole: list[Answer] = [answers[place] for place in range(len(posed))]
+        whole: list[Answer] = [cast(Answer, answers[place]) for place in range(len(posed))]
         heard = own_ear(ear, [each.agent_units for each in whole]) if silent else [each.agent_text for each in whole]
         for answer, text in zip(whole, heard, strict=True):
             units = [] if answer.agent_units is None else answer.agent_units.tolist()

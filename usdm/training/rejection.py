@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from usdm.chain import LanguageModelChain, Question, SpokenDialogPipeline
+from usdm.chain import Question, SpokenDialogPipeline
 from usdm.chain.rejection import (
     SCORES,
     Evidence,

@@ -163,19 +163,19 @@ def read_reward_pairs(
     found = []
     for number, pair in enumerate(given_pairs(path), start=1):
         try:
-            sides: list[list[int]] = [
+            chosen, rejected = (
                 template.training_example(side, pair.history, layout, stage).input_ids.tolist()
                 for side in (pair.chosen, pair.rejected)
-            ]
-            if sides[0] == sides[1]:
+            )
+            if chosen == rejected:
                 raise InputError(
                     f"chosen and rejected are written alike up to the end of {stage}: drop the pair, it says nothing"
                 )
-            if (longest := max(map(len, sides))) > max_length:
+            if (longest := max(len(chosen), len(rejected))) > max_length:
                 raise InputError(f"{longest} ids, more than loop.max_length={max_length}: raise it, or drop the pair")
         except InputError as error:
             raise InputError(f"{path}, pair {number}: {error}") from error
-        found.append(RewardPair(pair.prompt, *sides, pair.source))
+        found.append(RewardPair(pair.prompt, chosen, rejected, pair.source))
     return found
 
 
