@@ -192,6 +192,38 @@ def test_a_plan_counts_the_integers() -> None:
 # Prompt tokens
 
 
+@pytest.mark.parametrize("adapter", [Peqa(4, group=8), PromptTokens(3)])
+def test_a_run_that_was_stopped_gives_the_same_model(
+    adapter: Any,
+    bundle: Path,  # noqa: F811
+    corpus: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    figures = tuned(bundle, corpus, tmp_path, adapter, learning_rate=3e-2)
+    whole = load_file(tmp_path / "model" / "model.safetensors")
+    for folder in ("model", "checkpoint-2", *(["scales"] if isinstance(adapter, Peqa) else [])):
+        shutil.rmtree(tmp_path / folder)
+    assert tuned(bundle, corpus, tmp_path, adapter, learning_rate=3e-2) == figures
+    for name, weight in load_file(tmp_path / "model" / "model.safetensors").items():
+        assert torch.equal(weight, whole[name]), name
+    assert (tmp_path / "scales" / "template.json").is_file() == isinstance(adapter, Peqa)
+
+
+def test_prompt_tokens_of_a_model_whose_head_is_its_embeddings(vocabulary: SpeechTextVocabulary) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = build_model(vocabulary, "qwen2", **sizes, num_key_value_heads=1, tie_word_embeddings=True)
+    adapter = PromptTokens(3)
+    extended, _ = with_prompt_tokens(model, vocabulary, SHORT_TEMPLATE, adapter)
+    ids = torch.tensor([extended.encode_text("<|prompt0|><|prompt1|><|prompt2|>how are you")])
+    inserted = with_adapter(model, adapter)
+    (rows,) = trained_weights(inserted).values()
+    rows += 0.1
+    logits = inserted(ids).logits
+    merged = adapter.merge(inserted)
+    assert merged.get_input_embeddings().weight is merged.get_output_embeddings().weight
+    torch.testing.assert_close(merged(ids).logits, logits)
+
+
 def test_prompt_tokens_are_prompt_tuning_and_train_their_rows_alone(
     base: PreTrainedModel, vocabulary: SpeechTextVocabulary
 ) -> None:

@@ -47,6 +47,8 @@ def round_to_nearest(
     """
     levels = 2**bits - 1
     groups = weight.detach().float().unflatten(1, (-1, group or weight.shape[1]))
+    if groups.is_meta:  # of a plan, which wants shapes alone
+        return RoundedWeight(groups.to(torch.int8), groups[..., :1])
     low, high = (bound.clamp(max=0) for bound in (groups.amin(-1, keepdim=True), -groups.amax(-1, keepdim=True)))
     smallest = torch.finfo(torch.float32).tiny
     best: tuple[Tensor, Tensor, Tensor] | None = None  # error, integers, scale
