@@ -49,15 +49,15 @@ def round_to_nearest(
     groups = weight.detach().float().unflatten(1, (-1, group or weight.shape[1]))
     if groups.is_meta:  # of a plan, which wants shapes alone
         return RoundedWeight(groups.to(torch.int8), groups[..., :1])
-    low, high = (bound.clamp(max=0) for bound in (groups.amin(-1, keepdim=True), -groups.amax(-1, keepdim=True)))
+    low, high = groups.amin(-1, keepdim=True).clamp(max=0), groups.amax(-1, keepdim=True).clamp(min=0)
     smallest = torch.finfo(torch.float32).tiny
     best: tuple[Tensor, Tensor, Tensor] | None = None  # error, integers, scale
     for shrink in shrinks:
         if bits == max(BITS):
-            scale = (torch.maximum(-low / CENTRE, -high / (levels - CENTRE)) * shrink).clamp(min=smallest)
+            scale = (torch.maximum(-low / CENTRE, high / (levels - CENTRE)) * shrink).clamp(min=smallest)
             zero = torch.full_like(scale, CENTRE)
         else:
-            scale = ((-high - low) * shrink / levels).clamp(min=smallest)
+            scale = ((high - low) * shrink / levels).clamp(min=smallest)
             zero = (-low * shrink / scale).round().clamp(0, levels)
         integers = ((groups / scale).round() + zero).clamp(0, levels) - zero
         error = (integers * scale - groups).square().sum(-1, keepdim=True, dtype=torch.float64)
