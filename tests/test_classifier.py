@@ -156,3 +156,30 @@ def test_labels_of_unknown_ids_are_told(prepared: Path, capsys: pytest.CaptureFi
     with pytest.raises(InputError, match="labelled before"):
         Path("twice.jsonl").write_text('{"id": "a", "label": "b"}\n' * 2)
         Labels.load("twice.jsonl")
+
+
+def test_turns_of_classes_that_were_not_learnt_are_judged(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("usdm.training.loop.draw_curves", lambda log, picture: None)
+    settings = ["label_key=fine", "left_out=[out_of_scope]", "held_out_share=0.25", "frozen=true"]
+    assert train(*settings, "output_dir=held") == 0
+    held = load_classifier("held/model").config
+    assert len(held.classes) == 3 and len(held.held_out) == 1
+    given = [
+        "corpora=[intents/dialogs.jsonl]",
+        "labels=intents/labels.jsonl",
+        "classifier=held/model",
+        "output_dir=judged",
+    ]
+    write_set(Path("other"))
+    other = ["intents.folder=other", "output_dir=far", "prefix=far", "only=[money]"]
+    assert main(["prepare_intents", *other]) == 0
+    assert main(["evaluate_classifier", *given, "+out.far=[far/dialogs.jsonl]"]) == 0
+    rows = json.loads(Path("judged/classifier.json").read_text())["rows"]
+    named = [(row["outside"], row["detector"], row["separation"]["outside"]) for row in rows]
+    groups = [("out_of_scope", 3), ("held-out classes", 3), ("far", 6)]
+    assert named == [(group, score, n) for group, n in groups for score in ("msp", "energy", "mahalanobis", "cosine")]
+    assert "| far          " in Path("judged/classifier.md").read_text()
+    Path("others.jsonl").write_text(
+        "".join(json.dumps({"id": f"query-test-{n}", "fine": "x"}) + "\n" for n in range(3))
+    )
+    assert main(["evaluate_classifier", *given, "labels=others.jsonl"]) == 2  # no common class

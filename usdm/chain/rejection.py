@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from usdm.checkpoint import CONFIG_FILE, WEIGHTS_FILE, read_config, read_weights
 from usdm.lm import LanguageModel
 from usdm.lm.reader import SequenceReader
 from usdm.metrics.out_of_domain import Gaussians
-from usdm.runs import content_digest
+from usdm.runs import content_digest, digest
 from usdm.tokens import DialogTemplate, TurnContent
 from usdm.types import InputError
 
@@ -70,7 +70,7 @@ class RejectionConfig:
 
     reply: str  # what is said to a turn that is refused
     kept: float  # share of turns inside that the thresholds let pass
-    llm: str  # digest of the language model's folder
+    llm: str  # digest of the language model's weights
     limits: Mapping[str, Limits]  # by layout
 
 
@@ -80,7 +80,7 @@ class Rejection:
 
     Args:
         gaussians: of the states of turns inside, by layout.
-        score: by which it decides; see `select`.
+        score: by which it decides.
         threshold: instead of the fitted one; None: that one.
     """
 
@@ -140,7 +140,7 @@ class Rejection:
             config = RejectionConfig(**stored, limits=limits)
         except (TypeError, KeyError, AttributeError) as error:
             raise InputError(f"{folder / CONFIG_FILE}: says nothing of what is to be refused ({error!r})") from error
-        if content_digest(llm) != config.llm:
+        if weights_digest(llm) != config.llm:
             raise InputError(
                 f"{folder}: it was fitted to another language model than {llm}; fit one for it with usdm fit_rejection"
             )
@@ -151,9 +151,10 @@ class Rejection:
             raise InputError(f"{folder / WEIGHTS_FILE}: does not fit {CONFIG_FILE} beside it ({error})") from error
         return cls(config, gaussians, score, threshold)
 
-    def select(self, score: str) -> Rejection:
-        """The same, deciding by another score."""
-        return replace(self, score=score)
+
+def weights_digest(llm: str | Path) -> str:
+    """Of a language model's weights, whatever else lies in its folder."""
+    return digest([content_digest(path) for path in sorted(Path(llm).glob("*.safetensors"))])
 
 
 def _gaussians(tensors: Mapping[str, Tensor], layout: str) -> Gaussians:

@@ -19,12 +19,13 @@ from usdm.chain.rejection import (
     RejectionConfig,
     all_scores,
     heard_turn,
+    weights_digest,
 )
 from usdm.data.user_turns import UserTurn, read_user_turns
 from usdm.interleave import keyed_generator
 from usdm.lm import ContinuousBatch
 from usdm.metrics.out_of_domain import Gaussians, fit_gaussians, threshold_that_keeps
-from usdm.runs import arguments_of, claim, content_digest
+from usdm.runs import arguments_of, claim
 from usdm.tokens import TurnContent
 from usdm.training.run_folder import MODEL_FOLDER, finished
 from usdm.types import InputError, Sampling
@@ -85,7 +86,7 @@ def fit_rejection(
             found = read_user_turns(corpora)
             train = _drawn(found, "train", refused_dialogs, turns, seed)
             dev = _drawn(found, "dev", refused_dialogs, dev_turns, seed)
-            rejection = _fit(pipeline, train, dev, kept, reply, capacity, content_digest(llm))
+            rejection = _fit(pipeline, train, dev, kept, reply, capacity, weights_digest(llm))
             rejection.save(folder)
             run.finish({"train": len(train), "dev": len(dev)})
     stored = Rejection.load(folder, llm)
