@@ -185,12 +185,13 @@ class EvidenceReader:
     def __init__(self, model: LanguageModel, template: DialogTemplate, reply: str) -> None:
         """Raises InputError for a reply that the model cannot write."""
         self.template = template
-        self.reply_ids = template.reply_ids(reply)
+        self.reply = reply
+        template.reply_ids(reply)  # complains about what cannot be written
         self._reader = SequenceReader(model)
 
     def __call__(self, turns: Sequence[HeardTurn]) -> Evidence:
         """Of turns of one layout. Raises InputError for one that outgrows the model's positions."""
-        whole = [[*turn.ids, *self.reply_ids, self.template.stop_id("respond", turn.layout)] for turn in turns]
+        whole = [[*turn.ids, *self._refusal(turn.layout)] for turn in turns]
         means, transcripts, refusals = [], [], []
         for turn, ids, states in zip(turns, whole, self._reader.states(whole), strict=True):
             end = len(turn.ids)
@@ -201,6 +202,10 @@ class EvidenceReader:
             said = self._sum(before, ids[heard], "transcribe", turn.layout) if heard.stop else 0.0
             transcripts.append(said)
         return Evidence(torch.stack(means), torch.tensor(transcripts), torch.tensor(refusals))
+
+    def _refusal(self, layout: str) -> list[int]:
+        """As a reply, with the id that ends it."""
+        return [*self.template.reply_ids(self.reply, layout), self.template.stop_id("respond", layout)]
 
     def _sum(self, states: Tensor, ids: Sequence[int], stage: str, layout: str) -> float:
         return float(self._reader.log_probabilities(states, ids, self.template.allowed(stage, layout)).sum())

@@ -167,7 +167,7 @@ class LanguageModelChain:
                 if stage == "respond" and self._refuses(layout.name, content, heard):
                     assert self.rejection is not None
                     content = replace(content, agent_text=self.rejection.config.reply)
-                    unread = [*ids, *self.template.reply_ids(self.rejection.config.reply)]
+                    unread = [*ids, *self.template.reply_ids(self.rejection.config.reply, layout.name)]
                     tell(SpokenText("agent", self.rejection.config.reply))
                     continue
                 unread = []
