@@ -276,7 +276,7 @@ class TrainLanguageModel(Stage):
 class Pretrain(TrainLanguageModel):
     llm: Any = MISSING
     interleave: Any = MISSING  # usdm.interleave.Interleaving
-    order: Any = MISSING  # usdm.data.order
+    order: Any = MISSING  # usdm.data.order, usdm.data.curriculum
     mixture: list[Any] = MISSING  # usdm.data.mixture.MixtureMember
     segment_units: Any = MISSING  # a number, or a curriculum of pairs: from this step on, so many units
 
@@ -326,6 +326,7 @@ class Finetune(TrainLanguageModel):
     layouts: dict[str, float] | None = None
     noise: Any = None  # usdm.data.unit_noise.UnitNoise
     splice_augmentation: Any = None  # usdm.data.splice_augmentation.SpliceAugmentation
+<<<<<<< HEAD
     preferences: list[str] = MISSING
 
 
@@ -387,6 +388,9 @@ class Reinforce(Stage):
     loop: Any = MISSING  # usdm.training.reinforcement.ReinforcementLoop
     overwrite: bool = MISSING
     seed: int = MISSING
+=======
+    order: Any = MISSING  # usdm.data.curriculum, or usdm.data.order.Shuffled
+>>>>>>> 699ccef (Orders after a human curriculum, in pretraining and fine-tuning: blocking, interleaving, spiral, reversed; packing keeps them)
 
 
 @dataclass

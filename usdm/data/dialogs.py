@@ -12,7 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+<<<<<<< HEAD
 from usdm.data.preferences import Judged, read_judged
+=======
+from usdm.data.curriculum import APPLY, LAYOUT_LEVELS, Curriculum, Unlabelled
+from usdm.data.order import Shuffled
+>>>>>>> 699ccef (Orders after a human curriculum, in pretraining and fine-tuning: blocking, interleaving, spiral, reversed; packing keeps them)
 from usdm.data.sequences import KIND_INDEX, TrainingSequence
 from usdm.data.splice_augmentation import SpliceAugmentation
 from usdm.data.unit_corpus import UnitCorpus
@@ -31,6 +36,7 @@ class DialogTurn:
     """One utterance of a dialog."""
 
     id: str
+    dialog: str
     role: str
     text: str
     units: NDArray[np.uint16]  # (U,)
@@ -63,6 +69,7 @@ class DialogSequences:
         layouts: names of turn layouts and their shares; None is the template's own.
         noise: on the user's units, drawn anew each epoch; None leaves them as they were heard.
         splice_augmentation: puts turns together from pieces, to be transcribed only, in the place of some examples.
+<<<<<<< HEAD
         preferences: folders of pairs of replies (`usdm.data.preferences`), for the layouts of a judge: an example that
             draws one of those is a pair in its place, shown in both orders.
 
@@ -70,6 +77,14 @@ class DialogSequences:
         InputError: corpus and vocabulary differ in the number of units, a layout is unknown or has no share,
             the split has no reply, or there are splices and no turn to take them from has word times; a layout of a
             judge without preferences, or the other way round.
+=======
+        order: of the examples. It moves them alone: an epoch has the same sequences in every order.
+
+    Raises:
+        InputError: corpus and vocabulary differ in the number of units, a layout is unknown or has no share,
+            the split has no reply, there are splices and no turn to take them from has word times, or the order's
+            labels lack a dialog.
+>>>>>>> 699ccef (Orders after a human curriculum, in pretraining and fine-tuning: blocking, interleaving, spiral, reversed; packing keeps them)
     """
 
     def __init__(
@@ -85,11 +100,18 @@ class DialogSequences:
         layouts: Mapping[str, float] | None = None,
         noise: UnitNoise | None = None,
         splice_augmentation: SpliceAugmentation | None = None,
+<<<<<<< HEAD
         preferences: Sequence[str | Path] = (),
+=======
+        order: Curriculum | Shuffled = Shuffled(),  # noqa: B008 (frozen)
+>>>>>>> 699ccef (Orders after a human curriculum, in pretraining and fine-tuning: blocking, interleaving, spiral, reversed; packing keeps them)
     ) -> None:
         corpus.check_num_units(template.vocabulary.num_units)
+        if not isinstance(order, Curriculum | Shuffled):
+            raise InputError(f"order: {type(order).__name__} is for pretraining; give shuffled or a curriculum")
         self.template, self.max_length, self.seed = template, max_length, seed
         self.history_turns, self.noise, self.splice_augmentation = history_turns, noise, splice_augmentation
+        self.order, self.exact_order = order, order.exact
         self.left_out = 0
         self._layouts, self._shares = _layouts(template, layouts)
         self._judged = _judged(template, layouts or {}, preferences, split)
@@ -115,15 +137,15 @@ class DialogSequences:
                 f"splice_augmentation.alone_share={splice_augmentation.alone_share}, but no turn stands alone in split "
                 f"{split!r}: add recordings or spoken sentences, or give alone_share=0"
             )
+        self._ordered(0)  # complains about labels before anything is trained
 
     def __len__(self) -> int:
         return len(self._examples)
 
     def blocks(self, epoch: int) -> list[list[int]]:
-        """Examples, shuffled, some thousands at a time."""
+        """Examples in their order, some thousands at a time."""
         self.left_out = 0
-        generator = keyed_generator(self.seed, epoch, "order of examples")
-        order = generator.permutation(len(self._examples)).tolist()
+        order = self._ordered(epoch)
         return [order[i : i + _EXAMPLES_PER_BLOCK] for i in range(0, len(order), _EXAMPLES_PER_BLOCK)]
 
     def sequences(self, epoch: int, block: list[int], rows_before: int) -> Iterator[TrainingSequence]:
@@ -136,6 +158,27 @@ class DialogSequences:
                 logger.warning("%s: %d ids do not fit rows of %d: left out, and others", name, length, self.max_length)
             self.left_out += 1
 
+    def _ordered(self, epoch: int) -> list[int]:
+        known = [self._known(example, epoch) for example in self._examples]
+        return self.order.examples(known, keyed_generator(self.seed, epoch, "order of examples"))
+
+    def _known(self, example: _Example, epoch: int) -> Unlabelled:
+        """What an order goes by. How the example will be laid out in this epoch says how demanding it is."""
+        reply, dialog = self._reply(example), self.dialogs[example.dialog]
+        layout = "transcribe" if self._splice_draw(reply, epoch) is not None else self._layout(reply, epoch)
+        return Unlabelled(reply.id, dialog[0].dialog, LAYOUT_LEVELS.get(layout, APPLY))
+
+    def _splice_draw(self, reply: DialogTurn, epoch: int) -> np.random.Generator | None:
+        """The generator of the splice that stands in the place of this reply; None: the reply stays."""
+        if self.splice_augmentation is None:
+            return None
+        random = keyed_generator(self.seed, epoch, f"splice for {reply.id}")
+        return random if random.random() < self.splice_augmentation.share else None
+
+    def _layout(self, reply: DialogTurn, epoch: int) -> str:
+        draw = keyed_generator(self.seed, epoch, reply.id).random() if len(self._layouts) > 1 else 0.0
+        return self._layouts[int(np.searchsorted(self._shares, draw, side="right"))]
+
     def _heard_turn(self, example: _Example) -> DialogTurn:
         return self.dialogs[example.dialog][example.index - 1]
 
@@ -145,6 +188,7 @@ class DialogSequences:
     def _sequences(self, example: _Example, epoch: int) -> list[TrainingSequence]:
         dialog = self.dialogs[example.dialog]
         user, agent = self._heard_turn(example), self._reply(example)
+<<<<<<< HEAD
         if self.splice_augmentation is not None:
             random = keyed_generator(self.seed, epoch, f"splice for {agent.id}")
             if random.random() < self.splice_augmentation.share:
@@ -153,6 +197,10 @@ class DialogSequences:
         layout = self._layouts[int(np.searchsorted(self._shares, draw, side="right"))]
         if layout in JUDGE_LAYOUTS:
             return self._pair(keyed_generator(self.seed, epoch, f"pair for {agent.id}"), layout)
+=======
+        if self.splice_augmentation is not None and (random := self._splice_draw(agent, epoch)) is not None:
+            return self._spliced(self.splice_augmentation, random)
+>>>>>>> 699ccef (Orders after a human curriculum, in pretraining and fine-tuning: blocking, interleaving, spiral, reversed; packing keeps them)
         content = TurnContent(
             user_units=torch.from_numpy(
                 self._heard(user.units, keyed_generator(self.seed, epoch, f"noise of {user.id}"))
@@ -161,6 +209,7 @@ class DialogSequences:
             agent_text=agent.text,
             agent_units=torch.from_numpy(agent.units.astype(np.int64)),
         )
+<<<<<<< HEAD
         return [self._built(content, self._history(dialog, example.index), layout)]
 
     def _pair(self, random: np.random.Generator, layout: str) -> list[TrainingSequence]:
@@ -173,6 +222,9 @@ class DialogSequences:
             self._built(replace(content, reply_a=a, reply_b=b, verdict=verdict), history, layout)
             for a, b, verdict in orders
         ]
+=======
+        return self._built(content, self._history(dialog, example.index), self._layout(agent, epoch))
+>>>>>>> 699ccef (Orders after a human curriculum, in pretraining and fine-tuning: blocking, interleaving, spiral, reversed; packing keeps them)
 
     def _spliced(self, splice_augmentation: SpliceAugmentation, random: np.random.Generator) -> TrainingSequence:
         units, text = splice_augmentation.splice(self._answered, self._alone, random)
@@ -232,7 +284,7 @@ def read_dialogs(corpus: UnitCorpus, split: str) -> tuple[list[list[DialogTurn]]
                 previous = name
             if text and len(row):
                 dialogs[-1].append(
-                    DialogTurn(id_, role, text, row.values.to_numpy(), tuple(words), ends.values.to_numpy())
+                    DialogTurn(id_, name, role, text, row.values.to_numpy(), tuple(words), ends.values.to_numpy())
                 )
             else:
                 incomplete += 1
@@ -242,6 +294,7 @@ def read_dialogs(corpus: UnitCorpus, split: str) -> tuple[list[list[DialogTurn]]
     return dialogs, incomplete
 
 
+<<<<<<< HEAD
 def _judged(
     template: DialogTemplate, layouts: Mapping[str, float], preferences: Sequence[str | Path], split: str
 ) -> list[Judged]:
@@ -260,9 +313,12 @@ def _judged(
 def _layouts(
     template: DialogTemplate, layouts: Mapping[str, float] | None
 ) -> tuple[list[str | None], NDArray[np.float64]]:
+=======
+def _layouts(template: DialogTemplate, layouts: Mapping[str, float] | None) -> tuple[list[str], NDArray[np.float64]]:
+>>>>>>> 699ccef (Orders after a human curriculum, in pretraining and fine-tuning: blocking, interleaving, spiral, reversed; packing keeps them)
     """Names, and the upper bounds of their shares of [0, 1)."""
     if layouts is None:
-        return [None], np.ones(1)
+        return [template.settings.layout], np.ones(1)
     if not layouts or min(layouts.values()) < 0 or sum(layouts.values()) <= 0:
         raise InputError(f"layouts={dict(layouts)}: give names and shares, none negative, not all zero")
     for name in layouts:

@@ -1,26 +1,33 @@
 """In which order a unit corpus is read: strategies for the groups of its files, and for the rows of a block.
 
 A block is some groups of rows, read and packed together, so that memory does not grow with the corpus. An order
-therefore works at two levels; with one group it is exact, with many it is as fine as a group.
+therefore works at two levels; with one group it is exact, with many it is as fine as a group. Packing then moves
+sequences within a window. `usdm.data.curriculum` has orders that are exact.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from usdm.data.curriculum import Unlabelled
 from usdm.data.unit_corpus import SCHEMA, RowGroup, UnitCorpus
 from usdm.types import InputError
 
 
 class Order(Protocol):
     """A strategy; `random` is the epoch's own generator."""
+
+    @property
+    def exact(self) -> bool:
+        """Packing keeps the order."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -35,9 +42,17 @@ class Order(Protocol):
 
 @dataclass(frozen=True)
 class Shuffled:
-    """Groups anyhow, rows anyhow."""
+    """Groups anyhow, rows anyhow; in fine-tuning examples anyhow.
 
+    Args:
+        exact: packing keeps the order, as it does with a curriculum, which can so be compared with none.
+    """
+
+    exact: bool = False
     columns = ()
+
+    def examples(self, examples: Sequence[Unlabelled], random: np.random.Generator) -> list[int]:
+        return list(random.permutation(len(examples)).tolist())
 
     def groups(self, corpus: UnitCorpus, random: np.random.Generator) -> list[RowGroup]:
         return [corpus.groups[index] for index in random.permutation(len(corpus.groups)).tolist()]
@@ -56,6 +71,7 @@ class SortedBy:
 
     column: str
     descending: bool = False
+    exact: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         ranked = [field.name for field in SCHEMA if pa.types.is_list(field.type) or pa.types.is_integer(field.type)]
@@ -85,6 +101,7 @@ class SortedBy:
 class Interleaved:
     """A group of each corpus in turn, so that none is long unheard; rows anyhow. A folder of files is a corpus."""
 
+    exact: ClassVar[bool] = False
     columns = ()
 
     def groups(self, corpus: UnitCorpus, random: np.random.Generator) -> list[RowGroup]:

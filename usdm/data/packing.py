@@ -58,8 +58,7 @@ def pack(
         nonlocal arrivals
         while len(held) < waiting and (sequence := next(source, None)) is not None:
             length = len(sequence.input_ids)
-            if length > max_length:
-                raise InputError(f"a sequence of {length} ids does not fit rows of {max_length}: make rows longer")
+            _check_length(length, max_length)
             held[arrivals] = sequence
             insort(by_length, (length, arrivals))
             arrivals += 1
@@ -79,6 +78,32 @@ def pack(
             room -= length
         refill()
         yield row
+
+
+def pack_in_order(sequences: Iterable[TrainingSequence], max_length: int) -> Iterator[list[TrainingSequence]]:
+    """The same in the order in which sequences come: a row ends where the next one does not fit.
+
+    On average half a sequence of each row stays empty.
+
+    Raises:
+        InputError: a sequence is longer than a row.
+    """
+    row: list[TrainingSequence] = []
+    room = max_length
+    for sequence in sequences:
+        if (length := len(sequence.input_ids)) > room:
+            _check_length(length, max_length)
+            yield row
+            row, room = [], max_length
+        row.append(sequence)
+        room -= length
+    if row:
+        yield row
+
+
+def _check_length(length: int, max_length: int) -> None:
+    if length > max_length:
+        raise InputError(f"a sequence of {length} ids does not fit rows of {max_length}: make rows longer")
 
 
 def build_row(sequences: Sequence[TrainingSequence], max_length: int, pad_id: int) -> PackedRow:
@@ -134,11 +159,16 @@ class PackedRows(IterableDataset[PackedRow]):
             raise InputError(f"num_workers={worker.num_workers}: packed rows are read by one worker at most")
         row_number = 0
         epoch = 0
+        fill = pack_in_order if self.source.exact_order else pack
         while self.epochs is None or epoch < self.epochs:
             first = row_number
             for block in self.source.blocks(epoch):
+<<<<<<< HEAD
                 waiting = 1 if self.alone else WAITING
                 for sequences in pack(self.source.sequences(epoch, block, row_number), self.max_length, waiting):
+=======
+                for sequences in fill(self.source.sequences(epoch, block, row_number), self.max_length):
+>>>>>>> 699ccef (Orders after a human curriculum, in pretraining and fine-tuning: blocking, interleaving, spiral, reversed; packing keeps them)
                     row_number += 1
                     if row_number > self.start_row:
                         yield build_row(sequences, self.max_length, self.pad_id)

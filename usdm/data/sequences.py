@@ -42,6 +42,7 @@ class SequenceSource(Protocol):
     """Training sequences in an order that (seed, epoch) fixes, made a block at a time."""
 
     left_out: int  # utterances that could not be used, since the epoch's start
+    exact_order: bool  # rows are filled in the order of the sequences; else within a window, which fills them better
 
     def blocks(self, epoch: int) -> Sequence[Any]:
         """What an epoch consists of, in order; a block is small enough to hold in memory."""

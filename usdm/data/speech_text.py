@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from usdm.data.curriculum import Curriculum, Unlabelled, levels_by_length
 from usdm.data.order import Order, Shuffled
 from usdm.data.sequences import KIND_INDEX, TrainingSequence, cut
 from usdm.data.unit_corpus import RowGroup, UnitCorpus
@@ -29,7 +33,16 @@ logger = logging.getLogger(__name__)
 
 MIN_WORDS = 3  # utterances with fewer words are left out
 SEGMENT_UNITS = 500  # published: about 10 s at 50 Hz
+Item = TypeVar("Item")
 _ROWS_PER_BLOCK = 1000  # about; a block is packed on its own, so that it should have many rows
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Groups of rows that are read together."""
+
+    groups: list[RowGroup]
+    rows: list[list[tuple[int, int]]] | None = None  # of each group: (row of the split, place in the block); None: all
 
 
 class SpeechTextSequences:
@@ -45,12 +58,14 @@ class SpeechTextSequences:
         split: "train", "dev" or "test".
         seed: fixes order, boundaries and modalities.
         interleaving: the published scheme, an ablation, or one of your own.
-        order: of the corpus' rows, in each epoch.
+        order: of the corpus' rows, in each epoch. A curriculum moves utterances over the whole corpus: of each it
+            holds id and dialog in memory, and it reads groups of rows as often as blocks need them.
         segment_units: about how many units a segment has; or a curriculum of (from this row on, segment
             units), the first from row 0, looked up at the start of each block of about 1,000 rows.
 
     Raises:
-        InputError: corpus and vocabulary differ in the number of units, or the curriculum is out of order.
+        InputError: corpus and vocabulary differ in the number of units, the curriculum of segments is out of order, or
+            the order's labels lack an utterance.
     """
 
     def __init__(
@@ -62,42 +77,83 @@ class SpeechTextSequences:
         split: str = "train",
         seed: int = 0,
         interleaving: Interleaving = PatternInterleaving(),  # noqa: B008 (frozen)
-        order: Order = Shuffled(),  # noqa: B008 (frozen)
+        order: Order | Curriculum = Shuffled(),  # noqa: B008 (frozen)
         segment_units: int | Sequence[tuple[int, int]] = SEGMENT_UNITS,
     ) -> None:
         corpus.check_num_units(vocabulary.num_units)
         self.corpus, self.max_length, self.split = corpus, max_length, split
         self.seed, self.interleaving, self.order = seed, interleaving, order
+        self.exact_order = order.exact
         self.curriculum = _curriculum(segment_units)
         self.left_out = 0
         self._unit_offset = vocabulary.layout.unit_offset
         self._marks = _marks(vocabulary)
         self._pieces = WordPieces(vocabulary)
+        if isinstance(order, Curriculum):
+            self.blocks(0)  # complains about labels before anything is trained
 
-    def blocks(self, epoch: int) -> list[list[RowGroup]]:
-        """Groups of rows in their order, gathered to about 1,000 packed rows each."""
+    def blocks(self, epoch: int) -> list[_Block]:
+        """Utterances in their order, gathered to about 1,000 packed rows each."""
         self.left_out = 0
-        blocks: list[list[RowGroup]] = [[]]
-        units = 0
-        for group in self.order.groups(self.corpus, keyed_generator(self.seed, epoch, "order of groups")):
-            if units >= _ROWS_PER_BLOCK * self.max_length:
-                blocks.append([])
-                units = 0
-            blocks[-1].append(group)
-            units += group.units
-        return blocks
+        if isinstance(self.order, Curriculum):
+            return self._curriculum_blocks(self.order, epoch)
+        groups = self.order.groups(self.corpus, keyed_generator(self.seed, epoch, "order of groups"))
+        return [_Block(part) for part in self._gathered(groups, [group.units for group in groups])]
 
-    def sequences(self, epoch: int, block: list[RowGroup], rows_before: int) -> Iterator[TrainingSequence]:
+    def sequences(self, epoch: int, block: _Block, rows_before: int) -> Iterator[TrainingSequence]:
         segment_units = [units for first_row, units in self.curriculum if first_row <= rows_before][-1]
-        columns = dict.fromkeys(["id", "units", "words", "word_ends", *self.order.columns])
-        table = self.corpus.read(block, list(columns), self.split)
+        table, order = self._read(block, epoch)
         utterances = _Utterances(table, self._pieces, self._unit_offset)
-        name = f"order of {block[0].file}/{block[0].index}" if block else ""
-        for index in self.order.rows(table, keyed_generator(self.seed, epoch, name)):
+        for index in order:
             if utterances.word_count[index] < MIN_WORDS:
                 self.left_out += 1
                 continue
             yield from cut(self._sequence(utterances, index, epoch, segment_units), self.max_length)
+
+    def _read(self, block: _Block, epoch: int) -> tuple[pa.Table, list[int]]:
+        """The block's rows, and in which order they come."""
+        columns = ["id", "units", "words", "word_ends"]
+        if block.rows is None:
+            assert not isinstance(self.order, Curriculum)
+            table = self.corpus.read(block.groups, list(dict.fromkeys([*columns, *self.order.columns])), self.split)
+            name = f"order of {block.groups[0].file}/{block.groups[0].index}" if block.groups else ""
+            return table, self.order.rows(table, keyed_generator(self.seed, epoch, name))
+        tables, order, rows_before = [], np.empty(sum(map(len, block.rows)), int), 0
+        for group, places in zip(block.groups, block.rows, strict=True):
+            tables.append(self.corpus.read([group], columns, self.split).take([row for row, _ in places]))
+            order[[place for _, place in places]] = np.arange(rows_before, rows_before + len(places))
+            rows_before += len(places)
+        return pa.concat_tables(tables).combine_chunks(), order.tolist()
+
+    def _curriculum_blocks(self, order: Curriculum, epoch: int) -> list[_Block]:
+        examples, lengths, where = [], [], []
+        for group in self.corpus.groups:
+            table = self.corpus.read([group], ["id", "dialog", "units"], self.split)
+            examples += list(zip(table["id"].to_pylist(), table["dialog"].to_pylist(), strict=True))
+            lengths += pc.list_value_length(table["units"]).to_pylist()
+            where += [(group, row) for row in range(len(table))]
+        known = [Unlabelled(*each, level) for each, level in zip(examples, levels_by_length(lengths), strict=True)]
+        arranged = order.examples(known, keyed_generator(self.seed, epoch, "order of utterances"))
+        blocks = []
+        for part in self._gathered(arranged, [lengths[index] for index in arranged]):
+            rows: dict[RowGroup, list[tuple[int, int]]] = {}
+            for place, index in enumerate(part):
+                group, row = where[index]
+                rows.setdefault(group, []).append((row, place))
+            blocks.append(_Block(list(rows), list(rows.values())))
+        return blocks
+
+    def _gathered(self, items: Sequence[Item], units: Sequence[int]) -> list[list[Item]]:
+        """Consecutive items, as many as fill about 1,000 rows."""
+        parts: list[list[Item]] = [[]]
+        gathered = 0
+        for item, count in zip(items, units, strict=True):
+            if gathered >= _ROWS_PER_BLOCK * self.max_length:
+                parts.append([])
+                gathered = 0
+            parts[-1].append(item)
+            gathered += count
+        return parts
 
     def _sequence(self, utterances: _Utterances, index: int, epoch: int, segment_units: int) -> TrainingSequence:
         generator = keyed_generator(self.seed, epoch, utterances.id[index])

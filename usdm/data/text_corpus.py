@@ -49,6 +49,8 @@ class TextSequences:
             not.
     """
 
+    exact_order = False
+
     def __init__(
         self,
         paths: Sequence[str | Path],

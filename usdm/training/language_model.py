@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel
 
+from usdm.data.curriculum import Curriculum
 from usdm.data.dialogs import DialogSequences
 from usdm.data.mixture import MixedRows, MixtureMember, WeightedSource
 from usdm.data.order import Order, Shuffled
@@ -65,7 +66,7 @@ def pretrain(
     *,
     interleaving: Interleaving = PatternInterleaving(),  # noqa: B008 (frozen)
     segment_units: int | Sequence[tuple[int, int]] = SEGMENT_UNITS,
-    order: Order = Shuffled(),  # noqa: B008 (frozen)
+    order: Order | Curriculum = Shuffled(),  # noqa: B008 (frozen)
     mixture: Sequence[MixtureMember] = (),
     objective: Objective = NextToken(),  # noqa: B008 (frozen)
     adapter: Any = None,
@@ -152,7 +153,7 @@ def pretrain(
     data = {
         "interleaving": [type(interleaving).__name__, asdict(interleaving)],  # type: ignore[call-overload]
         "segment_units": curriculum,
-        "order": [type(order).__name__, asdict(order)],  # type: ignore[call-overload]
+        "order": [type(order).__name__, asdict(order)],  # type: ignore[arg-type]
         "mixture": [asdict(given) for given in mixture],
     }
     folder = Path(output_dir)
@@ -175,6 +176,7 @@ def finetune(
     noise: UnitNoise | None = None,
     splice_augmentation: SpliceAugmentation | None = None,
     preferences: Sequence[str | Path] = (),
+    order: Curriculum | Shuffled = Shuffled(),  # noqa: B008 (frozen)
     unit_source: UnitSource | None = None,
     objective: Objective = NextToken(),  # noqa: B008 (frozen)
     adapter: Any = None,
@@ -192,6 +194,7 @@ def finetune(
         noise: on the user's units in training; validation hears them as they are.
         splice_augmentation: turns put together from pieces, in training: a small corpus is heard out, not guessed.
         preferences: folders of pairs of replies for the layouts of a judge, see `DialogSequences`.
+        order: of the examples in an epoch.
         unit_source: which units the model knows (`UnitSource.load(its folder)`), to be held against the corpora's.
         objective: as for `pretrain`. `DirectPreference` reads its own pairs, and no corpora.
     """
@@ -204,6 +207,7 @@ def finetune(
         "layouts": None if layouts is None else dict(layouts),
         "noise": None if noise is None else asdict(noise),
         "splice_augmentation": None if splice_augmentation is None else asdict(splice_augmentation),
+        "order": [type(order).__name__, asdict(order)],
     }
     dialog_template, folder = DialogTemplate(vocabulary, template), Path(output_dir)
     alone = not isinstance(objective, DirectPreference) and not keeps_apart(model)
@@ -221,7 +225,11 @@ def finetune(
             noise=noise if split == "train" else None,
             splice_augmentation=splice_augmentation if split == "train" else None,
             preferences=preferences,
+            order=order if split == "train" else Shuffled(),
         )
+
+    if isinstance(objective, DirectPreference) and order != Shuffled():
+        raise InputError(f"order: {type(order).__name__} is for dialogs; pairs of replies are shuffled")
 
     def of_dialogs() -> Rows:
         corpus = UnitCorpus(corpora)
