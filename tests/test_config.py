@@ -63,6 +63,7 @@ WITHOUT_SECTION = {
     "train_codec",
     "train_unit_hifigan",
     "evaluate_pretraining",
+    "evaluate_finetuning",
     "align",
     "transcribe",
     "import_corpus",

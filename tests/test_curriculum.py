@@ -253,7 +253,9 @@ def test_labels_of_an_utterance_and_their_level_win(
         {"id": "u191", "subject": "x", "level": LEVELS[2]},
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    read = [each.input_ids.tobytes() for each in sequences(speech_text(corpus, vocabulary, Interleaving(path)))]
+    source = speech_text(corpus, vocabulary, Interleaving(path))
+    (block,) = source.blocks(0)
+    read = [each.input_ids.tobytes() for each in source.sequences(0, block, 20)]  # whole utterances
     first, last = (
         (make_utterance(number).units.astype(np.int32) + vocabulary.layout.unit_offset).tobytes()
         for number in (190, 191)

@@ -26,7 +26,8 @@ from usdm.config.schemas import SCHEMAS
 from usdm.types import InputError
 
 GROUP = "experiment"
-SECTION_OF = {"evaluate_pretraining": "pretrain"}  # verbs that take the section of another
+# Verbs that take the section of another.
+SECTION_OF = {"evaluate_pretraining": "pretrain", "evaluate_finetuning": "finetune"}
 STAGES = tuple(verb for verb, schema in SCHEMAS.items() if "shared" in {field.name for field in fields(schema)})
 
 

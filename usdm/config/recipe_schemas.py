@@ -394,6 +394,14 @@ class Reinforce(Stage):
 
 
 @dataclass
+class EvaluateFinetuning(Finetune):
+    labels: str = MISSING
+    split: str = MISSING
+    limit: int | None = None
+    device: str = MISSING
+
+
+@dataclass
 class TrainDecoder(TrainPart):
     unit_corpus: str = MISSING
     decoder: Any = MISSING

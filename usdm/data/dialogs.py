@@ -158,15 +158,20 @@ class DialogSequences:
                 logger.warning("%s: %d ids do not fit rows of %d: left out, and others", name, length, self.max_length)
             self.left_out += 1
 
+    def names(self, index: int) -> tuple[str, str]:
+        """An example's reply, and the dialog that it is in."""
+        reply = self._reply(self._examples[index])
+        return reply.id, reply.dialog
+
     def _ordered(self, epoch: int) -> list[int]:
         known = [self._known(example, epoch) for example in self._examples]
         return self.order.examples(known, keyed_generator(self.seed, epoch, "order of examples"))
 
     def _known(self, example: _Example, epoch: int) -> Unlabelled:
         """What an order goes by. How the example will be laid out in this epoch says how demanding it is."""
-        reply, dialog = self._reply(example), self.dialogs[example.dialog]
+        reply = self._reply(example)
         layout = "transcribe" if self._splice_draw(reply, epoch) is not None else self._layout(reply, epoch)
-        return Unlabelled(reply.id, dialog[0].dialog, LAYOUT_LEVELS.get(layout, APPLY))
+        return Unlabelled(reply.id, reply.dialog, LAYOUT_LEVELS.get(layout, APPLY))
 
     def _splice_draw(self, reply: DialogTurn, epoch: int) -> np.random.Generator | None:
         """The generator of the splice that stands in the place of this reply; None: the reply stays."""

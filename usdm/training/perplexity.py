@@ -100,7 +100,7 @@ def evaluate_pretraining(
         raise InputError(f"split={split}: {', '.join(map(str, corpora))} have no sequence of it; give another split")
     counted: dict[str, list[Counted]] = {name: [] for name in TYPES}
     model.eval()
-    for place, sums in enumerate(_sums(model, sequences, batch_size, vocabulary.pad_id)):
+    for place, sums in enumerate(summed_losses(model, sequences, batch_size, vocabulary.pad_id)):
         for name in TYPES:
             loss, tokens = sums[KINDS.index(name)]
             if tokens:
@@ -119,7 +119,7 @@ def _perplexity(rows: Sequence[Counted], seed: int) -> Perplexity:
 
 
 @torch.inference_mode()
-def _sums(
+def summed_losses(
     model: PreTrainedModel, sequences: Sequence[TrainingSequence], batch_size: int, pad_id: int
 ) -> Iterator[list[tuple[float, float]]]:
     """For each sequence and each of `KINDS`: summed loss in nats, and number of tokens."""

@@ -1,0 +1,35 @@
+"""Loss of a fine-tuned language model by what its dialogs are about; it is fine-tuned first where it is not yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from usdm.cli import Figures, finetune
+from usdm.lm import load_model
+from usdm.runs import write_text
+from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
+from usdm.training.subject_losses import subject_losses
+
+
+def run(config: DictConfig) -> Figures:
+    finetune.run(config)
+    folder = Path(config.output_dir)
+    losses = subject_losses(
+        load_model(folder / "model").to(config.device),
+        DialogTemplate(SpeechTextVocabulary.from_pretrained(folder / "model"), TemplateSettings.load(folder / "model")),
+        list(config.corpora),
+        config.labels,
+        max_length=config.loop.max_length,
+        split=config.split,
+        agent_roles=list(config.agent_roles),
+        history_turns=config.history_turns,
+        limit=config.limit,
+        seed=config.seed,
+    )
+    write_text(folder / "subject_losses.json", losses.to_json())
+    write_text(folder / "subject_losses.md", losses.to_markdown())
+    print(losses.to_markdown())
+    print(f"written to {folder}")
+    return {f"loss of {name}": each.loss.mean for name, each in losses.subjects.items()}
