@@ -110,9 +110,11 @@ def subject_of(dialog: str) -> str:
 
 @pytest.fixture(scope="module")
 def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `usdm prepare_dialogs` writes dialogs."""
-    path = tmp_path_factory.mktemp("labels") / "dialogs.jsonl"
-    rows = [{"dialog": name, "services": [f"{subject_of(name)}_{i % 2}"]} for i, name in enumerate(dialog_names())]
+    path = tmp_path_factory.mktemp("labels") / "labels.jsonl"
+    rows = [
+        {"id": name, "label": subject_of(name), "fine": f"{subject_of(name)}_{number % 2}"}
+        for number, name in enumerate(dialog_names())
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -232,11 +234,11 @@ def test_labels_that_cannot_order_are_refused_before_anything_is_read(
     tmp_path: Path, corpus: UnitCorpus, vocabulary: SpeechTextVocabulary
 ) -> None:
     path = tmp_path / "labels.jsonl"
-    rows = [{"dialog": name, "subject": subject_of(name), "level": "apply"} for name in dialog_names()]
+    rows = [{"id": name, "label": subject_of(name), "level": "apply"} for name in dialog_names()]
     refused(path, rows[:-1], corpus, vocabulary, r"labels.jsonl: \d of \d+ utterances have no label, .* dialog d0047")
-    refused(path, [{**row, "subject": "all"} for row in rows], corpus, vocabulary, "one subject alone")
-    refused(path, [*rows, {"dialog": "x", "subject": "y", "level": "create"}], corpus, vocabulary, "line 49: .*apply")
-    refused(path, [*rows, {"subject": "y"}], corpus, vocabulary, "line 49: not a label")
+    refused(path, [{**row, "label": "all"} for row in rows], corpus, vocabulary, "one subject alone")
+    refused(path, [*rows, {"id": "x", "label": "y", "level": "create"}], corpus, vocabulary, "line 49: .*apply")
+    refused(path, [*rows, {"label": "y"}], corpus, vocabulary, "line 49: not a label")
     with pytest.raises(InputError, match="no such file"):
         dialogs(corpus, vocabulary, Blocking(tmp_path / "nowhere.jsonl"))
     with pytest.raises(InputError, match="SortedBy is for pretraining"):
@@ -247,10 +249,10 @@ def test_labels_of_an_utterance_and_their_level_win(
     tmp_path: Path, corpus: UnitCorpus, vocabulary: SpeechTextVocabulary
 ) -> None:
     path = tmp_path / "labels.jsonl"
-    rows = [{"dialog": name, "subject": subject_of(name)} for name in dialog_names()]
+    rows = [{"id": name, "label": subject_of(name)} for name in dialog_names()]
     rows += [
-        {"id": "u190", "subject": "x", "level": LEVELS[0]},
-        {"id": "u191", "subject": "x", "level": LEVELS[2]},
+        {"id": "u190", "label": "x", "level": LEVELS[0]},
+        {"id": "u191", "label": "x", "level": LEVELS[2]},
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = speech_text(corpus, vocabulary, Interleaving(path))

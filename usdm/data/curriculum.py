@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -132,38 +132,30 @@ class Known(NamedTuple):
 
 
 def read_lessons(path: str | Path) -> dict[str, Known]:
-    """By id or dialog. A line is `{"id" or "dialog": ..., "subject": ..., "concept": ..., "level": ...}`.
+    """By id of an utterance or a dialog. A line is `{"id": ..., "label": subject, "fine": concept, "level": level}`.
 
-    Without `subject` and `concept` they are the first of `services`, without and with its number ("Hotels",
-    "Hotels_2"), as in the `dialogs.jsonl` of `usdm prepare_dialogs`. `level` may be missing.
+    `fine` and `level` may be missing; `usdm.data.labels` and `usdm prepare_dialogs` have the same format.
 
     Raises:
         InputError: the file is missing, has a line that is no label, or has one subject alone.
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"labels={path}: no such file; give JSON lines with id or dialog, and subject or services")
+        raise InputError(f"labels={path}: no such file; give the labels.jsonl that lies beside a corpus' dialogs")
     known: dict[str, Known] = {}
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             row = json.loads(line)
-            known[row.get("id") or row["dialog"]] = _known(row)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            level = None if row.get("level") is None else LEVELS.index(row["level"])
+            known[row["id"]] = Known(row["label"], row.get("fine", ""), level)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{path}, line {number}: not a label ({error!r}); it needs id or dialog, subject or services, and a "
-                f"level, if it has one, of {', '.join(LEVELS)}"
+                f"{path}, line {number}: not a label ({error!r}); it needs id and label, and may have a level of "
+                f"{', '.join(LEVELS)}"
             ) from error
     if len(subjects := {each.subject for each in known.values()}) < 2:
         raise InputError(f"{path}: one subject alone ({', '.join(subjects)}); an order of subjects needs two or more")
     return known
-
-
-def _known(row: Mapping[str, Any]) -> Known:
-    level = None if row.get("level") is None else LEVELS.index(row["level"])
-    if "subject" in row:
-        return Known(str(row["subject"]), str(row.get("concept", "")), level)
-    service = row["services"][0]
-    return Known(service.rstrip("0123456789").rstrip("_"), service, level)
 
 
 def levels_by_length(lengths: Sequence[int]) -> list[int]:
