@@ -83,3 +83,26 @@ class EvaluateRejection(UseModel):
     capacity: int = MISSING
     output_dir: str = MISSING
     seed: int = MISSING
+
+
+@dataclass
+class EvaluateAdaptation(TrainClassifier):
+    target_labels: str = MISSING
+    split: str = MISSING
+
+
+@dataclass
+class PrepareShift(Verb):
+    source: str = MISSING
+    target: str | None = None
+    labels: str = MISSING
+    common: int = MISSING
+    source_private: int = MISSING
+    target_private: int = MISSING
+    halved: bool = MISSING
+    without: list[str] = MISSING
+    source_speakers: list[str] | None = None
+    target_speakers: list[str] | None = None
+    output_dir: str = MISSING
+    seed: int = MISSING
+    overwrite: bool = MISSING

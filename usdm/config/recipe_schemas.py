@@ -267,6 +267,7 @@ class TrainLanguageModel(Stage):
     corpora: list[str] = MISSING
     adapter: Any = None  # a configuration of the package peft; null: all weights are trained
     objective: Any = MISSING  # usdm.training.objectives
+    labels: str | None = None
     loop: Any = MISSING
     overwrite: bool = MISSING
     seed: int = MISSING
@@ -395,7 +396,7 @@ class Reinforce(Stage):
 
 @dataclass
 class EvaluateFinetuning(Finetune):
-    labels: str = MISSING
+    labels: str = MISSING  # also without a curriculum
     split: str = MISSING
     limit: int | None = None
     device: str = MISSING

@@ -12,10 +12,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from usdm.config.classifier_schemas import (
+    EvaluateAdaptation,
     EvaluateClassifier,
     EvaluateRejection,
     FitRejection,
     PrepareIntents,
+    PrepareShift,
     TrainClassifier,
 )
 from usdm.config.model_schemas import (
@@ -158,10 +160,12 @@ SCHEMAS: dict[str, type[Verb]] = {
     "train_unit_hifigan": TrainUnitHifigan,
     "train_codec": TrainCodec,
     "prepare_intents": PrepareIntents,
+    "prepare_shift": PrepareShift,
     "train_classifier": TrainClassifier,
     "evaluate_classifier": EvaluateClassifier,
     "fit_rejection": FitRejection,
     "evaluate_rejection": EvaluateRejection,
+    "evaluate_adaptation": EvaluateAdaptation,
     "package_model": PackageModel,
     "status": Status,
 }

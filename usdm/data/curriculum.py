@@ -50,10 +50,17 @@ class Curriculum(ABC):
 
     Args:
         labels: JSON lines that say what each utterance or dialog is about, see `read_lessons`.
+
+    Raises:
+        InputError: there are none.
     """
 
     labels: Path
     exact: ClassVar[bool] = True  # packing keeps the order
+
+    def __post_init__(self) -> None:
+        if not self.labels:
+            raise InputError(f"order: {type(self).__name__} goes by what is taught: give labels=FILE, a labels.jsonl")
 
     def examples(self, examples: Sequence[Unlabelled], random: np.random.Generator) -> list[int]:
         """Each example's index once, in order; `random` is the epoch's own generator.

@@ -1,0 +1,38 @@
+"""A turn classifier in its target domain; it is trained first where it is not yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+
+from usdm.cli import Figures, train_classifier
+from usdm.runs import write_text
+from usdm.training.adaptation_evaluation import evaluate_adaptation
+from usdm.training.classifier import load_classifier
+
+OF_THE_TEST = ("target_labels", "split")
+
+
+def run(config: DictConfig) -> Figures:
+    training = OmegaConf.masked_copy(config, [str(key) for key in config if key not in OF_THE_TEST])
+    if not get_class(config.objective._target_).needs_target:  # type: ignore[attr-defined]
+        training.target = []  # heard in the test alone
+    train_classifier.run(training)
+    folder = Path(config.output_dir)
+    score = evaluate_adaptation(
+        load_classifier(folder / "model"),
+        list(config.corpora),
+        config.labels,
+        list(config.target),
+        config.target_labels,
+        target_hears=config.target_hears,
+        split=config.split,
+    )
+    write_text(folder / "adaptation.json", score.to_json())
+    write_text(folder / "adaptation.md", score.to_markdown())
+    print(score.to_markdown())
+    print(f"written to {folder}")
+    found = score.target
+    return {"H-score": found.h_score, "known": found.known, "unknown": found.unknown, "AUROC": found.auroc}

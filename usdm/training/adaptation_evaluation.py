@@ -1,0 +1,77 @@
+"""A turn classifier in its target domain: known classes named, unknown ones told, no threshold from what is tested."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from usdm.data.labels import Labels
+from usdm.data.user_turns import UserTurn, read_user_turns, with_labels
+from usdm.metrics.open_set import UNKNOWN, OpenSetScore, open_set_score, threshold_that_keeps
+from usdm.metrics.table import markdown_table
+from usdm.training.classifier import LoadedClassifier
+from usdm.types import InputError
+
+
+@dataclass(frozen=True)
+class AdaptationScore:
+    target: OpenSetScore
+    source_accuracy: float  # on its dev turns, all taken for known
+    threshold: float | None  # that keeps 95 % of the source's dev turns; None: the method decides by itself
+    common: list[str]  # classes of the source that the target's test turns have
+    turns: int  # of the target, tested
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    def to_markdown(self) -> str:
+        found = self.target
+        figures = (found.h_score, found.known, found.unknown, found.auroc, self.source_accuracy)
+        header = ["H-score", "known", "unknown", "AUROC", "source's accuracy", "turns"]
+        return markdown_table(header, [[*(f"{100 * each:.1f} %" for each in figures), str(self.turns)]]) + "\n"
+
+
+def evaluate_adaptation(
+    classifier: LoadedClassifier,
+    corpora: Sequence[str | Path],
+    labels: str | Path,
+    target: Sequence[str | Path],
+    target_labels: str | Path,
+    *,
+    target_hears: str | None = None,
+    split: str = "test",
+) -> AdaptationScore:
+    """Judge the target's turns of a split, all at once.
+
+    Args:
+        corpora, labels: of the source; its dev turns set the threshold for methods that have none of their own.
+        target, target_labels: classes that the classifier does not have are unknown ones.
+
+    Raises:
+        InputError: no class is common, none of the target is unknown, or a side has no turn.
+    """
+    key = classifier.config.label_key
+    classes = classifier.config.classes
+    ours = _of_split(with_labels(read_user_turns(corpora), Labels.load(labels, key)), "dev")
+    ours = [(turn, label) for turn, label in ours if label in classes]
+    theirs = _of_split(with_labels(read_user_turns(target), Labels.load(target_labels, key)), split)
+    common = sorted({label for _, label in theirs} & set(classes))
+    if not common:
+        raise InputError(f"{target_labels}: no common class; the classifier knows {', '.join(classes)} alone")
+    judged = classifier.predict(classifier.features([turn for turn, _ in theirs], target_hears))
+    at_home = classifier.predict(classifier.features([turn for turn, _ in ours]))
+    right = [classes[place] == label for place, (_, label) in zip(at_home.logits.argmax(1), ours, strict=True)]
+    threshold = None if judged.is_known is not None else threshold_that_keeps(at_home.known.tolist())
+    is_known = judged.known >= threshold if judged.is_known is None else judged.is_known
+    truth = [classes.index(label) if label in classes else UNKNOWN for _, label in theirs]
+    score = open_set_score(truth, judged.logits.argmax(1).tolist(), is_known.tolist(), judged.known.tolist())
+    return AdaptationScore(score, sum(right) / len(right), threshold, common, len(theirs))
+
+
+def _of_split(labelled: Sequence[tuple[UserTurn, str]], split: str) -> list[tuple[UserTurn, str]]:
+    found = [(turn, label) for turn, label in labelled if turn.split == split]
+    if not found:
+        raise InputError(f"split={split}: no labelled turn of it; give another split, or other corpora")
+    return found
