@@ -34,11 +34,11 @@ class Shift:
 
 
 def prepare_shift(
-    source: str | Path,
+    corpus: str | Path,
     labels: str | Path,
     output_dir: str | Path,
     *,
-    target: str | Path | None,
+    target_corpus: str | Path | None,
     common: int,
     source_private: int,
     target_private: int,
@@ -54,9 +54,9 @@ def prepare_shift(
     Dialogs of common classes are in one of the two, so that no turn is on both sides.
 
     Args:
-        source: a `dialogs.jsonl`, or a folder of units.
+        corpus: a `dialogs.jsonl`, or a folder of units.
         labels: of its dialogs, and of the target's.
-        target: the same dialogs in another form, for example spoken; None takes `source`.
+        target_corpus: the same dialogs in another form, for example spoken; None takes `corpus`.
         common, source_private, target_private: how many classes, drawn by the seed.
         halved: the `fine` classes of each common one are divided; else its dialogs are, anyhow.
         without: labels that take no part.
@@ -78,12 +78,12 @@ def prepare_shift(
         classes = _drawn(coarse, fine, (common, source_private, target_private), halved, seed)
         sides = _sides(coarse, fine, classes, halved, seed)
         counts = []
-        places = {"source": (source, source_speakers), "target": (target or source, target_speakers)}
-        for side, (corpus, speakers) in places.items():
+        places = {"source": (corpus, source_speakers), "target": (target_corpus or corpus, target_speakers)}
+        for side, (place, speakers) in places.items():
             folder = claimed.path / side
             folder.mkdir(exist_ok=True)
             dialogs = sides[side]
-            counts.append(_write(Path(corpus), dialogs, speakers, folder))
+            counts.append(_write(Path(place), dialogs, speakers, folder))
             rows = [{"id": name, "label": coarse[name], **_fine(fine, name)} for name in sorted(counts[-1].dialogs)]
             write_text(folder / LABELS_FILE, labels_text(rows))
         for side, needed in (("source", ("train", "dev")), ("target", ("train", "test"))):

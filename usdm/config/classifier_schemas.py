@@ -93,8 +93,8 @@ class EvaluateAdaptation(TrainClassifier):
 
 @dataclass
 class PrepareShift(Verb):
-    source: str = MISSING
-    target: str | None = None
+    corpus: str = MISSING
+    target_corpus: str | None = None
     labels: str = MISSING
     common: int = MISSING
     source_private: int = MISSING
