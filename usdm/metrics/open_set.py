@@ -29,7 +29,7 @@ class OpenSetScore:
 def open_set_score(
     truth: Sequence[int], predicted: Sequence[int], is_known: Sequence[bool], known_scores: Sequence[float]
 ) -> OpenSetScore:
-    """Of N turns. `truth`, `predicted`: classes, in truth UNKNOWN where it is none; `known_scores`: the higher, the surer.
+    """Of N turns. `truth`, `predicted`: classes, in truth UNKNOWN where it is none; `known_scores`: higher is surer.
 
     Raises:
         InputError: there is no known turn, or no unknown one.
