@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -99,12 +99,12 @@ def prepare_shift(
 
 
 def _drawn(
-    coarse: dict[str, str], fine: dict[str, str] | object, numbers: tuple[int, int, int], halved: bool, seed: int
+    coarse: Mapping[str, str], fine: Mapping[str, str], numbers: tuple[int, int, int], halved: bool, seed: int
 ) -> tuple[list[str], list[str], list[str]]:
     """Common classes, those of the source alone, those of the target alone."""
     finer: dict[str, set[str]] = {}
     for name, label in coarse.items():
-        finer.setdefault(label, set()).add(fine[name] if halved else label)  # type: ignore[index]
+        finer.setdefault(label, set()).add(fine[name] if halved else label)
     names = sorted(finer)
     order = [names[number] for number in keyed_generator(seed, 0, "classes").permutation(len(names))]
     can_be_common = [name for name in order if len(finer[name]) > 1 or not halved]
@@ -119,8 +119,8 @@ def _drawn(
 
 
 def _sides(
-    coarse: dict[str, str],
-    fine: dict[str, str],
+    coarse: Mapping[str, str],
+    fine: Mapping[str, str],
     classes: tuple[list[str], list[str], list[str]],
     halved: bool,
     seed: int,
@@ -171,5 +171,5 @@ def _write(corpus: Path, dialogs: Collection[str], speakers: Sequence[str] | Non
     return written
 
 
-def _fine(fine: dict[str, str], name: str) -> dict[str, str]:
+def _fine(fine: Mapping[str, str], name: str) -> dict[str, str]:
     return {"fine": fine[name]} if name in fine else {}

@@ -239,6 +239,8 @@ def test_labels_that_cannot_order_are_refused_before_anything_is_read(
     refused(path, [{**row, "label": "all"} for row in rows], corpus, vocabulary, "one subject alone")
     refused(path, [*rows, {"id": "x", "label": "y", "level": "create"}], corpus, vocabulary, "line 49: .*apply")
     refused(path, [*rows, {"label": "y"}], corpus, vocabulary, "line 49: not a label")
+    with pytest.raises(InputError, match="Blocking goes by what is taught: give labels=FILE"):
+        Blocking()
     with pytest.raises(InputError, match="no such file"):
         dialogs(corpus, vocabulary, Blocking(tmp_path / "nowhere.jsonl"))
     with pytest.raises(InputError, match="SortedBy is for pretraining"):

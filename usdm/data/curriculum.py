@@ -55,11 +55,11 @@ class Curriculum(ABC):
         InputError: there are none.
     """
 
-    labels: Path
+    labels: Path | None = None
     exact: ClassVar[bool] = True  # packing keeps the order
 
     def __post_init__(self) -> None:
-        if not self.labels:
+        if self.labels is None:
             raise InputError(f"order: {type(self).__name__} goes by what is taught: give labels=FILE, a labels.jsonl")
 
     def examples(self, examples: Sequence[Unlabelled], random: np.random.Generator) -> list[int]:
@@ -68,6 +68,7 @@ class Curriculum(ABC):
         Raises:
             InputError: an example has no label.
         """
+        assert self.labels is not None
         known = read_lessons(self.labels)
         lessons = [known.get(example.id) or known.get(example.dialog) for example in examples]
         if None in lessons:

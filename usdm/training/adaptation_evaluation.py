@@ -63,8 +63,10 @@ def evaluate_adaptation(
     judged = classifier.predict(classifier.features([turn for turn, _ in theirs], target_hears))
     at_home = classifier.predict(classifier.features([turn for turn, _ in ours]))
     right = [classes[place] == label for place, (_, label) in zip(at_home.logits.argmax(1), ours, strict=True)]
-    threshold = None if judged.is_known is not None else threshold_that_keeps(at_home.known.tolist())
-    is_known = judged.known >= threshold if judged.is_known is None else judged.is_known
+    threshold, is_known = None, judged.is_known
+    if is_known is None:
+        threshold = threshold_that_keeps(at_home.known.tolist())
+        is_known = judged.known >= threshold
     truth = [classes.index(label) if label in classes else UNKNOWN for _, label in theirs]
     score = open_set_score(truth, judged.logits.argmax(1).tolist(), is_known.tolist(), judged.known.tolist())
     return AdaptationScore(score, sum(right) / len(right), threshold, common, len(theirs))

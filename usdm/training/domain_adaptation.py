@@ -308,6 +308,7 @@ class _TransportHead(nn.Module):
         self.classes = UnitClassifier(out, num_classes, objective.temperature)
         self.clusters = UnitClassifier(out, objective.clusters, objective.temperature)
         self.queue: Tensor
+        self.queued: Tensor
         self.class_shares: Tensor
         self.register_buffer("queue", torch.zeros(objective.queue, out))
         self.register_buffer("queued", torch.zeros((), dtype=torch.int64))  # turns so far
