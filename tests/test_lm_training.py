@@ -30,6 +30,7 @@ from transformers import PreTrainedModel, modeling_flash_attention_utils
 
 from usdm.cli.training import ROOM_TO_LOAD, loading_device
 from usdm.data.collation import collate_rows, flatten_rows
+from usdm.data.curriculum import Blocking, Curriculum, Spiral
 from usdm.data.mixture import MixtureMember
 from usdm.data.packing import PackedRow, PackedRows, build_row
 from usdm.data.sequences import KIND_INDEX, TrainingSequence
@@ -52,6 +53,7 @@ from usdm.training.lm_attention import PACKED, check_packing, use_packed_attenti
 from usdm.training.lm_settings import LanguageModelSettings
 from usdm.training.lm_trainer import TrainingLog, newest_checkpoint
 from usdm.training.perplexity import TYPES, evaluate_pretraining
+from usdm.training.subject_losses import subject_losses
 from usdm.training.tokenizer import save_tokenizer, train_tokenizer
 from usdm.types import InputError
 
@@ -700,3 +702,49 @@ def test_perplexity_by_type_is_that_of_each_sequence_alone(vocabulary: SpeechTex
     assert "| units_to_text" in table.to_markdown()
     with pytest.raises(InputError, match="split=test"):
         evaluate_pretraining(model, vocabulary, [corpus], split="test", **asked)
+
+
+# Curricula
+
+
+def test_a_curriculum_resumes_and_belongs_to_the_run(
+    vocabulary: SpeechTextVocabulary, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = tmp_path / "labels.jsonl"
+    labels.write_text("".join(f'{{"id": "d{i}", "label": "{"ab"[i % 2]}"}}\n' for i in range(40)))
+
+    def run(name: str, order: Curriculum = Blocking(labels)) -> dict[str, float]:  # noqa: B008 (frozen)
+        layouts = {"transcribe": 1.0, "typed": 1.0, "multi_step": 1.0}
+        model = tiny_model(vocabulary)
+        given = {"template": TEMPLATE, "layouts": layouts, "order": order}
+        return finetune(model, vocabulary, [corpus], tmp_path / name, SETTINGS, **given)
+
+    whole = run("whole")
+    with pytest.raises(KeyboardInterrupt), stopped_after(3, monkeypatch):
+        run("stopped")
+    assert run("stopped") == whole and read_log(tmp_path / "stopped") == read_log(tmp_path / "whole")
+    with pytest.raises(InputError, match="order.type"):
+        run("whole", Spiral(labels))
+    labels.write_text(labels.read_text().replace('"a"', '"c"'))
+    with pytest.raises(InputError, match="order.labels"):
+        run("whole")
+
+
+def test_the_loss_by_subject_is_the_validation_loss_of_each(
+    vocabulary: SpeechTextVocabulary, corpus: Path, tmp_path: Path
+) -> None:
+    model = tiny_model(vocabulary)
+    settings = dataclasses.replace(SETTINGS, validation_rows=64)
+    figures = finetune(model, vocabulary, [corpus], tmp_path / "run", settings, template=TEMPLATE)
+    labels = tmp_path / "labels.jsonl"
+    labels.write_text("".join(f'{{"id": "d{i}", "label": "{"ab"[i % 2]}"}}\n' for i in range(40)))
+    template = DialogTemplate(vocabulary, TEMPLATE)
+    losses = subject_losses(model, template, [corpus], labels, max_length=SETTINGS.max_length)
+    assert losses.subjects["all"].loss.mean == pytest.approx(figures["loss"], rel=1e-4)
+    for kind in ("transcript", "agent_text", "agent_units"):
+        assert losses.subjects["all"].kinds[kind].mean == pytest.approx(figures[f"loss_{kind}"], rel=1e-4)
+    assert losses.subjects["a"].replies + losses.subjects["b"].replies == losses.subjects["all"].replies == 16
+    assert losses.subjects["a"].loss.mean != losses.subjects["b"].loss.mean and "| a " in losses.to_markdown()
+    labels.write_text('{"id": "d0", "label": "a"}\n{"id": "d1", "label": "b"}\n')
+    with pytest.raises(InputError, match="no label for u"):
+        subject_losses(model, template, [corpus], labels, max_length=SETTINGS.max_length)

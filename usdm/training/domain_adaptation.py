@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import torch
@@ -167,10 +168,10 @@ class WeightedAdversarial(Adversarial):
         logits = [parts["classes"](turns.features) for turns in (source, target)]
         separate = [parts["separate"](turns.features.detach()).squeeze(1) for turns in (source, target)]
         weights = terms.transfer_weights(*logits, *separate)
-        domains = [_domain(parts, turns, progress) for turns in (source, target)]
+        ours, theirs = (_domain(parts, turns, progress) for turns in (source, target))
         return {
             "classes": functional.cross_entropy(logits[0], source.labels),
-            "domain": terms.domain_loss(*domains, *weights),
+            "domain": terms.domain_loss(ours, theirs, weights.source, weights.target),
             "separate": terms.domain_loss(*separate),
         }
 
@@ -342,6 +343,8 @@ class OptimalTransport(_WithTarget):
     temperature: float = 0.1
 
     def parts(self, width: int, num_classes: int, num_target: int) -> nn.Module:
+        if find_spec("ot") is None:
+            raise InputError("objective=uniot needs the package POT: pip install 'usdm[adaptation]'")
         return _TransportHead(width, num_classes, self)
 
     def adapt(self, parts: Any, source: Turns, target: Turns, progress: float) -> dict[str, Tensor]:

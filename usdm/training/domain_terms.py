@@ -30,7 +30,7 @@ class _Reversal(torch.autograd.Function):
 
 def reverse_gradient(features: Tensor, coefficient: float) -> Tensor:
     """The same features, whose gradient comes back negative (DANN, arXiv 1505.07818)."""
-    reversed_: Tensor = _Reversal.apply(features, coefficient)  # type: ignore[no-untyped-call]
+    reversed_: Tensor = _Reversal.apply(features, coefficient)
     return reversed_
 
 
@@ -144,7 +144,7 @@ def transport(similarities: Tensor, class_shares: Tensor, reg: float = 0.01, reg
 
     Raises ModuleNotFoundError without the package POT.
     """
-    from ot.unbalanced import sinkhorn_knopp_unbalanced
+    from ot.unbalanced import sinkhorn_knopp_unbalanced  # type: ignore[import-untyped]
 
     count = len(similarities)
     mass = torch.full((count,), 1 / count, dtype=torch.float64)
