@@ -112,7 +112,9 @@ def test_the_loss_of_a_judges_turn_is_on_its_verdict(vocabulary: SpeechTextVocab
         scored = built.labels[built.labels != IGNORED].tolist()
         first, second = template.verdict_ids(layout)
         assert scored == [second, template.stop_id("judge", layout)]
-        assert template.allowed("judge", layout).nonzero()[:, 0].tolist() == sorted({first, second})
+        assert template.allowed("judge", layout).nonzero()[:, 0].tolist() == sorted(
+            {first, second, template.stop_id("judge", layout)}
+        )
         place = int((built.labels != IGNORED).int().argmax())
         assert template.prompt("judge", content, layout=layout) == built.input_ids[:place].tolist()
         text = vocabulary.decode_text(built.input_ids[:place])

@@ -260,7 +260,7 @@ def test_training_and_inference_agree(
     vocabulary: SpeechTextVocabulary, layout: str, settings: TemplateSettings, text: str
 ) -> None:
     template = DialogTemplate(vocabulary, settings)
-    content = replace(CONTENT, user_text=text)
+    content = replace(CONTENT, user_text=text, reply_a=text, reply_b="it's on your left.", verdict="b")
     history = [Turn("user", "Hi"), Turn("agent", "Hello.")]
     example = template.training_example(content, history, layout)
     ids, labels = example.input_ids.tolist(), example.labels.tolist()

@@ -178,14 +178,13 @@ class DialogTemplate:
         return self.following(stage, layout)[0]
 
     def allowed(self, stage: str, layout: str | None = None) -> Tensor:
-        """(V,) bool: what a stage may emit, its stop id included; of a judge the two verdicts alone."""
+        """(V,) bool: what a stage may emit, its stop id included."""
         vocabulary, stop = self.vocabulary, self.stop_id(stage, layout)
         slot = self.layout(layout).slot_of(stage)
         if slot == "verdict":
             mask = torch.zeros_like(vocabulary.text_mask)
             mask[list(self.verdict_ids(layout or self.settings.layout))] = True
-            return mask
-        if slot.endswith("units"):
+        elif slot.endswith("units"):
             mask = vocabulary.unit_mask.clone()
         else:
             mask = vocabulary.text_mask.clone()
