@@ -162,9 +162,6 @@ class DialogTemplate:
         """What a transcript is written as. Raises InputError for words that this model cannot read."""
         return self._text_ids(text, AFTER_SPEECH)
 
-        """What a reply is written as. Raises InputError for words that this model cannot write."""
-        return self._text_ids(text, AFTER_TEXT)
-
     def reply_ids(self, text: str, layout: str | None = None) -> list[int]:
         """What a reply is written as, without its stop id. Raises InputError for words that cannot be written."""
         return self._text_ids(text, self._pieces(layout)[self._place("respond", layout)].anchors)
