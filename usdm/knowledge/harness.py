@@ -75,7 +75,7 @@ class HarnessTasks:
         return names
 
     def _local(self, folder: str) -> Iterator[dict[str, Any]]:
-        import lm_eval.tasks  # type: ignore[import-untyped]
+        import lm_eval.tasks
 
         template = Path(lm_eval.tasks.__file__).parent / "kmmlu" / TEMPLATES[self.template]
         base = yaml.safe_load(template.read_text(encoding="utf-8"))
@@ -118,10 +118,10 @@ def ask_harness(
             figure of single items.
     """
     try:
-        from lm_eval.api.model import CachingLM  # type: ignore[import-untyped]
-        from lm_eval.evaluator import evaluate  # type: ignore[import-untyped]
-        from lm_eval.models.huggingface import HFLM  # type: ignore[import-untyped]
-        from lm_eval.tasks import TaskManager  # type: ignore[import-untyped]
+        from lm_eval.api.model import CachingLM
+        from lm_eval.evaluator import evaluate
+        from lm_eval.models.huggingface import HFLM
+        from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise InputError(f"tasks of text want the package lm-eval ({error}): pip install 'usdm[harness]'") from error
     is_local = tasks.folder is not None or tasks.data_folder is not None
