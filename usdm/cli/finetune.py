@@ -41,11 +41,8 @@ def run(config: DictConfig) -> Figures:
         layouts=settings["layouts"],
         noise=settings["noise"],
         splice_augmentation=settings["splice_augmentation"],
-<<<<<<< HEAD
         preferences=settings["preferences"],
-=======
         order=settings["order"],
->>>>>>> 699ccef (Orders after a human curriculum, in pretraining and fine-tuning: blocking, interleaving, spiral, reversed; packing keeps them)
         unit_source=unit_source,
         objective=settings["objective"],
         adapter=settings["adapter"],

@@ -327,7 +327,7 @@ class Finetune(TrainLanguageModel):
     layouts: dict[str, float] | None = None
     noise: Any = None  # usdm.data.unit_noise.UnitNoise
     splice_augmentation: Any = None  # usdm.data.splice_augmentation.SpliceAugmentation
-<<<<<<< HEAD
+    order: Any = MISSING  # usdm.data.curriculum, or usdm.data.order.Shuffled
     preferences: list[str] = MISSING
 
 
@@ -389,9 +389,6 @@ class Reinforce(Stage):
     loop: Any = MISSING  # usdm.training.reinforcement.ReinforcementLoop
     overwrite: bool = MISSING
     seed: int = MISSING
-=======
-    order: Any = MISSING  # usdm.data.curriculum, or usdm.data.order.Shuffled
->>>>>>> 699ccef (Orders after a human curriculum, in pretraining and fine-tuning: blocking, interleaving, spiral, reversed; packing keeps them)
 
 
 @dataclass

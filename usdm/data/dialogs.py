@@ -12,12 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-<<<<<<< HEAD
-from usdm.data.preferences import Judged, read_judged
-=======
 from usdm.data.curriculum import APPLY, LAYOUT_LEVELS, Curriculum, Unlabelled
 from usdm.data.order import Shuffled
->>>>>>> 699ccef (Orders after a human curriculum, in pretraining and fine-tuning: blocking, interleaving, spiral, reversed; packing keeps them)
+from usdm.data.preferences import Judged, read_judged
 from usdm.data.sequences import KIND_INDEX, TrainingSequence
 from usdm.data.splice_augmentation import SpliceAugmentation
 from usdm.data.unit_corpus import UnitCorpus
@@ -69,22 +66,14 @@ class DialogSequences:
         layouts: names of turn layouts and their shares; None is the template's own.
         noise: on the user's units, drawn anew each epoch; None leaves them as they were heard.
         splice_augmentation: puts turns together from pieces, to be transcribed only, in the place of some examples.
-<<<<<<< HEAD
         preferences: folders of pairs of replies (`usdm.data.preferences`), for the layouts of a judge: an example that
             draws one of those is a pair in its place, shown in both orders.
-
-    Raises:
-        InputError: corpus and vocabulary differ in the number of units, a layout is unknown or has no share,
-            the split has no reply, or there are splices and no turn to take them from has word times; a layout of a
-            judge without preferences, or the other way round.
-=======
         order: of the examples. It moves them alone: an epoch has the same sequences in every order.
 
     Raises:
         InputError: corpus and vocabulary differ in the number of units, a layout is unknown or has no share,
-            the split has no reply, there are splices and no turn to take them from has word times, or the order's
-            labels lack a dialog.
->>>>>>> 699ccef (Orders after a human curriculum, in pretraining and fine-tuning: blocking, interleaving, spiral, reversed; packing keeps them)
+            the split has no reply, or there are splices and no turn to take them from has word times; a layout of a
+            judge without preferences, or the other way round; or the order's labels lack a dialog.
     """
 
     def __init__(
@@ -100,11 +89,8 @@ class DialogSequences:
         layouts: Mapping[str, float] | None = None,
         noise: UnitNoise | None = None,
         splice_augmentation: SpliceAugmentation | None = None,
-<<<<<<< HEAD
         preferences: Sequence[str | Path] = (),
-=======
         order: Curriculum | Shuffled = Shuffled(),  # noqa: B008 (frozen)
->>>>>>> 699ccef (Orders after a human curriculum, in pretraining and fine-tuning: blocking, interleaving, spiral, reversed; packing keeps them)
     ) -> None:
         corpus.check_num_units(template.vocabulary.num_units)
         if not isinstance(order, Curriculum | Shuffled):
@@ -193,19 +179,11 @@ class DialogSequences:
     def _sequences(self, example: _Example, epoch: int) -> list[TrainingSequence]:
         dialog = self.dialogs[example.dialog]
         user, agent = self._heard_turn(example), self._reply(example)
-<<<<<<< HEAD
-        if self.splice_augmentation is not None:
-            random = keyed_generator(self.seed, epoch, f"splice for {agent.id}")
-            if random.random() < self.splice_augmentation.share:
-                return [self._spliced(self.splice_augmentation, random)]
-        draw = keyed_generator(self.seed, epoch, agent.id).random() if len(self._layouts) > 1 else 0.0
-        layout = self._layouts[int(np.searchsorted(self._shares, draw, side="right"))]
+        if self.splice_augmentation is not None and (random := self._splice_draw(agent, epoch)) is not None:
+            return [self._spliced(self.splice_augmentation, random)]
+        layout = self._layout(agent, epoch)
         if layout in JUDGE_LAYOUTS:
             return self._pair(keyed_generator(self.seed, epoch, f"pair for {agent.id}"), layout)
-=======
-        if self.splice_augmentation is not None and (random := self._splice_draw(agent, epoch)) is not None:
-            return self._spliced(self.splice_augmentation, random)
->>>>>>> 699ccef (Orders after a human curriculum, in pretraining and fine-tuning: blocking, interleaving, spiral, reversed; packing keeps them)
         content = TurnContent(
             user_units=torch.from_numpy(
                 self._heard(user.units, keyed_generator(self.seed, epoch, f"noise of {user.id}"))
@@ -214,7 +192,6 @@ class DialogSequences:
             agent_text=agent.text,
             agent_units=torch.from_numpy(agent.units.astype(np.int64)),
         )
-<<<<<<< HEAD
         return [self._built(content, self._history(dialog, example.index), layout)]
 
     def _pair(self, random: np.random.Generator, layout: str) -> list[TrainingSequence]:
@@ -227,9 +204,6 @@ class DialogSequences:
             self._built(replace(content, reply_a=a, reply_b=b, verdict=verdict), history, layout)
             for a, b, verdict in orders
         ]
-=======
-        return self._built(content, self._history(dialog, example.index), self._layout(agent, epoch))
->>>>>>> 699ccef (Orders after a human curriculum, in pretraining and fine-tuning: blocking, interleaving, spiral, reversed; packing keeps them)
 
     def _spliced(self, splice_augmentation: SpliceAugmentation, random: np.random.Generator) -> TrainingSequence:
         units, text = splice_augmentation.splice(self._answered, self._alone, random)
@@ -299,7 +273,6 @@ def read_dialogs(corpus: UnitCorpus, split: str) -> tuple[list[list[DialogTurn]]
     return dialogs, incomplete
 
 
-<<<<<<< HEAD
 def _judged(
     template: DialogTemplate, layouts: Mapping[str, float], preferences: Sequence[str | Path], split: str
 ) -> list[Judged]:
@@ -315,12 +288,7 @@ def _judged(
     return read_judged(preferences, split) if judges else []
 
 
-def _layouts(
-    template: DialogTemplate, layouts: Mapping[str, float] | None
-) -> tuple[list[str | None], NDArray[np.float64]]:
-=======
 def _layouts(template: DialogTemplate, layouts: Mapping[str, float] | None) -> tuple[list[str], NDArray[np.float64]]:
->>>>>>> 699ccef (Orders after a human curriculum, in pretraining and fine-tuning: blocking, interleaving, spiral, reversed; packing keeps them)
     """Names, and the upper bounds of their shares of [0, 1)."""
     if layouts is None:
         return [template.settings.layout], np.ones(1)

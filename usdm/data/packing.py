@@ -159,24 +159,27 @@ class PackedRows(IterableDataset[PackedRow]):
             raise InputError(f"num_workers={worker.num_workers}: packed rows are read by one worker at most")
         row_number = 0
         epoch = 0
-        fill = pack_in_order if self.source.exact_order else pack
         while self.epochs is None or epoch < self.epochs:
             first = row_number
             for block in self.source.blocks(epoch):
-<<<<<<< HEAD
-                waiting = 1 if self.alone else WAITING
-                for sequences in pack(self.source.sequences(epoch, block, row_number), self.max_length, waiting):
-=======
-                for sequences in fill(self.source.sequences(epoch, block, row_number), self.max_length):
->>>>>>> 699ccef (Orders after a human curriculum, in pretraining and fine-tuning: blocking, interleaving, spiral, reversed; packing keeps them)
+                sequences = self.source.sequences(epoch, block, row_number)
+                for gathered in self._gathered(sequences):
                     row_number += 1
                     if row_number > self.start_row:
-                        yield build_row(sequences, self.max_length, self.pad_id)
+                        yield build_row(gathered, self.max_length, self.pad_id)
             if row_number == first:
                 raise InputError("the corpus leaves no sequence to train on: check its splits, words and text")
             rows, left_out = row_number - first, self.source.left_out
             logger.info("epoch %d: %d rows of %d ids; %d utterances left out", epoch, rows, self.max_length, left_out)
             epoch += 1
+
+    def _gathered(self, sequences: Iterable[TrainingSequence]) -> Iterator[list[TrainingSequence]]:
+        """The sequences of each row."""
+        if self.alone:
+            return pack(sequences, self.max_length, 1)
+        return (
+            pack_in_order(sequences, self.max_length) if self.source.exact_order else pack(sequences, self.max_length)
+        )
 
 
 class NoRows(IterableDataset[PackedRow]):
