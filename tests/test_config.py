@@ -53,6 +53,7 @@ GIVEN_BY_CODE = {
     "usdm.evaluation.cascade.Resaid": {"pipeline", "seed", "capacity", "retry_errors"},
     "usdm.evaluation.cascade.Cascade": {"pipeline", "seed", "capacity", "retry_errors"},
     "usdm.cli.pretrain.extend_pretrained": {"vocabulary"},
+    "usdm.cli.pretrain.with_other_words": {"vocabulary"},
     "usdm.chain.SpokenDialogPipeline.from_pretrained": {"options"},
     "usdm.chain.SpokenDialogPipeline.from_parts": {"options"},
     "usdm.chain.random_components.random_pipeline": {"options"},
