@@ -152,7 +152,7 @@ def test_labels_of_unknown_ids_are_told(prepared: Path, capsys: pytest.CaptureFi
     with Path("intents/labels.jsonl").open("a") as file:
         file.write('{"id": "nobody", "label": "food"}\n')
     assert train() == 2
-    assert "1 of 49 labels are of ids that are in no corpus (nobody)" in capsys.readouterr().err
+    assert "1 of 55 labels are of ids that are in no corpus (nobody)" in capsys.readouterr().err
     with pytest.raises(InputError, match="labelled before"):
         Path("twice.jsonl").write_text('{"id": "a", "label": "b"}\n' * 2)
         Labels.load("twice.jsonl")

@@ -169,3 +169,16 @@ def test_what_does_not_fit_is_told(fitted: Path, monkeypatch: pytest.MonkeyPatch
     other = build_random_bundle(tmp_path / "other", num_units=20, seed=1)
     with pytest.raises(InputError, match="fitted to another language model"):
         Rejection.load(fitted / "fit" / "model", other / "llm")
+
+
+def test_the_embedded_model_refuses_what_it_is_not_sure_to_have_heard() -> None:
+    pipeline = SpokenDialogPipeline.from_pretrained("tiny")
+    sound = read_audio(Path(__file__).parents[1] / "usdm/assets/question.wav")
+    chain = pipeline.own_chain()
+    pipeline.refuse_by(Refusing("log_probability"))
+    units = pipeline._units(sound)
+    backwards = Question(units=units.flip(0))
+    sampling = pipeline.settings.sampling
+    answers = [pipeline.own_chain().answer(each, sampling, speak=False) for each in (Question(units=units), backwards)]
+    assert [answer.agent_text == REFUSAL for answer in answers] == [False, True]
+    assert chain.answer(backwards, sampling, speak=False).agent_text != REFUSAL
