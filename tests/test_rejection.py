@@ -171,14 +171,16 @@ def test_what_does_not_fit_is_told(fitted: Path, monkeypatch: pytest.MonkeyPatch
         Rejection.load(fitted / "fit" / "model", other / "llm")
 
 
-def test_the_embedded_model_refuses_what_it_is_not_sure_to_have_heard() -> None:
+def test_the_embedded_model_is_not_sure_of_what_it_hears_backwards() -> None:
     pipeline = SpokenDialogPipeline.from_pretrained("tiny")
-    sound = read_audio(Path(__file__).parents[1] / "usdm/assets/question.wav")
-    chain = pipeline.own_chain()
     pipeline.refuse_by(Refusing("log_probability"))
-    units = pipeline._units(sound)
-    backwards = Question(units=units.flip(0))
-    sampling = pipeline.settings.sampling
-    answers = [pipeline.own_chain().answer(each, sampling, speak=False) for each in (Question(units=units), backwards)]
-    assert [answer.agent_text == REFUSAL for answer in answers] == [False, True]
-    assert chain.answer(backwards, sampling, speak=False).agent_text != REFUSAL
+    sound = read_audio(Path(__file__).parents[1] / "usdm/assets/question.wav")
+    units, template = pipeline._units(sound), pipeline.parts.template
+    rejection, reader = pipeline.rejection, EvidenceReader(pipeline.parts.llm, template, REFUSAL)
+    assert rejection is not None
+    refused = []
+    for heard in (units, units.flip(0)):
+        answer = pipeline.own_chain().answer(Question(units=heard), pipeline.settings.sampling, speak=False)
+        words = template.transcript_ids(answer.user_text or "")
+        refused.append(rejection.refuses(reader, heard_turn(template, "multi_step", TurnContent(heard), words)))
+    assert refused == [False, True]
