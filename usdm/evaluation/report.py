@@ -19,7 +19,6 @@ from matplotlib.figure import Figure as Plot
 
 from usdm.evaluation.compare import Comparison, compare_results, named_folders
 from usdm.evaluation.predictions import REFERENCES_FILE, read_predictions, read_references
-from usdm.evaluation.scorecard import SCORECARD_FILE
 from usdm.metrics.figures import Prediction, Reference
 from usdm.metrics.table import NONE, markdown_table
 from usdm.runs import read_run, write_text
@@ -71,7 +70,8 @@ def write_report(folders: Sequence[str | Path], output_dir: str | Path, *, examp
     """
     named = named_folders(folders)
     sections = [section for name, folder in named.items() for section in _sections(name, folder)]
-    scored = {name: folder for name, folder in named.items() if (folder / SCORECARD_FILE).is_file()}
+    # Of dialogs: what is known, and assistants, have scorecards of their own kinds.
+    scored = {name: folder for name, folder in named.items() if (folder / REFERENCES_FILE).is_file()}
     plot = None
     if len(scored) > 1:
         try:
@@ -185,10 +185,7 @@ def _plot(comparison: Comparison) -> str:
 
 
 def _examples(name: str, folder: Path, number: int) -> Iterator[Example]:
-    """The first items of a scored folder, by id: the same ones of every folder on the same set. Questions with options
-    are not answered in sound."""
-    if not (folder / REFERENCES_FILE).is_file():
-        return
+    """The first items of a scored folder, by id: the same ones of every folder on the same set."""
     references = read_references(folder)
     good = {key: each for key, each in sorted(read_predictions(folder).items()) if each.error is None}
     for key, prediction in list(good.items())[:number]:
