@@ -282,6 +282,6 @@ def test_the_h_score_by_hand() -> None:
     assert score.known == pytest.approx((1 / 3 + 1) / 2) and score.unknown == 0.5
     assert score.h_score == pytest.approx(2 * (2 / 3) * 0.5 / (2 / 3 + 0.5))
     assert score.auroc == pytest.approx((2 + 1 + 2 + 1.5) / 8)
-    assert threshold_that_keeps(list(range(101))) == 5
+    assert threshold_that_keeps(list(range(101))) == pytest.approx(5)
     with pytest.raises(InputError, match="no turn is of unknown classes"):
         open_set_score([0, 1], [0, 1], [True, True], [1.0, 1.0])

@@ -166,7 +166,8 @@ def test_the_official_client(port: int, expected: SpokenReply, pipeline: SpokenD
     words, sound, status = asyncio.run(talk())
     assert words and len(sound) > 20_000 and status == "completed"
     client = OpenAI(api_key="none", base_url=f"http://127.0.0.1:{port}/v1")
-    assert [model.id for model in client.models.list()] == [pipeline.name]
+    health = httpx2.get(f"http://127.0.0.1:{port}/health").json()
+    assert [model.id for model in client.models.list()] == [health["model"]]
     spoken = client.audio.speech.create(
         input="What time is it? I am fine.", model="tiny", voice="rms", response_format="wav"
     ).read()
