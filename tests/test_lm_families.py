@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from usdm.data.unit_corpus import UnitCorpus, UnitCorpusWriter, UnitSource, Unit
 from usdm.lm import load_model
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, extend_tokenizer, read_tokenizer
 from usdm.training.language_model import finetune, pretrain
+from usdm.training.lm_attention import keeps_apart
 from usdm.training.lm_settings import LanguageModelSettings
 from usdm.units import UnitExtractor
 
@@ -190,9 +192,10 @@ def text_model(family: Family, folder: Path) -> Path:
 
 def loss_of(folder: Path, vocabulary: SpeechTextVocabulary, source: Any) -> float:
     """Of the saved model on the rows that its training validated on."""
-    rows = list(PackedRows(source, SETTINGS.max_length, vocabulary.pad_id, epochs=1))[: SETTINGS.validation_rows]
+    model = load_model(folder)
+    rows = PackedRows(source, SETTINGS.max_length, vocabulary.pad_id, epochs=1, alone=not keeps_apart(model))
     with torch.no_grad():
-        return load_model(folder)(**collate_rows(rows), use_cache=False).loss.item()
+        return model(**collate_rows([*islice(rows, SETTINGS.validation_rows)]), use_cache=False).loss.item()
 
 
 def test_a_text_model_learns_to_speak(family: Family, corpus: Path, bundle: Path, tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def test_rows_are_made_by_both_ways(tmp_path: Path, vocabulary: SpeechTextVocabu
 SLACK = 6e6  # bytes: what malloc holds of the heap differs by some 4 MB between runs; the manifest's rows are 20
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, vocabulary: SpeechTextVocabulary) -> None:
     """Of 19,000 more utterances, whose manifest has 20 MB, each costs a job and an index some dozens of bytes."""
     few, many = 1_000, 20_000

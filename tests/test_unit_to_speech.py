@@ -139,6 +139,7 @@ def test_a_whole_system_on_a_codec(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert main(["plan", "model=usdm_dailytalk", *parts]) == 0
 
 
+@pytest.mark.slow
 def test_acoustic_units_from_recordings_to_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A codec is trained, becomes a tokenizer, gives a corpus; a unit HiFi-GAN is trained on that; all are compared."""
     monkeypatch.chdir(tmp_path)
