@@ -486,6 +486,7 @@ def test_a_cascade_hears_thinks_and_speaks_by_parts_of_its_own(tmp_path: Path, p
     predict(Resaid(pipeline, str(tmp_path / "units"), voice), items, tmp_path / "again")
     again = read_predictions(tmp_path / "again")
     assert again["d1_2"].agent_text == found["d1_2"].agent_text and again["d1_2"].seconds == 0.5 and voice.said == 6
+    assert found["d1_2"].user_text is not None and again["d1_2"].user_text is None  # nobody listened
     with pytest.raises(InputError, match="a cascade hears its questions"):
         predict(cascade, items, tmp_path / "given", given="transcript")
 

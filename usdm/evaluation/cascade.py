@@ -128,7 +128,7 @@ class Cascade:
                 answer = self.pipeline.respond(text=request.text, history=request.history, speak=False, seed=self.seed)
             reply = answer.agent_text or ""
         with timed(timings, "voice"):
-            return Said(reply, voice(reply), timings)
+            return Said(request.text, reply, voice(reply), timings)
 
 
 @dataclass(frozen=True)
@@ -155,19 +155,20 @@ class Resaid:
         if lacking := [each.id for each in requests if replies.get(each.id) is None]:
             raise InputError(f"{self.predictions}: no reply in words to {len(lacking)} items, such as {lacking[0]}")
         typed = [SynthesisRequest(each.id, text=replies[each.id]) for each in requests]
-        settings = {"resaid": digest(replies), "voice": self.voice.identity}
+        settings = {"resaid": digest(replies), "heard": None, "voice": self.voice.identity}
         _say_all(folder, settings, typed, self._say, self.retry_errors, overwrite, progress)
 
     def _say(self, request: SynthesisRequest) -> Said:
         timings: dict[str, float] = {}
         with timed(timings, "voice"):
-            return Said(request.text or "", self.voice(request.text or ""), timings)
+            return Said(None, request.text or "", self.voice(request.text or ""), timings)
 
 
 @dataclass(frozen=True)
 class Said:
     """A reply in words and as sound."""
 
+    heard: str | None  # what the question was taken for; None: nobody listened
     text: str
     sound: Waveform
     timings: Mapping[str, float]  # filled when it is there
@@ -204,9 +205,9 @@ def _result(folder: Path, request: SynthesisRequest, say: Callable[[SynthesisReq
         said = say(request)
         write_audio(folder / f"{request.id}.wav", said.sound.samples, said.sound.sample_rate)
     except InputError as error:
-        return SynthesisResult(request.id, request.digest, request.text, error=str(error))
+        return SynthesisResult(request.id, request.digest, error=str(error))
     return SynthesisResult(
-        request.id, request.digest, request.text, said.text, seconds=said.sound.seconds, timings=said.timings
+        request.id, request.digest, said.heard, said.text, seconds=said.sound.seconds, timings=said.timings
     )
 
 
