@@ -184,3 +184,11 @@ def test_the_embedded_model_is_not_sure_of_what_it_hears_backwards() -> None:
         words = template.transcript_ids(answer.user_text or "")
         refused.append(rejection.refuses(reader, heard_turn(template, "multi_step", TurnContent(heard), words)))
     assert refused == [False, True]
+
+
+def test_noise_without_words_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The embedded model hears "..." in it, which nobody could type."""
+    path = tmp_path / "noise.wav"
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 48_000), 16_000)
+    assert main(["respond", f"input={path}", "reject=combined", "reply=text"]) == 0
+    assert "did not understand" in capsys.readouterr().out

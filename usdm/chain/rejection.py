@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -220,7 +220,7 @@ def heard_turn(
     """
     if "transcribe" not in template.layout(layout).stages:
         return HeardTurn(layout, tuple(template.prompt("respond", content, (), layout)), slice(0, 0))
-    before = template.prompt("transcribe", content, (), layout)
+    before = template.prompt("transcribe", replace(content, user_text=None), (), layout)  # or words are checked as typed
     following = template.following("transcribe", layout)
     ids = template.prompt("respond", content, (), layout) if heard is None else [*before, *heard, *following]
     return HeardTurn(layout, tuple(ids), slice(len(before), len(ids) - len(following) + 1))

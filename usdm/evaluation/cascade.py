@@ -155,7 +155,7 @@ class Resaid:
         if lacking := [each.id for each in requests if replies.get(each.id) is None]:
             raise InputError(f"{self.predictions}: no reply in words to {len(lacking)} items, such as {lacking[0]}")
         typed = [SynthesisRequest(each.id, text=replies[each.id]) for each in requests]
-        settings = {"resaid": digest(replies), "heard": None, "voice": self.voice.identity}
+        settings = {"resaid": digest(replies), "listens": False, "voice": self.voice.identity}
         _say_all(folder, settings, typed, self._say, self.retry_errors, overwrite, progress)
 
     def _say(self, request: SynthesisRequest) -> Said:
