@@ -220,7 +220,8 @@ def heard_turn(
     """
     if "transcribe" not in template.layout(layout).stages:
         return HeardTurn(layout, tuple(template.prompt("respond", content, (), layout)), slice(0, 0))
-    before = template.prompt("transcribe", replace(content, user_text=None), (), layout)  # or words are checked as typed
+    unheard = replace(content, user_text=None)  # or what was heard would be checked as if it were typed
+    before = template.prompt("transcribe", unheard, (), layout)
     following = template.following("transcribe", layout)
     ids = template.prompt("respond", content, (), layout) if heard is None else [*before, *heard, *following]
     return HeardTurn(layout, tuple(ids), slice(len(before), len(ids) - len(following) + 1))
