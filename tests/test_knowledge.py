@@ -147,7 +147,9 @@ def test_what_is_in_another_format_is_told(tmp_path: Path, capsys: pytest.Captur
     task = ["evaluate_knowledge", "knowledge=local", f"output_dir={tmp_path / 'out'}"]
     assert main([*task, f"knowledge.folder={tmp_path / 'empty'}"]) == 2
     assert "no task of lm-eval there" in capsys.readouterr().err
-    (tmp_path / "empty/task.yaml").write_text("task: mine\ndataset_path: json\ndoc_to_text: '{{q}}'\n")
+    (tmp_path / "empty/task.yaml").write_text(
+        "task: mine\ndataset_path: json\ndataset_kwargs: {data_files: {test: absent.jsonl}}\ndoc_to_text: '{{q}}'\n"
+    )
     assert main([*task, f"knowledge.folder={tmp_path / 'empty'}"]) == 2
     assert "lm-eval cannot load these tasks" in capsys.readouterr().err
     assert main(task) == 2 and main([*task, "knowledge.tasks=[none]", f"knowledge.folder={tmp_path}"]) == 2
