@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
@@ -25,17 +26,15 @@ class BestReward:
     folder: str | Path
 
     def __post_init__(self) -> None:
-        model = RewardModel.from_pretrained(self.folder, self.chain.model.device)
-        model.check(self.chain.template.vocabulary)
-        object.__setattr__(self, "_model", model)
+        self._reward.check(self.chain.template.vocabulary)
 
     @property
     def stage(self) -> ChoosingStage:
         return cast(ChoosingStage, self._reward.settings.stage)
 
-    @property
+    @cached_property
     def _reward(self) -> RewardModel:
-        return cast(RewardModel, vars(self)["_model"])
+        return RewardModel.from_pretrained(self.folder, self.chain.model.device)
 
     def rewards(self, question: Question, answers: Sequence[Candidate]) -> list[float]:
         """Of each answer. Raises InputError if the reward model reads what the question lacks."""

@@ -91,6 +91,12 @@ def groups(sequences: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
         yield group
 
 
+def filled_up(group: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """(N, L) with the last id of each sequence behind it, where nobody before it sees it."""
+    longest = max(map(len, group))
+    return torch.tensor([[*each, *[each[-1]] * (longest - len(each))] for each in group], device=device)
+
+
 def _packed(model: LanguageModel, group: Sequence[Sequence[int]], allowed: AllowedIds) -> Iterator[Tensor]:
     """(L - 1, A) float32 logits of each sequence."""
     forward = PackedForward(model, SlotCache(model.config.get_text_config().num_hidden_layers, len(group)))
@@ -105,16 +111,12 @@ def _last_of_packed(model: LanguageModel, group: Sequence[Sequence[int]], allowe
 
 
 def _last_of_padded(model: LanguageModel, group: Sequence[Sequence[int]], allowed: AllowedIds) -> Tensor:
-    longest = max(map(len, group))
-    ids = torch.tensor([[*each, *[each[-1]] * (longest - len(each))] for each in group], device=model.device)
-    logits: Tensor = in_transformers(model)(ids, use_cache=False).logits
+    logits: Tensor = in_transformers(model)(filled_up(group, model.device), use_cache=False).logits
     return pick_allowed(torch.stack([row[len(own) - 1] for row, own in zip(logits, group, strict=True)]), allowed)
 
 
 def _padded(model: LanguageModel, group: Sequence[Sequence[int]], allowed: AllowedIds) -> Iterator[Tensor]:
-    """The same by `transformers`: what pads on the right is seen by nobody before it."""
-    longest = max(map(len, group))
-    ids = torch.tensor([[*each, *[each[-1]] * (longest - len(each))] for each in group], device=model.device)
-    logits: Tensor = in_transformers(model)(ids, use_cache=False).logits
+    """The same by `transformers`."""
+    logits: Tensor = in_transformers(model)(filled_up(group, model.device), use_cache=False).logits
     for row, own in zip(logits, group, strict=True):
         yield pick_allowed(row[: len(own) - 1], allowed).float()

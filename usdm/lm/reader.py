@@ -13,7 +13,7 @@ from torch import Tensor
 
 from usdm.lm.generation import check_room
 from usdm.lm.head import AllowedIds, OutputHead
-from usdm.lm.likelihood import groups
+from usdm.lm.likelihood import filled_up, groups
 from usdm.lm.mistral import LanguageModel, in_transformers
 from usdm.lm.model import max_positions
 from usdm.lm.packed import PackedForward
@@ -53,8 +53,7 @@ class SequenceReader:
             cache = SlotCache(self.model.config.get_text_config().num_hidden_layers, len(group))
             forward = PackedForward(self.model, cache, self._weights)
             return forward.states([ForwardInput(slot, 0, list(ids)) for slot, ids in enumerate(group)])
-        longest = max(map(len, group))  # what pads on the right is seen by nobody before it
-        ids = torch.tensor([[*each, *[each[-1]] * (longest - len(each))] for each in group], device=self.model.device)
+        ids = filled_up(group, self.model.device)
         model: Any = in_transformers(self.model)
         states = model(ids, use_cache=False, output_hidden_states=True).hidden_states[-1]
         return [row[: len(own)] for row, own in zip(states, group, strict=True)]

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from usdm.checkpoint import read_object
 from usdm.lm.model import no_progress_bar
+from usdm.lm.turn_classifier import turn_batch
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings, TurnContent
 from usdm.types import InputError, Turn
 
@@ -95,22 +96,14 @@ class RewardModel:
         rewards = [0.0] * len(sequences)
         for start in range(0, len(order), BATCH):
             places = order[start : start + BATCH]
-            ids, mask = padded([sequences[place] for place in places], self.template.vocabulary.pad_id)
-            device = self.model.device
+            pad_id = self.template.vocabulary.pad_id
+            batch = turn_batch([sequences[place] for place in places], pad_id, self.model.device)
             logits: Tensor = self.model(
-                input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
+                input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
             ).logits
             for place, reward in zip(places, logits[:, 0].float().tolist(), strict=True):
                 rewards[place] = reward
         return rewards
-
-
-def padded(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """(B, L) ids filled up on the right, and (B, L) ones where they are not."""
-    longest = max(map(len, sequences))
-    ids = torch.tensor([[*each, *[pad_id] * (longest - len(each))] for each in sequences])
-    lengths = torch.tensor([[len(each)] for each in sequences])
-    return ids, (torch.arange(longest) < lengths).long()
 
 
 @contextmanager

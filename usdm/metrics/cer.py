@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import jiwer
 
-from usdm.metrics.figures import Prediction, Ratio, Reference, Value
+from usdm.metrics.figures import Prediction, Ratio, Reference, Value, compared_texts
 
 
 class CharacterErrorRates:
@@ -22,14 +22,8 @@ class CharacterErrorRates:
     lower_is_better = True
 
     def __call__(self, prediction: Prediction, reference: Reference) -> Mapping[str, Value]:
-        values: dict[str, Value] = {}
-        if prediction.user_text is not None:
-            values["transcript_cer"] = character_errors(reference.user_text, prediction.user_text)
-        if prediction.agent_text is not None:
-            values["spoken_reply_cer"] = character_errors(prediction.agent_text, prediction.recognised)
-        values["user_recordings_cer"] = character_errors(reference.user_text, reference.user_recognised)
-        values["agent_recordings_cer"] = character_errors(reference.agent_text, reference.agent_recognised)
-        return values
+        compared = compared_texts(prediction, reference)
+        return {f"{name}_cer": character_errors(expected, found) for name, expected, found in compared}
 
 
 def character_errors(reference: str, hypothesis: str | None) -> Ratio | None:

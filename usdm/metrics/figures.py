@@ -8,7 +8,7 @@ not be judged, which is counted. A figure that does not apply to an item is left
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -102,6 +102,16 @@ class FigureGap:
     def is_worse(self) -> bool:
         """Beyond what other items might have shown."""
         return self.low > 0 if self.lower_is_better else self.high < 0
+
+
+def compared_texts(prediction: Prediction, reference: Reference) -> Iterator[tuple[str, str, str | None]]:
+    """What error rates are of, each with the text that it should be and what was heard; None: nothing was judged."""
+    if prediction.user_text is not None:
+        yield "transcript", reference.user_text, prediction.user_text
+    if prediction.agent_text is not None:
+        yield "spoken_reply", prediction.agent_text, prediction.recognised
+    yield "user_recordings", reference.user_text, reference.user_recognised
+    yield "agent_recordings", reference.agent_text, reference.agent_recognised
 
 
 def about(metric: Metric) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.metadata import version
 
-from usdm.metrics.figures import Prediction, Ratio, Reference, Value
+from usdm.metrics.figures import Prediction, Ratio, Reference, Value, compared_texts
 from usdm.metrics.text import word_errors
 
 
@@ -21,14 +21,8 @@ class WordErrorRates:
     lower_is_better = True
 
     def __call__(self, prediction: Prediction, reference: Reference) -> Mapping[str, Value]:
-        values: dict[str, Value] = {}
-        if prediction.user_text is not None:
-            values["transcript_wer"] = _errors(reference.user_text, prediction.user_text)
-        if prediction.agent_text is not None:
-            values["spoken_reply_wer"] = _errors(prediction.agent_text, prediction.recognised)
-        values["user_recordings_wer"] = _errors(reference.user_text, reference.user_recognised)
-        values["agent_recordings_wer"] = _errors(reference.agent_text, reference.agent_recognised)
-        return values
+        compared = compared_texts(prediction, reference)
+        return {f"{name}_wer": _errors(expected, found) for name, expected, found in compared}
 
 
 class FalseAlarms:
