@@ -68,6 +68,11 @@ def test_an_unknown_verb_is_told_the_nearest(capsys: pytest.CaptureFixture[str])
     assert "no verb 'prepare_dialog': did you mean 'prepare_dialogs'?" in capsys.readouterr().err
 
 
+def test_a_part_that_the_verb_has_not_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["respond", "text=hello", "language=ko"]) == 2
+    assert "this verb has no part 'language' to choose; --help after the verb" in capsys.readouterr().err
+
+
 def test_a_verb_s_help_and_configuration(capsys: pytest.CaptureFixture[str], elsewhere: Path) -> None:
     assert main(["prepare_dialogs", "--help"]) == 0
     assert "usdm prepare_dialogs is powered by Hydra" in capsys.readouterr().out

@@ -166,6 +166,11 @@ def test_one_error_lists_all_that_is_missing_and_the_ways_out(
     assert "USDM_MODELS=FOLDER" in told
 
 
+def test_a_path_that_is_not_there_is_told_once() -> None:
+    with pytest.raises(InputError, match="scales: /nowhere is not there\n"):
+        find_parts({"scales": "/nowhere"})
+
+
 def test_a_hub_that_never_answers_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("usdm.chain.hub.HUB_TIMEOUT", 0.2)
     with socket.socket() as silent:

@@ -20,6 +20,7 @@ from usdm.data.unit_corpus import UnitCorpusWriter, UnitSource, UnitUtterance
 from usdm.data.user_turns import read_user_turns
 from usdm.lm import in_transformers, log_probabilities
 from usdm.tokens import TurnContent
+from usdm.training.package import PARTS, package_model
 from usdm.types import InputError, Sampling, SpokenReply
 
 REFUSAL = "sorry, i did not understand that."
@@ -169,6 +170,30 @@ def test_what_does_not_fit_is_told(fitted: Path, monkeypatch: pytest.MonkeyPatch
     other = build_random_bundle(tmp_path / "other", num_units=20, seed=1)
     with pytest.raises(InputError, match="fitted to another language model"):
         Rejection.load(fitted / "fit" / "model", other / "llm")
+
+
+def test_a_packaged_model_refuses_by_what_was_fitted_to_it(fitted: Path, tmp_path: Path) -> None:
+    def package(**further: str) -> None:
+        package_model(
+            str(tmp_path / "model"),
+            parts={name: str(fitted / "bundle" / name) for name in PARTS},
+            runs={},
+            facts={},
+            license_id="mit",
+            generation=GenerationSettings.load(fitted / "bundle"),
+            **further,
+        )
+
+    with pytest.raises(InputError, match="fitted to another language model"):  # to the one before it was halved
+        package(rejection=str(fitted / "fit" / "model"))
+    assert not (tmp_path / "model").exists()
+    package()
+    own = [f"model.name={tmp_path}/model", f"output_dir={tmp_path}/fit"]
+    assert main(["fit_rejection", f"corpora=[{fitted}/units]", *own]) == 0
+    package(rejection=str(tmp_path / "fit/model"))
+    pipeline = SpokenDialogPipeline.from_pretrained(tmp_path / "model")
+    pipeline.refuse_by(Refusing("combined", threshold=1e6))
+    assert pipeline.respond(text="hello", seed=0).agent_text == REFUSAL
 
 
 def test_the_embedded_model_is_not_sure_of_what_it_hears_backwards() -> None:

@@ -107,7 +107,8 @@ def missing_message(missing: list[PartLocation], total: int) -> str:
     """What is missing, where each was looked for, and the ways out."""
     lines = [f"{len(missing)} of {total} parts are missing:"]
     for place in missing:
-        lines.append(f"  {place.part}: {place.name} is not at {', '.join(place.looked_for)}")
+        elsewhere = ", ".join(path for path in place.looked_for if path != place.name)
+        lines.append(f"  {place.part}: {place.name} is not {f'at {elsewhere}' if elsewhere else 'there'}")
         lines.append(f"    if you have a copy elsewhere: model.{place.part}=FOLDER (in Python, {place.part}=FOLDER)")
         if place.part == "units":
             lines.append(

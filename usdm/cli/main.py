@@ -295,6 +295,8 @@ def message(error: BaseException) -> str:
     """The error's text; Hydra's composition errors name the key in their cause, so that is shown too."""
     if isinstance(error, ModuleNotFoundError):
         return f"{error}; install it with what all verbs use: pip install 'usdm[train,evaluate,serve]'"
+    if unknown := re.match(r"Could not override '([^']+)'\. No match", str(error)):  # Hydra advises what fails as well
+        return f"this verb has no part {unknown[1]!r} to choose; --help after the verb lists its parts and settings"
     parts = [str(error).partition("Config search path:")[0]]  # Hydra's own, under a list of what there is to choose
     if type(error).__module__.startswith("hydra.") and error.__cause__ is not None:
         parts.append(str(error.__cause__))

@@ -454,6 +454,7 @@ class PackageModel(Stage):
     voices: dict[str, str] | None = None  # names, and the speakers that they are
     voices_corpus: str | None = None
     turn_head: str | None = None
+    rejection: str | None = None
     scorecard: str | None = None
     tables: list[str] = MISSING
 

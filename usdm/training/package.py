@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from usdm.chain import GenerationSettings
+from usdm.chain.rejection import REJECTION_FOLDER, Rejection
 from usdm.chain.voices import VOICES_FOLDER
 from usdm.checkpoint import read_object, read_tensors
 from usdm.data.speech_corpus import Utterance, read_speech_corpora
@@ -49,6 +50,7 @@ def package_model(
     voices: Mapping[str, str] | None = None,
     voices_corpus: str | None = None,
     turn_head: str | None = None,
+    rejection: str | None = None,
     scorecard: str | None = None,
     tables: Sequence[str] = (),
     languages: Sequence[str] = ("en",),
@@ -67,16 +69,18 @@ def package_model(
         voices: names of voices to choose from, and the speakers of `voices_corpus` that they are; a dev recording of
             each goes into `voices/NAME.flac`.
         turn_head: folder of a head that knows when a turn is over; it goes into `turn_head/` as it is.
+        rejection: folder that says when a turn is outside the domain, fitted to the packaged language model, whose
+            weights are halved; it goes into `rejection/` as it is.
         scorecard: `scorecard.json` of `usdm evaluate`: a few figures for the card, all for the record.
         tables: Markdown files that go into the record as they are.
         languages: that it speaks, ISO 639-1 codes, for the cards.
 
     Raises:
-        InputError: a part, a run or a speaker is missing, or `output_dir` holds something else than a packaged model,
-            which is replaced; nothing is written then.
+        InputError: a part, a run or a speaker is missing, `rejection` was fitted to another language model, or
+            `output_dir` holds something else than a packaged model, which is replaced; nothing is written then.
     """
     folder = Path(output_dir)
-    _check(parts, runs, turn_head, scorecard, tables)
+    _check(parts, runs, turn_head, rejection, scorecard, tables)
     _check_place(folder)
     recordings = _voices(voices or {}, voices_corpus)
     records = {name: read_object(Path(run) / "training.json", "train it again") for name, run in runs.items()}
@@ -90,6 +94,9 @@ def package_model(
             (part / name / "README.md").write_text(part_card(name, parameters[name], license_id, languages))
         if turn_head is not None:
             shutil.copytree(turn_head, part / HEAD_FOLDER)
+        if rejection is not None:
+            Rejection.load(rejection, part / "llm")
+            shutil.copytree(rejection, part / REJECTION_FOLDER)
         generation.save(part)
         for name, recording in recordings.items():
             path = part / VOICES_FOLDER / f"{name}.flac"
@@ -156,14 +163,16 @@ def _check(
     parts: Mapping[str, str],
     runs: Mapping[str, str],
     turn_head: str | None,
+    rejection: str | None,
     scorecard: str | None,
     tables: Sequence[str],
 ) -> None:
     missing = [f"parts.{name}" for name in PARTS if name not in parts]
     missing += [f"parts.{name}={path}" for name, path in parts.items() if not (Path(path) / "config.json").is_file()]
     missing += [f"runs.{name}={run}" for name, run in runs.items() if not (Path(run) / "training.json").is_file()]
-    if turn_head and not (Path(turn_head) / "config.json").is_file():
-        missing.append(f"turn_head={turn_head}")
+    for name, given in (("turn_head", turn_head), ("rejection", rejection)):
+        if given and not (Path(given) / "config.json").is_file():
+            missing.append(f"{name}={given}")
     if scorecard and not Path(scorecard).is_file():
         missing.append(f"scorecard={scorecard}")
     missing += [f"tables: {table}" for table in tables if not Path(table).is_file()]
