@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -49,8 +50,8 @@ class AssistantScorecard:
     def failed(self) -> int:
         return sum(count.failed for count in self.counts.values())
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2) + "\n"
 
     def to_markdown(self) -> str:
         header = ["subset", "figure", "of", "value", "95 %", "n", "unparsed", "unjudged", "failed", "scored by"]

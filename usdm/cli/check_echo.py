@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from usdm.audio import read_audio, resample
 from usdm.chain import SpokenDialogPipeline
 from usdm.cli.model import load_pipeline
-from usdm.runs import write_text
+from usdm.cli.written import write_report
 from usdm.serve.echo_check import RATE, Echo, check_echo
 from usdm.types import InputError
 
@@ -37,10 +37,7 @@ def run(config: DictConfig) -> None:
         config.speech_levels,
         config.seed,
     )
-    write_text(folder / "echo.json", report.to_json())
-    write_text(folder / "echo.md", report.to_markdown())
-    print(report.to_markdown())
-    print(f"written to {folder}")
+    write_report(report, folder, "echo")
 
 
 def _spoken(pipeline: SpokenDialogPipeline, text: str) -> torch.Tensor:

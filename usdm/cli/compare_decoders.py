@@ -12,10 +12,10 @@ from usdm.cli import Figures
 from usdm.cli.bars import bar
 from usdm.cli.evaluate import held_out_agent_turns
 from usdm.cli.model import load_asr, load_pipeline
+from usdm.cli.written import write_report
 from usdm.evaluation.decoders import Contender, DecoderTable, compare_decoders
 from usdm.metrics.quality import Dnsmos
 from usdm.metrics.speaker import SpeakerEncoder
-from usdm.runs import write_text
 from usdm.unit_to_speech import DecoderSampling, load_unit_to_speech
 from usdm.units import load_unit_tokenizer
 
@@ -38,10 +38,7 @@ def run(config: DictConfig) -> Figures:
             seed=config.seed,
             progress=progress,
         )
-    write_text(folder / "decoders.json", table.to_json())
-    write_text(folder / "decoders.md", table.to_markdown())
-    print(table.to_markdown())
-    print(f"written to {folder}")
+    write_report(table, folder, "decoders")
     return figures(table)
 
 

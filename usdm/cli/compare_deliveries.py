@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -12,10 +11,10 @@ from usdm.cli import Figures
 from usdm.cli.bars import bar
 from usdm.cli.model import load_pipeline
 from usdm.cli.predict import PACKAGED_SET
+from usdm.cli.written import write_report
 from usdm.evaluation import read_held_out
 from usdm.evaluation.deliveries import compare_deliveries
 from usdm.evaluation.held_out import spread
-from usdm.runs import write_text
 
 
 def run(config: DictConfig) -> Figures:
@@ -35,9 +34,5 @@ def run(config: DictConfig) -> Figures:
             overwrite=config.overwrite,
             progress=progress,
         )
-    report = table.to_markdown()
-    write_text(folder / "deliveries.json", json.dumps(table.to_json(), indent=2) + "\n")
-    write_text(folder / "deliveries.md", report)
-    print(report)
-    print(f"written to {folder}")
+    write_report(table, folder, "deliveries")
     return {f"{each.way} {each.of} ({each.input})": each.moved.gap for each in table.movements}

@@ -11,10 +11,11 @@ from usdm.asr.recogniser import RememberingRecogniser
 from usdm.chain.locations import find_parts
 from usdm.cli import Figures
 from usdm.cli.bars import bar
-from usdm.cli.compare_results import figures_of, write_comparison
+from usdm.cli.compare_results import figures_of
 from usdm.cli.model import load_asr, load_pipeline
 from usdm.cli.predict import fail_if_any, items, system
 from usdm.cli.score import baselines, metrics
+from usdm.cli.written import write_report
 from usdm.config.model_schemas import ComparedModel
 from usdm.evaluation import ChainSystem, compare_results, predict, score
 from usdm.evaluation.held_out import HeldOutItem
@@ -43,9 +44,8 @@ def run(config: DictConfig) -> Figures:
             card = score(folder / name, judge, chosen, baselines=given, seed=config.seed, progress=progress)
         failed += card.failed
     comparison = compare_results({name: folder / name for name in entries}, seed=config.seed)
-    print(comparison.to_markdown())
+    write_report(comparison, folder, "models")
     print(f"replies that do not listen: {folder / SELECTED}/scorecard.md")
-    write_comparison(comparison, folder, "models")
     figures = figures_of(comparison)
     fail_if_any(failed, f"{folder}/MODEL", figures)
     return figures

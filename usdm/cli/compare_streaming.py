@@ -10,10 +10,10 @@ from usdm.cli import Figures
 from usdm.cli.bars import bar
 from usdm.cli.evaluate import held_out_agent_turns
 from usdm.cli.model import load_asr, load_pipeline
+from usdm.cli.written import write_report
 from usdm.decoder import StreamingSettings
 from usdm.evaluation.streaming import compare_streaming
 from usdm.metrics.quality import Dnsmos
-from usdm.runs import write_text
 
 
 def run(config: DictConfig) -> Figures:
@@ -35,10 +35,7 @@ def run(config: DictConfig) -> Figures:
             seed=config.seed,
             progress=progress,
         )
-    write_text(folder / "streaming.json", table.to_json())
-    write_text(folder / "streaming.md", table.to_markdown())
-    print(table.to_markdown())
-    print(f"written to {folder}")
+    write_report(table, folder, "streaming")
     whole, streamed = table.rows[:2]
     figures = {
         "WER": streamed.word_errors.rate,

@@ -11,9 +11,9 @@ from usdm.cli import Figures
 from usdm.cli.bars import bar
 from usdm.cli.evaluate import held_out_agent_turns
 from usdm.cli.model import load_asr, load_pipeline
+from usdm.cli.written import write_report
 from usdm.evaluation.voices import compare_voices
 from usdm.metrics.speaker import SpeakerEncoder
-from usdm.runs import write_text
 
 
 def run(config: DictConfig) -> Figures:
@@ -34,10 +34,7 @@ def run(config: DictConfig) -> Figures:
             seed=config.seed,
             progress=progress,
         )
-    write_text(folder / "voices.json", table.to_json())
-    write_text(folder / "voices.md", table.to_markdown())
-    print(table.to_markdown())
-    print(f"written to {folder}")
+    write_report(table, folder, "voices")
     found = {row.voice: row for row in table.rows if row.similarity is not None}
     figures = {f"{voice} similarity": row.similarity for voice, row in found.items()}
     figures |= {f"{voice} WER": row.word_errors.rate for voice, row in found.items()}

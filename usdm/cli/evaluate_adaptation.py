@@ -8,7 +8,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from usdm.cli import Figures, train_classifier
-from usdm.runs import write_text
+from usdm.cli.written import write_report
 from usdm.training.adaptation_evaluation import evaluate_adaptation
 from usdm.training.classifier import load_classifier
 
@@ -30,9 +30,6 @@ def run(config: DictConfig) -> Figures:
         target_hears=config.target_hears,
         split=config.split,
     )
-    write_text(folder / "adaptation.json", score.to_json())
-    write_text(folder / "adaptation.md", score.to_markdown())
-    print(score.to_markdown())
-    print(f"written to {folder}")
+    write_report(score, folder, "adaptation")
     found = score.target
     return {"H-score": found.h_score, "known": found.known, "unknown": found.unknown, "AUROC": found.auroc}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from usdm.cli import Figures, WorkFailed
 from usdm.cli.bars import bar
 from usdm.cli.model import load_asr, load_pipeline
 from usdm.cli.predict import system
-from usdm.runs import write_text
+from usdm.cli.written import write_report
 from usdm.tokens.spoken_text import spoken_text
 from usdm.types import InputError, Waveform
 
@@ -46,11 +45,7 @@ def run(config: DictConfig) -> Figures:
             overwrite=config.overwrite,
             progress=progress,
         )
-    report = scorecard.to_markdown()
-    write_text(folder / "scorecard.json", json.dumps(scorecard.to_json(), indent=2) + "\n")
-    write_text(folder / "scorecard.md", report)
-    print(report)
-    print(f"written to {folder}")
+    write_report(scorecard, folder, "scorecard")
     figures = dict(numbers_of(scorecard.figures))
     if scorecard.failed:
         failure = WorkFailed(f"{scorecard.failed} questions have no reply; {folder}/items.jsonl says why under `error`")

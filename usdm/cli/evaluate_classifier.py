@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from transformers.utils.logging import disable_progress_bar
 
 from usdm.cli import Figures
-from usdm.runs import write_text
+from usdm.cli.written import write_report
 from usdm.training.classifier_evaluation import evaluate_classifier
 
 
@@ -26,13 +23,7 @@ def run(config: DictConfig) -> Figures:
         base=config.base,
         seed=config.seed,
     )
-    folder = Path(config.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "classifier.json", json.dumps(result.to_json(), indent=1) + "\n")
-    report = result.to_markdown()
-    write_text(folder / "classifier.md", report)
-    print(report)
-    print(f"written to {folder}")
+    write_report(result, config.output_dir, "classifier")
     return {"accuracy": result.accuracy.mean} | {
         f"{row.outside} {row.detector} AUROC": row.separation.auroc[0] for row in result.rows
     }

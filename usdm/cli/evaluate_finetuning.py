@@ -7,8 +7,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from usdm.cli import Figures, finetune
+from usdm.cli.written import write_report
 from usdm.lm import load_model
-from usdm.runs import write_text
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
 from usdm.training.subject_losses import subject_losses
 
@@ -28,8 +28,5 @@ def run(config: DictConfig) -> Figures:
         limit=config.limit,
         seed=config.seed,
     )
-    write_text(folder / "subject_losses.json", losses.to_json())
-    write_text(folder / "subject_losses.md", losses.to_markdown())
-    print(losses.to_markdown())
-    print(f"written to {folder}")
+    write_report(losses, folder, "subject_losses")
     return {f"loss of {name}": each.loss.mean for name, each in losses.subjects.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from hydra.utils import instantiate
@@ -11,8 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 from usdm.cli import Figures, WorkFailed
 from usdm.cli.bars import bar
 from usdm.cli.model import load_pipeline
+from usdm.cli.written import write_report
 from usdm.pairs.evaluation import evaluate_pairs
-from usdm.runs import record, write_text
+from usdm.runs import record
 
 FAILURES_TOLD = 5
 
@@ -33,11 +33,7 @@ def run(config: DictConfig) -> Figures:
             seed=config.seed,
             progress=progress,
         )
-    report = scores.to_markdown()
-    write_text(folder / "pairs.json", json.dumps(scores.to_json(), indent=2) + "\n")
-    write_text(folder / "pairs.md", report)
-    print(report)
-    print(f"written to {folder}")
+    write_report(scores, folder, "pairs")
     figures = {f"{figure.subset} accuracy": figure.accuracy.mean for figure in scores.figures}
     record(folder, OmegaConf.to_container(config, resolve=True, enum_to_str=True), {}, figures)  # type: ignore[arg-type]
     if scores.failures:

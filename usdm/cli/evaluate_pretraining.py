@@ -7,8 +7,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from usdm.cli import Figures, pretrain
+from usdm.cli.written import write_report
 from usdm.lm import load_model
-from usdm.runs import write_text
 from usdm.tokens import SpeechTextVocabulary
 from usdm.training.perplexity import evaluate_pretraining
 
@@ -28,8 +28,5 @@ def run(config: DictConfig) -> Figures:
         limit=config.limit,
         seed=config.seed,
     )
-    write_text(folder / "perplexity.json", table.to_json())
-    write_text(folder / "perplexity.md", table.to_markdown())
-    print(table.to_markdown())
-    print(f"written to {folder}")
+    write_report(table, folder, "perplexity")
     return {f"{name} perplexity": each.perplexity for name, each in table.types.items()}

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 from omegaconf import DictConfig
 
 from usdm.cli import Figures
 from usdm.cli.model import load_pipeline
-from usdm.runs import write_text
+from usdm.cli.written import write_report
 from usdm.training.rejection_evaluation import evaluate_rejection
 
 
@@ -25,13 +22,7 @@ def run(config: DictConfig) -> Figures:
         capacity=config.capacity,
         seed=config.seed,
     )
-    folder = Path(config.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "rejection.json", json.dumps(result.to_json(), indent=1) + "\n")
-    report = result.to_markdown()
-    write_text(folder / "rejection.md", report)
-    print(report)
-    print(f"written to {folder}")
+    write_report(result, config.output_dir, "rejection")
     return {f"{row.score} false alarms": row.false_alarms.mean for row in result.rows} | {
         f"{row.score} refused": row.words.mean for row in result.rows if row.words is not None
     }

@@ -13,6 +13,7 @@ recording, typed. What moves there moves by way of what was heard; what moves be
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -73,8 +74,8 @@ class DeliveryTable:
     heard_otherwise: Mapping[str, float]  # by way: share of items whose two deliveries have different transcripts
     facts: Mapping[str, Any]
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2) + "\n"
 
     def to_markdown(self) -> str:
         rows = []
