@@ -97,8 +97,8 @@ def without_hydra(config: DictConfig) -> DictConfig:
 def options_of(verb: str) -> Iterator[list[str]]:
     """For each group that the verb's defaults list chooses from one override for each of its options.
 
-    Where verbs share a group, an option's first lines say whose it is: `# pretrain, finetune: ...`. Of experiments those
-    that have a section for the verb.
+    Where verbs share a group, an option's first lines say whose it is: `# pretrain, finetune: ...`. An experiment is an
+    option of the verbs that it has a section for.
     """
     for group in lists_of(verb):
         yield [f"{group}=[{path.stem}]" for path in sorted((config_folder() / group).glob("*.yaml"))]
