@@ -97,8 +97,7 @@ def without_hydra(config: DictConfig) -> DictConfig:
 def options_of(verb: str) -> Iterator[list[str]]:
     """For each group that the verb's defaults list chooses from one override for each of its options.
 
-    Where verbs share a group, an option's first lines say whose it is: `# pretrain, finetune: ...`. An experiment is an
-    option of the verbs that it has a section for.
+    Where verbs share a group, an option's first lines say whose it is: `# pretrain, finetune: ...`.
     """
     for group in lists_of(verb):
         yield [f"{group}=[{path.stem}]" for path in sorted((config_folder() / group).glob("*.yaml"))]
@@ -109,8 +108,6 @@ def options_of(verb: str) -> Iterator[list[str]]:
             for path in sorted((config_folder() / group).glob("*.yaml")):
                 whose = re.search(r"^# ([a-z_, ]+): ", path.read_text(), re.MULTILINE) if group == "objective" else None
                 if whose is not None and verb not in whose[1].split(", "):
-                    continue
-                if group == "experiment" and verb not in OmegaConf.load(path):
                     continue
                 if group != "loop" or ("part" in (chosen, path.stem)) == (chosen == path.stem):
                     options.append(f"{choice}={path.stem}")
@@ -169,8 +166,7 @@ def test_every_option_of_a_verb_fits_the_code(verb: str) -> None:
     assert problems(without_hydra(composed(verb))) == []
     alone, together = [], []
     for options in options_of(verb):
-        if options:
-            (alone if re.split("[@=]", options[0])[0] in BRING_GROUPS else together).append(options)
+        (alone if re.split("[@=]", options[0])[0] in BRING_GROUPS else together).append(options)
     for chosen in [*((option,) for options in alone for option in options), *zip_longest(*together)]:
         options = [option for option in chosen if option is not None]
         assert problems(without_hydra(composed(verb, *options))) == [], options
