@@ -24,7 +24,7 @@ from usdm.runs import Shards, Task, claim, in_processes, publishing
 from usdm.tokens.language import English, Language, told_apart
 from usdm.types import AlignedWord, InputError
 
-_DIALOGS_PER_PART = 100
+_DIALOGS_PER_PART = 25  # a natural voice needs minutes for them: no more is lost if it is interrupted
 UNKNOWN_TIMES = Synthesised(np.zeros(0, np.int16), SAMPLE_RATE, (), ())
 
 
