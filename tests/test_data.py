@@ -26,6 +26,7 @@ from usdm.data.speech_text import SpeechTextSequences
 from usdm.data.splice_augmentation import SpliceAugmentation
 from usdm.data.unit_corpus import UnitCorpus, UnitCorpusWriter, UnitSource, UnitUtterance
 from usdm.interleave import PatternInterleaving
+from usdm.runs import claim
 from usdm.tokens import (
     IGNORED,
     DialogTemplate,
@@ -34,6 +35,7 @@ from usdm.tokens import (
     TurnContent,
     extend_tokenizer,
 )
+from usdm.training.corpus_units import UnitsById
 from usdm.training.tokenizer import train_tokenizer
 from usdm.types import InputError, Turn
 
@@ -142,6 +144,15 @@ def test_a_model_says_which_units_it_knows(tmp_path: Path) -> None:
     assert UnitSource.load(tmp_path) is None
     SOURCE.save(tmp_path)
     assert UnitSource.load(tmp_path) == SOURCE
+
+
+def test_a_corpus_that_is_still_being_made_is_not_read_as_if_it_were_whole(tmp_path: Path) -> None:
+    with claim(tmp_path, {}, {}, results=("*.parquet",)) as run:
+        write_corpus(tmp_path / "first.parquet", [make_utterance(0)])
+        with pytest.raises(InputError, match="its units are not all there"):
+            UnitCorpus(tmp_path)
+        run.finish()
+    assert len(list(UnitCorpus(tmp_path).utterances())) == 1
 
 
 def test_files_that_are_no_unit_corpus_are_refused(tmp_path: Path) -> None:
@@ -393,6 +404,15 @@ def test_each_reply_of_the_agent_is_learnt_once(corpus: UnitCorpus, template: Di
     assert template.training_example(content).input_ids.numpy().astype(np.int32).tobytes() in made
 
 
+def test_dialogs_of_the_same_name_are_not_mixed(tmp_path: Path, template: DialogTemplate) -> None:
+    first, second = ([make_utterance(number) for number in range(4)] for _ in range(2))
+    corpus = UnitCorpus([write_corpus(tmp_path / "a.parquet", first), write_corpus(tmp_path / "b.parquet", second)])
+    with pytest.raises(InputError, match=r"4 turns are there a second time, such as 'u0'"):
+        DialogSequences(corpus, template, 512)
+    with pytest.raises(InputError, match="4 ids are there a second time"):
+        UnitsById(corpus)
+
+
 def test_history_is_the_turns_before_from_the_agents_side(corpus: UnitCorpus, template: DialogTemplate) -> None:
     user, agent = make_utterance(10), make_utterance(11)
     content = TurnContent(
@@ -447,6 +467,8 @@ def test_layouts_come_in_their_shares(corpus: UnitCorpus, template: DialogTempla
     transcribed = [bool((each.kinds == KINDS.index("transcript")).any()) for each in all_sequences(source)]
     assert 0.6 < np.mean(transcribed) < 0.9
     assert transcribed != [bool((each.kinds == KINDS.index("transcript")).any()) for each in all_sequences(source, 1)]
+    turned = DialogSequences(corpus, template, 512, layouts={"typed": 1, "multi_step": 3})
+    assert transcribed == [bool((each.kinds == KINDS.index("transcript")).any()) for each in all_sequences(turned)]
     with pytest.raises(InputError, match="layout='spoken'"):
         DialogSequences(corpus, template, 512, layouts={"spoken": 1.0})
     with pytest.raises(InputError, match="none negative, not all zero"):

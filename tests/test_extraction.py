@@ -108,6 +108,13 @@ def test_units_of_another_extractor_or_of_changed_rows_are_refused(tmp_path: Pat
     assert sum((folder / name).stat().st_mtime_ns == time for name, time in times.items() if (folder / name).is_file())
 
 
+def test_two_corpora_with_an_id_in_common_are_refused(tmp_path: Path, extractor: str) -> None:
+    corpora = [str(write_corpus(tmp_path / name, names)) for name, names in (("one", "ab"), ("two", "bc"))]
+    with pytest.raises(InputError, match=r"1 ids are of several utterances, such as 'b' in \S+/one and \S+/two"):
+        extract_units(corpora, extractor, str(tmp_path / "units"))
+    assert not (tmp_path / "units").exists()
+
+
 def test_a_folder_that_is_no_extractor_costs_no_units(tmp_path: Path, extractor: str) -> None:
     corpus, folder = write_corpus(tmp_path / "speech", "ab"), tmp_path / "units"
     extract(corpus, extractor, folder)

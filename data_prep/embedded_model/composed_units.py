@@ -108,7 +108,7 @@ def compose_units(
         turns = units = pieces = phones = 0
         for done in tqdm(made, total=len(share.tasks), unit="shard", desc="compose_units"):
             pieces, phones = pieces + done[0], phones + done[1]
-        corpus = UnitCorpus(Path(output_dir))
+        corpus = UnitCorpus([shard.path for shard in shards.done()])
         turns = sum(parquet.num_rows for parquet in map(_metadata, corpus.files))
         units = sum(group.units for group in corpus.groups)
         failed = tuple(f"{row.id}: {row.message}" for row in shards.outcome(share).failed)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
@@ -245,6 +247,19 @@ class DialogSequences:
         return kinds
 
 
+def _check_turns(table: pa.Table) -> None:
+    """Raises InputError where sorted rows have a turn of one dialog twice: their dialogs would be mixed."""
+    if len(table) < 2:
+        return
+    same = [pc.equal(table[name].slice(1), table[name].slice(0, len(table) - 1)) for name in ("dialog", "turn")]
+    again = pc.filter(table["id"].slice(1), pc.and_(*same))
+    if len(again):
+        raise InputError(
+            f"{len(again)} turns are there a second time, such as {again[0].as_py()!r}: corpora whose dialogs have the "
+            "same names cannot be read together; rename the dialogs of one, or leave it out"
+        )
+
+
 def read_dialogs(corpus: UnitCorpus, split: str) -> tuple[list[list[DialogTurn]], int]:
     """The dialogs of a split, each in the order of its turns, and how many turns lack text or units.
 
@@ -254,6 +269,7 @@ def read_dialogs(corpus: UnitCorpus, split: str) -> tuple[list[list[DialogTurn]]
     table = table.sort_by([("dialog", "ascending"), ("turn", "ascending")])
     dialogs: list[list[DialogTurn]] = []
     incomplete = 0
+    _check_turns(table)
     previous = None
     for batch in table.to_batches(max_chunksize=1024):
         columns = [batch[name].to_pylist() for name in ("dialog", "id", "role", "text", "words")]
@@ -296,5 +312,6 @@ def _layouts(template: DialogTemplate, layouts: Mapping[str, float] | None) -> t
         raise InputError(f"layouts={dict(layouts)}: give names and shares, none negative, not all zero")
     for name in layouts:
         template.layout(name)
-    shares = np.cumsum(list(layouts.values()))
-    return list(layouts), shares / shares[-1]
+    names = sorted(layouts)  # in whatever order they are written: it is no part of a run's identity
+    shares = np.cumsum([layouts[name] for name in names])
+    return names, shares / shares[-1]

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from usdm.audio.augmentation import SoundAugmentation
-from usdm.data.speech_corpus import Sound, Utterance, manifest_files, parse_utterance
+from usdm.data.speech_corpus import Sound, Utterance, check_ids, manifest_files, parse_utterance
 from usdm.data.unit_corpus import UnitCorpus, UnitCorpusWriter, UnitSource, UnitUtterance
 from usdm.interleave import spoken_form, spoken_words
 from usdm.runs import Shards, Task, claim, in_processes
@@ -76,7 +76,7 @@ def extract_units(
         overwrite: delete what another extractor or augmentation made, or what was made of utterances that are gone.
 
     Raises:
-        InputError: `job` is not one of `num_jobs`, a manifest or the extractor is missing, an utterance occurs twice,
+        InputError: `job` is not one of `num_jobs`, a manifest or the extractor is missing, two utterances have one id,
             units of another extractor or augmentation, or of utterances that are gone or changed, lie in `output_dir`,
             or `augmentation` changes the speed, which word times do not follow.
     """
@@ -86,6 +86,7 @@ def extract_units(
             "let fine-tuning stretch the units (noise.stretch)"
         )
     manifests = manifest_files(corpora)
+    check_ids(manifests)
     tokenizer_class(extractor)  # that it is there
     with claim(
         output_dir,
@@ -232,9 +233,10 @@ def _row(utterance: Utterance, units: NDArray[np.uint16], tokenizer: UnitTokeniz
 
 def _count(folder: Path) -> tuple[int, int, int]:
     """Utterances, units, and utterances without words of a unit corpus, of which no unit is read."""
-    if not any(folder.glob(f"*{SUFFIX}")):
+    files = sorted(folder.glob(f"*{SUFFIX}"))
+    if not files:
         return 0, 0, 0
-    corpus = UnitCorpus(folder)
+    corpus = UnitCorpus(files)
     words = [pc.list_value_length(corpus.read([group], ["word_ends"])["word_ends"]) for group in corpus.groups]
     lengths = np.concatenate([np.empty(0, np.int32), *(rows.to_numpy() for rows in words)])
     return len(lengths), sum(group.units for group in corpus.groups), int((lengths == 0).sum())

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from usdm.runs import read_run
 from usdm.types import InputError
 
 METADATA_KEY = b"usdm"
@@ -166,7 +167,8 @@ class UnitCorpus:
         paths: Parquet files, or folders of them.
 
     Raises:
-        InputError: nothing there, a file is damaged or no unit corpus, or the files hold different units.
+        InputError: nothing there, a folder whose run has not ended, a file is damaged or no unit corpus, or the files
+            hold different units.
     """
 
     def __init__(self, paths: str | Path | Sequence[str | Path]) -> None:
@@ -224,10 +226,23 @@ class UnitCorpus:
 
 
 def _parquet_files(path: Path) -> list[Path]:
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        _check_finished(path)
+        files = sorted(path.glob("*.parquet"))
     if not files or not files[0].is_file():
         raise InputError(f"{path}: no unit corpus there; give a .parquet file or a folder of them")
     return files
+
+
+def _check_finished(folder: Path) -> None:
+    """Or part of a corpus would be trained on. Raises InputError where the run that makes it has not ended."""
+    run = read_run(folder)
+    if run is not None and not run.done:
+        raise InputError(
+            f"{folder}: its units are not all there, for the run that makes them has not ended; wait for it, or go on "
+            f"with it: {run.command or 'the command that began it'}"
+        )
 
 
 def _open(file: Path) -> pq.ParquetFile:

@@ -22,7 +22,10 @@ logger = logging.getLogger(__name__)
 
 
 class UnitsById(Mapping[str, Tensor]):
-    """Units (U,) int64 of each utterance of a corpus by its id; 2 bytes a unit in memory."""
+    """Units (U,) int64 of each utterance of a corpus by its id; 2 bytes a unit in memory.
+
+    Raises InputError if an id is there twice.
+    """
 
     def __init__(self, corpus: UnitCorpus) -> None:
         self._rows: dict[str, int] = {}
@@ -32,6 +35,11 @@ class UnitsById(Mapping[str, Tensor]):
             self._rows |= {name: next(row) for name in table["id"].to_pylist()}
             parts.append(pc.list_flatten(table["units"]).to_numpy())
             lengths.append(pc.list_value_length(table["units"]).to_numpy().astype(np.int64))
+        if (twice := next(row) - len(self._rows)) > 0:
+            raise InputError(
+                f"{', '.join(map(str, corpus.files[:3]))}: {twice} ids are there a second time, with units of their "
+                "own: give corpora of different utterances, or rename them and extract their units again"
+            )
         self._units, self._ends = np.concatenate(parts), np.cumsum(np.concatenate(lengths))
 
     def __getitem__(self, name: str) -> Tensor:
