@@ -14,8 +14,10 @@ from pathlib import Path
 
 from usdm.data.labels import LABELS_FILE, Labels, labels_text
 from usdm.data.unit_corpus import UnitCorpus, UnitCorpusWriter
+from usdm.data.user_turns import read_user_turns
 from usdm.interleave import keyed_generator
 from usdm.runs import arguments_of, claim, write_text
+from usdm.runs.publish import remove
 from usdm.types import InputError
 
 SIDES = ("source", "target")
@@ -64,16 +66,20 @@ def prepare_shift(
         overwrite: delete another shift in `output_dir`.
 
     Raises:
-        InputError: no class is common, the source has one class alone, there are not as many classes, speakers are
-            named of text, or a side has no turn of a split that it needs.
+        InputError: no class is common, the source has one class alone, there are not as many classes, a label is of no
+            dialog, speakers are named of text, or a side has no turn of a split that it needs.
     """
     given = arguments_of(prepare_shift, locals(), but=("output_dir", "overwrite"))
     if common < 1:
         raise InputError(f"common={common}: no common class, so that nothing of the source holds in the target; give 1")
+    if min(source_private, target_private) < 0:
+        raise InputError(f"source_private={source_private}, target_private={target_private}: give 0 or more classes")
     if common + source_private < 2:
         raise InputError(f"common={common}, source_private={source_private}: the source has one class alone; give two")
     with claim(output_dir, given.settings, given.inputs, results=(*SIDES, SHIFT_FILE), overwrite=overwrite) as claimed:
-        coarse = {name: label for name, label in Labels.load(labels).by_id.items() if label not in without}
+        labelled = Labels.load(labels)
+        labelled.check_known({turn.dialog for turn in read_user_turns(list({corpus, target_corpus or corpus}))})
+        coarse = {name: label for name, label in labelled.by_id.items() if label not in without}
         fine = Labels.load(labels, "fine").by_id if halved else {}
         classes = _drawn(coarse, fine, (common, source_private, target_private), halved, seed)
         sides = _sides(coarse, fine, classes, halved, seed)
@@ -89,6 +95,8 @@ def prepare_shift(
         for side, needed in (("source", ("train", "dev")), ("target", ("train", "test"))):
             found = counts[SIDES.index(side)].turns
             if lacking := [split for split in needed if not found.get(split)]:
+                for name in SIDES:
+                    remove(claimed.path / name)  # what is no shift keeps no other one out
                 raise InputError(
                     f"{side}: no user turn of split {', '.join(lacking)}; take other classes, or more data"
                 )

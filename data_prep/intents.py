@@ -116,10 +116,12 @@ def prepare_intents(
         overwrite: delete what other settings wrote in `output_dir`.
 
     Raises:
-        InputError: a file is missing or not laid out as published, `only` names what is not there, or `output_dir`
-            has another set.
+        InputError: a file is missing or not laid out as published, `only` names what is not there, `per_intent` a
+            split that no set has, or `output_dir` has another set.
     """
     given = arguments_of(prepare_intents, locals(), but=("output_dir", "overwrite"))
+    if wrong := {split: most for split, most in (per_intent or {}).items() if split not in SPLITS or most < 0}:
+        raise InputError(f"per_intent={wrong}: give numbers of 0 or more, for {', '.join(SPLITS)}")
     with claim(
         output_dir, given.settings, given.inputs, results=(DIALOGS_FILE, LABELS_FILE), overwrite=overwrite
     ) as claimed:
@@ -152,6 +154,8 @@ def _read(intents: IntentSet) -> list[Query]:
     """Raises InputError if the files are not laid out as published."""
     try:
         return list(intents.read())
+    except InputError:
+        raise  # a file is missing, which is told already
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{intents.folder}: not the files of {type(intents).__name__} as published ({error!r}); fetch them again"
@@ -161,6 +165,8 @@ def _read(intents: IntentSet) -> list[Query]:
 def _chosen(queries: list[Query], only: list[str] | None) -> list[Query]:
     if only is None:
         return queries
+    if not only:
+        raise InputError("only=[]: name domains or intents, or give null for all")
     there = {query.intent for query in queries} | {query.domain for query in queries}
     if strange := sorted(set(only) - there):
         raise InputError(f"only={strange}: the set has no such domain or intent")

@@ -84,7 +84,10 @@ def prepare_questions(
         kept = [pair for pair in fitting if vocabulary.issuperset(pair.words)]
         left_out["with rarer words"] += len(fitting) - len(kept)
         if not kept:
-            raise InputError(f"{file}: {dict(left_out)}, so that nothing is left: raise vocabulary_size or max_words")
+            why = ", ".join(f"{number} {reason}" for reason, number in left_out.items() if number) or "no pair in it"
+            raise InputError(
+                f"{file}: {why}, so that nothing is left: raise vocabulary_size or max_words, or choose its language"
+            )
         dialogs = [each for pair in kept for each in _dialogs(pair, copies, dev_share, test_share, seed)]
         report = QuestionsReport(
             pairs=len(rows),

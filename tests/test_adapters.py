@@ -25,7 +25,7 @@ from usdm.lm import build_model, load_for_generation, load_model
 from usdm.lm.adapters import Bottleneck, Peqa, PromptTokens, trained_weights, with_adapter, with_prompt_tokens
 from usdm.lm.quantization import Int8Linear
 from usdm.lm.scaled_integers import ScaledIntLinear, in_floats, round_to_nearest, scaled_layers
-from usdm.lm.task_scales import to_infer
+from usdm.lm.task_scales import TaskScales, to_infer
 from usdm.tokens import SpeechTextVocabulary, TemplateSettings
 from usdm.training.language_model import finetune, pretrain
 from usdm.training.lm_settings import LanguageModelSettings
@@ -169,6 +169,8 @@ def test_bits_and_groups_that_do_not_fit_are_refused_before_anything_is_changed(
         with_adapter(base, Peqa(bits=9))
     with pytest.raises(InputError, match=r"group=5: layer model.layers.0.self_attn.q_proj has 32 inputs"):
         with_adapter(base, Peqa(group=5))
+    with pytest.raises(InputError, match=r"scales \(bits=3, group=5\) fit no layers of base: give the language model"):
+        TaskScales(3, 5, "of another model", {}).put_into(base, "base")
     assert not scaled_layers(base)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from tests.tiny_models import SHORT_TEMPLATE, save_random_llm
 from usdm.cli.main import main
 from usdm.data.labels import Labels
+from usdm.data.unit_corpus import UnitCorpusWriter, UnitSource, UnitUtterance
 from usdm.data.user_turns import read_user_turns, with_labels
 from usdm.lm import load_model
 from usdm.lm.turn_classifier import TurnClassifier, turn_batch
@@ -68,6 +70,22 @@ def test_a_part_of_a_set(prepared: Path) -> None:
     splits = [turn.split for turn in read_user_turns(["part/dialogs.jsonl"])]
     assert [splits.count(split) for split in ("train", "dev", "test")] == [4, 6, 6]
     assert main(["prepare_intents", *settings, "only=[sport]", "output_dir=other"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("per_intent={val: 2}", "per_intent={'val': 2}: give numbers of 0 or more, for train, dev, test"),
+        ("per_intent={train: -1}", "per_intent={'train': -1}: give numbers"),
+        ("only=[]", "only=[]: name domains or intents, or give null for all"),
+        ("intents=snips", "prepare_intents: published/intents.jsonl: no such file"),
+    ],
+)
+def test_a_part_that_no_set_has_is_told(
+    prepared: Path, setting: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["prepare_intents", "intents.folder=published", "output_dir=other", setting]) == 2
+    assert told in capsys.readouterr().err
 
 
 def test_a_run_that_was_stopped_gives_the_same_classifier(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,6 +157,7 @@ def test_the_state_of_a_turn_does_not_depend_on_its_neighbours(prepared: Path) -
         (["hears=units"], "is text alone"),
         (["target=[intents/dialogs.jsonl]"], "reads no target"),
         (["frozen=true", "adapter=lora"], "take adapter=none"),
+        (["batch_size=0"], "batch_size=0: a step learns from 1 turn or more"),
     ],
 )
 def test_what_cannot_be_learnt_is_told(
@@ -146,6 +165,22 @@ def test_what_cannot_be_learnt_is_told(
 ) -> None:
     assert train(*settings) == 2
     assert told in capsys.readouterr().err
+
+
+def test_units_of_another_tokenizer_are_told(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    UnitSource(20, 25.0, "its own").save("lm")
+    with UnitCorpusWriter("units.parquet", UnitSource(20, 25.0, "another's")) as writer:
+        for number in range(8):
+            split, units = ("train", "dev")[number // 4], np.arange(9, dtype=np.uint16)
+            writer.write(UnitUtterance(f"u{number}", "me", "user", f"d{number}", 0, split, "a table", units))
+    rows = [json.dumps({"id": f"d{number}", "label": "ab"[number % 2]}) + "\n" for number in range(8)]
+    Path("labels.jsonl").write_text("".join(rows))
+    given = ["corpora=[units.parquet]", "labels=labels.jsonl", "frozen=true"]
+    assert train(*given, "hears=units") == 2
+    assert "lm and units.parquet hold different units: centroid_hash its own" in capsys.readouterr().err
+    assert train(*given, "hears=text", "output_dir=typed") == 0  # their words are words
+    assert main(["evaluate_classifier", "classifier=typed/model", "hears=units", *given[:2], "output_dir=judged"]) == 2
+    assert "hold different units" in capsys.readouterr().err
 
 
 def test_labels_of_unknown_ids_are_told(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,3 +218,17 @@ def test_turns_of_classes_that_were_not_learnt_are_judged(prepared: Path, monkey
         "".join(json.dumps({"id": f"query-test-{n}", "fine": "x"}) + "\n" for n in range(3))
     )
     assert main(["evaluate_classifier", *given, "labels=others.jsonl"]) == 2  # no common class
+
+
+@pytest.mark.parametrize(("split", "lacking"), [("train", "test"), ("test", "train")])
+def test_a_split_that_is_wanted_and_not_there_is_told(
+    prepared: Path, split: str, lacking: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("usdm.training.loop.draw_curves", lambda log, picture: None)
+    assert train("frozen=true", "output_dir=known") == 0
+    for name in ("dialogs", "labels"):
+        lines = Path(f"intents/{name}.jsonl").read_text().splitlines(keepends=True)
+        Path(f"{name}.jsonl").write_text("".join(line for line in lines if f"query-{split}-" in line))
+    given = ["classifier=known/model", "corpora=[dialogs.jsonl]", "labels=labels.jsonl", "output_dir=judged"]
+    assert main(["evaluate_classifier", *given]) == 2
+    assert f"no turn of split '{lacking}' is of a class that was learnt (food, money" in capsys.readouterr().err

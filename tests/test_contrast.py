@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from usdm.chain.candidates import Asked, draw_candidates
 from usdm.chain.choosing import ChoosingChain
 from usdm.chain.stages import LanguageModelChain, Question
 from usdm.data.dialog_pairs import read_exchanges
+from usdm.data.preference_folder import prepare_preferences
 from usdm.data.unit_corpus import UnitCorpus
 from usdm.lm import load_for_generation
 from usdm.lm.reward_model import RewardModel, RewardSettings, load_with_one_output
@@ -162,6 +164,23 @@ def test_ladders_that_cannot_be(ladder: dict[str, Any], told: str) -> None:
         Contrast(ladder)
 
 
+def test_a_ladder_the_other_way_round_is_another_one(
+    llm: Path,  # noqa: F811
+    worse: Path,
+    corpus: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    ladder: dict[str, Any] = {"one": Rung(llm), "two": Rung(worse)}
+    how: dict[str, Any] = {"filters": NO_FILTERS, "max_new_tokens": 6, "typed": True}
+    asked: dict[str, Any] = {"splits": ["train"], "limit": 4}
+    prepare_preferences(Contrast(ladder, **how), [corpus], tmp_path, **asked)
+    turned = Contrast(dict(reversed(ladder.items())), **how)
+    with pytest.raises(InputError, match=r'best_first: \["one", "two"\] then, \["two", "one"\] now'):
+        prepare_preferences(turned, [corpus], tmp_path, **asked)
+    with pytest.raises(InputError, match="limit=0: give 1 exchange or more"):
+        prepare_preferences(turned, [corpus], tmp_path / "none", limit=0)
+
+
 def test_a_length_below_the_mean_that_cannot_be() -> None:
     with pytest.raises(InputError, match=r"filters.shortest=-1"):
         Filters(shortest=-1)
@@ -186,6 +205,21 @@ def test_the_best_of_several_is_the_one_of_the_highest_reward(llm: Path, judge: 
     assert [answer.agent_text for answer in answers] == best  # type: ignore[union-attr]
     assert len(set(best)) > 1
     assert choosing.identity.inputs == {"choose.folder": judge}
+
+
+def test_a_reward_model_that_reads_what_was_heard_is_not_for_typed_questions(
+    llm: Path,  # noqa: F811
+    judge: Path,
+    tmp_path: Path,
+) -> None:
+    listener = tmp_path / "listener"
+    shutil.copytree(judge, listener)
+    RewardSettings("respond", "multi_step").save(listener)
+    template = DialogTemplate(SpeechTextVocabulary.from_pretrained(llm), TemplateSettings.load(llm))
+    chain = LanguageModelChain(load_for_generation(llm), template)
+    few = {"respond": Sampling(max_new_tokens=6)}
+    with pytest.raises(InputError, match=r"choose.folder=.*listener: .*user_units is missing.*layout=typed"):
+        ChoosingChain(chain, lambda own: BestReward(own, listener), 2).answer(Question(text="a"), few, speak=False)
 
 
 def test_replies_become_dialogs(tmp_path: Path) -> None:

@@ -239,6 +239,9 @@ def test_labels_that_cannot_order_are_refused_before_anything_is_read(
     refused(path, [{**row, "label": "all"} for row in rows], corpus, vocabulary, "one subject alone")
     refused(path, [*rows, {"id": "x", "label": "y", "level": "create"}], corpus, vocabulary, "line 49: .*apply")
     refused(path, [*rows, {"label": "y"}], corpus, vocabulary, "line 49: not a label")
+    for wrong in ({"label": None}, {"label": ["y"]}, {"label": "y", "fine": 3}):
+        refused(path, [*rows, {"id": "x", **wrong}], corpus, vocabulary, "line 49: .*id, label and fine are texts")
+    refused(path, [*rows, rows[0]], corpus, vocabulary, "line 49: d0000 was labelled before")
     with pytest.raises(InputError, match="Blocking goes by what is taught: give labels=FILE"):
         Blocking()
     with pytest.raises(InputError, match="no such file"):

@@ -252,6 +252,11 @@ def test_memories_hold_the_targets_own_features() -> None:
     torch.testing.assert_close(memory[places], nn.functional.normalize(target[places], dim=1))
 
 
+def test_one_head_is_no_ensemble() -> None:
+    with pytest.raises(InputError, match="objective.heads=1: give 2 or more"):
+        CalibratedEnsemble(heads=1)
+
+
 def test_a_queue_turns_round() -> None:
     objective = OptimalTransport(bottleneck=None, hidden=8, projection=4, queue=5)
     parts = objective.parts(6, 3, 0)

@@ -109,6 +109,16 @@ def test_an_objective_is_trained_and_judged_in_one_command(prepared: Path, objec
         torch.testing.assert_close(one, other)
 
 
+def test_what_became_no_shift_keeps_no_other_one_out(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("dialogs", "labels"):
+        lines = Path(f"intents/{name}.jsonl").read_text().splitlines(keepends=True)
+        Path(f"{name}.jsonl").write_text("".join(line for line in lines if "query-test-" not in line))
+    given = ["common=2", "target_private=1"]
+    assert shift(*given, "corpus=dialogs.jsonl", "labels=labels.jsonl") == 2
+    assert "target: no user turn of split test" in capsys.readouterr().err
+    assert not Path("shift/source").exists() and shift(*given) == 0
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
@@ -117,11 +127,16 @@ def test_an_objective_is_trained_and_judged_in_one_command(prepared: Path, objec
         (["common=3", "target_private=3"], "there are 4 classes"),
         (["common=2", "target_private=1", "source_speakers=[ann]"], "nobody speaks in text"),
         (["common=2", "target_private=1", "labels=nowhere.jsonl"], "no such file"),
+        (["common=2", "target_private=-1"], "source_private=1, target_private=-1: give 0 or more classes"),
+        (["common=2", "target_private=1", "corpus=intents/labels.jsonl"], "line 1 is no dialog"),
+        (["common=2", "target_private=1", "labels=more.jsonl"], "labels are of ids that are in no corpus (nobody)"),
     ],
 )
 def test_what_is_no_shift_is_told(
     prepared: Path, settings: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    more = Path("intents/labels.jsonl").read_text() + '{"id": "nobody", "label": "food", "fine": "food-one"}\n'
+    Path("more.jsonl").write_text(more)
     assert shift(*settings) == 2
     assert told in capsys.readouterr().err
 
@@ -137,3 +152,11 @@ def test_a_target_without_a_common_or_an_unknown_class_is_told(
         Path("labels.jsonl").write_text("".join(kept))
         assert main([*ADAPTED, "output_dir=run", "target_labels=labels.jsonl"]) == 2
         assert told in capsys.readouterr().err
+    for setting, told in (
+        ("target_labels=intents/labels.jsonl", "labels are of ids that are in no corpus"),
+        ("split=tset", "split=tset: no labelled turn of it"),
+        ("target_hears=units", "is text alone"),
+    ):
+        assert main([*ADAPTED, "output_dir=run", setting]) == 2
+        assert told in capsys.readouterr().err
+    assert not Path("run/model").exists()  # nothing was trained

@@ -77,6 +77,15 @@ def test_recordings_can_be_transcribed_alone_and_by_speaker(
     assert score["groups"]["noise"]["items"] == 2
 
 
+def test_the_same_weights_in_another_precision_hear_anew(bundle: Path, held_out: Path) -> None:
+    path = held_out / "scores" / f"{held_out.name}.jsonl"
+    keys = []
+    for precision in ([], ["dtype=bfloat16"]):
+        assert evaluate(bundle, "dialogs=false", "recordings=[.]", *precision) == 0
+        keys.append({json.loads(line)["key"] for line in path.read_bytes().splitlines()})
+    assert len(keys[0]) == len(keys[1]) == 4 and not keys[0] & keys[1]
+
+
 def test_what_exists_so_far_is_scored(bundle: Path, held_out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     alone = ("dialogs=false", "recordings=[.]")
     assert evaluate(bundle, *alone, "so_far=true") == 2

@@ -163,6 +163,33 @@ def test_what_is_in_another_format_is_told(tmp_path: Path, capsys: pytest.Captur
             read_choices(data)
 
 
+def test_columns_as_other_programs_write_them(tmp_path: Path) -> None:
+    data = questions(tmp_path / "data", "jsonl")
+    table = "question,A,B,C,D,answer\nhow many?,0,1,2,3,1\n"
+    (data / "Law-test.jsonl").unlink()
+    (data / "Law-test.csv").write_text(table, encoding="utf-8-sig")  # with a byte-order mark
+    row = {"question": "how many?", "A": 0, "B": 1, "C": 2, "D": 3, "answer": 1}
+    (data / "Math-test.jsonl").write_text(json.dumps(row) + "\n")
+    assert {item.options for item in read_choices(data)} == {("0", "1", "2", "3")}
+
+
+def test_what_was_asked_otherwise_is_asked_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = questions(tmp_path / "data"), tmp_path / "out"
+    scores = []
+    spoken = ["hears=units", "speaker=flite-slt"]
+    for settings in (["hears=text"], ["hears=text", "quantization=int8"], spoken, [*spoken, "seed=7"]):
+        assert ask(data, out, "limit=1", *settings) == 0
+        scores.append([row["scores"] for row in items_of(out)])
+    assert scores[0] != scores[1] and scores[2] != scores[3]
+    for setting in ("limit=0", "limit=-1", "batch=0"):
+        assert ask(data, out, "hears=text", setting) == 2
+        assert f"{setting}: give 1 question or more" in capsys.readouterr().err
+    row = {"question": "뭐 해?", "answer": "1", **{letter: "네" for letter in LETTERS}}
+    (data / "Law-test.csv").write_text(",".join(row) + "\n" + ",".join(row.values()) + "\n")
+    assert ask(data, out, *spoken) == 2
+    assert "Law-00000: voices speak English here" in capsys.readouterr().err
+
+
 def test_a_folder_of_own_tasks_is_asked(tmp_path: Path) -> None:
     rows = [{"q": f"user\nwhich city number {number}", "a": number % 2} for number in range(3)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

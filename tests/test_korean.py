@@ -130,6 +130,11 @@ def test_pairs_become_dialogs_in_their_language(tmp_path: Path) -> None:
         prepared(file, tmp_path / "e", columns=["question", "A"])
     with pytest.raises(InputError, match="nothing is left: raise vocabulary_size"):
         prepared(file, tmp_path / "f", vocabulary_size=1)
+    korean = write_pairs(tmp_path / "ko.csv", [("몇 시요?", "네")])
+    with pytest.raises(InputError, match="1 without words, so that .* choose its language"):
+        prepared(korean, tmp_path / "g", language=English())
+    with pytest.raises(InputError, match="no pair in it, so that nothing is left"):
+        prepared(write_pairs(tmp_path / "none.csv", []), tmp_path / "h")
 
 
 @needs_espeak

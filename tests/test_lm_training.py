@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel, modeling_flash_attention_utils
 
+from usdm.cli.main import main
 from usdm.cli.training import ROOM_TO_LOAD, loading_device
 from usdm.data.collation import collate_rows, flatten_rows
 from usdm.data.curriculum import Blocking, Curriculum, Spiral
@@ -748,3 +749,29 @@ def test_the_loss_by_subject_is_the_validation_loss_of_each(
     labels.write_text('{"id": "d0", "label": "a"}\n{"id": "d1", "label": "b"}\n')
     with pytest.raises(InputError, match="no label for u"):
         subject_losses(model, template, [corpus], labels, max_length=SETTINGS.max_length)
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("labels=nowhere.jsonl", "labels=nowhere.jsonl: no such file"),
+        ("labels=few.jsonl", "few.jsonl: no label for u"),
+        ("split=tset", "split=tset: no turn of agent answers another speaker in it"),
+        ("limit=0", "limit=0: give 1 reply of a subject or more"),
+    ],
+)
+def test_subjects_are_looked_at_before_anything_is_trained(
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    setting: str,
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [f'{{"id": "d{i}", "label": "{"ab"[i % 2]}"}}\n' for i in range(40)]
+    Path("labels.jsonl").write_text("".join(rows))
+    Path("few.jsonl").write_text("".join(rows[:2]))
+    given = [f"corpora=[{corpus}]", "pretrained=nowhere", "labels=labels.jsonl", "output_dir=run"]
+    assert main(["evaluate_finetuning", *given, setting]) == 2
+    assert told in capsys.readouterr().err

@@ -179,4 +179,7 @@ def test_pairs_of_a_corpus_are_scored_and_what_cannot_be_scored_is_counted(
     kept = (tmp_path / "out" / "likelihoods.jsonl").read_text(encoding="utf-8")
     assert main([*arguments, "scoring=sum"]) == 1  # scored anew from what is kept
     assert (tmp_path / "out" / "likelihoods.jsonl").read_text(encoding="utf-8") == kept
+    assert main([*arguments, "dtype=bfloat16"]) == 1  # the same weights, in another precision
+    again = (tmp_path / "out" / "likelihoods.jsonl").read_text(encoding="utf-8")
+    assert again.startswith(kept) and len(again) > len(kept)
     assert main(["evaluate_pairs", "pairs=salmon", "pairs.folder=nowhere"]) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +17,12 @@ from usdm.audio import read_audio
 from usdm.chain import DecoderSampling, GenerationSettings, Question, SpokenDialogPipeline
 from usdm.chain.rejection import EvidenceReader, Refusing, Rejection, heard_turn
 from usdm.cli.main import main
-from usdm.data.unit_corpus import UnitCorpusWriter, UnitSource, UnitUtterance
+from usdm.data.unit_corpus import UnitCorpus, UnitCorpusWriter, UnitSource, UnitUtterance
 from usdm.data.user_turns import read_user_turns
 from usdm.lm import in_transformers, log_probabilities
 from usdm.tokens import TurnContent
 from usdm.training.package import PARTS, package_model
+from usdm.training.rejection_evaluation import evaluate_rejection
 from usdm.types import InputError, Sampling, SpokenReply
 
 REFUSAL = "sorry, i did not understand that."
@@ -67,6 +69,44 @@ def test_a_second_fit_is_the_first_and_another_one_is_refused(fitted: Path, caps
     assert main(fit(fitted, "kept=0.9")) == 2
     assert main(fit(fitted, "kept=1.5")) == 2
     assert main(fit(fitted, "refused_dialogs=['']")) == 2  # nothing is left
+    capsys.readouterr()
+    assert main(fit(fitted, "quantization=int8")) == 2  # other states, and other thresholds
+    assert "precision: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("turns=1", "1 turns of split 'train' say nothing of how turns vary; take 2 or more"),
+        ("dev_turns=1", "1 turns of split 'dev'"),
+        ("dev_turns=0", "0 turns of split 'dev'"),
+        ("reply=' '", "reply=' ': give what is to be said"),
+    ],
+)
+def test_turns_that_say_nothing_are_told(
+    fitted: Path, tmp_path: Path, setting: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(fit(fitted, f"output_dir={tmp_path}", setting)) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_noise_alone_and_other_units_say_nothing_of_turns_outside(
+    fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise, other = tmp_path / "noise.parquet", tmp_path / "other.parquet"
+    for path, source in ((noise, UnitCorpus(fitted / "units").source), (other, UnitSource(20, 25.0, "another's"))):
+        with UnitCorpusWriter(path, source) as writer:
+            writer.write(UnitUtterance("n", "me", "user", "n", 0, "test", "", np.arange(9, dtype=np.uint16)))
+    assert main(fit(fitted, f"output_dir={tmp_path}/fit", f"corpora=[{other}]")) == 2
+    assert "hold different units" in capsys.readouterr().err
+    pipeline, folder = SpokenDialogPipeline.from_pretrained(fitted / "bundle"), fitted / "fit" / "model"
+    how: dict[str, Any] = {"refused_dialogs": [], "phrase": "sorry", "capacity": 2, "seed": 0}
+    with pytest.raises(InputError, match="hold different units: centroid_hash"):
+        evaluate_rejection(pipeline, folder, [noise], [other], **how, turns=None)
+    with pytest.raises(InputError, match="none of its 1 turns has words"):
+        evaluate_rejection(pipeline, folder, [noise], [noise], **how, turns=None)
+    with pytest.raises(InputError, match="turns=0: give 1 turn inside or more"):
+        evaluate_rejection(pipeline, folder, [noise], [noise], **how, turns=0)
 
 
 @pytest.mark.parametrize("score", ["mahalanobis", "log_probability", "refusal", "combined"])
@@ -170,6 +210,10 @@ def test_what_does_not_fit_is_told(fitted: Path, monkeypatch: pytest.MonkeyPatch
     other = build_random_bundle(tmp_path / "other", num_units=20, seed=1)
     with pytest.raises(InputError, match="fitted to another language model"):
         Rejection.load(fitted / "fit" / "model", other / "llm")
+    (tmp_path / "scales").mkdir()
+    (tmp_path / "scales" / "scales.json").write_text("{}")
+    with pytest.raises(InputError, match="another language model than .* under .*scales"):
+        Rejection.load(fitted / "fit" / "model", fitted / "bundle" / "llm", scales=tmp_path / "scales")
 
 
 def test_a_packaged_model_refuses_by_what_was_fitted_to_it(fitted: Path, tmp_path: Path) -> None:

@@ -156,6 +156,19 @@ def test_accuracy_counts_equal_rewards_half_and_tells_pairs_alike_in_length() ->
         ),
         ({"chosen": {"agent_text": "two"}, "rejected": {}}, "pair 1: agent_text is missing"),
         ({"chosen": {"agent_text": "two " * 99}, "rejected": {"agent_text": "a"}}, "more than loop.max_length=64"),
+        ({"chosen": {"agent_text": "two"}, "rejected": {"agent_text": 3}}, "pair 1: agent_text=3: it is a text"),
+        (
+            {"chosen": {"agent_text": "two", "agent_units": [1.5]}, "rejected": {"agent_text": "a"}},
+            r"pair 1: agent_units=\[1.5\]: units are whole numbers in a list",
+        ),
+        (
+            {
+                "prompt": {"user_text": "a", "history": [["boss", "two"]]},
+                "chosen": {"agent_text": "two"},
+                "rejected": {"agent_text": "a"},
+            },
+            r"pair 1: history: \['boss', 'two'\] is no role of user, agent and a text",
+        ),
     ],
 )
 def test_preferences_that_no_reward_model_learns_from(llm: Path, tmp_path: Path, row: dict, told: str) -> None:
@@ -165,6 +178,12 @@ def test_preferences_that_no_reward_model_learns_from(llm: Path, tmp_path: Path,
             llm, tmp_path / "pairs.jsonl", tmp_path / "run", dataclasses.replace(LOOP, max_length=64), layout=TYPED
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_table_of_preferences_is_told(llm: Path, tmp_path: Path) -> None:
+    (tmp_path / "pairs.parquet").write_bytes(b"no table")
+    with pytest.raises(InputError, match="pairs.parquet: no Parquet file"):
+        train_reward(llm, tmp_path / "pairs.parquet", tmp_path / "run", LOOP, layout=TYPED)
 
 
 def test_too_few_prompts_to_validate_on(llm: Path, tmp_path: Path) -> None:

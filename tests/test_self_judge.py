@@ -7,6 +7,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +32,7 @@ from usdm.chain.choosing import ChoosingChain
 from usdm.chain.hearing import BestHeard
 from usdm.chain.judging import Comparison, PairJudge, Tournament, Verdict, knock_out
 from usdm.cli.main import main
-from usdm.data.dialog_pairs import DialogPairs, read_exchanges
+from usdm.data.dialog_pairs import DialogPairs, Exchange, read_exchanges
 from usdm.data.dialogs import DialogSequences
 from usdm.data.preference_folder import prepare_preferences
 from usdm.data.sequences import KIND_INDEX
@@ -178,6 +180,19 @@ def test_the_rejected_reply_is_of_another_dialog(corpus: Path, preferences: Path
     assert 16 < sum(pair["source"] == "same service" for pair in pairs) < 48
 
 
+def test_replies_that_are_written_alike_make_no_pair(tmp_path: Path) -> None:
+    said = ["Thank you", "thank  you", "at two"]
+    prompt = {"user_text": "a", "user_units": [1], "history": []}
+    exchanges = [Exchange(f"u{i}", f"d{i}", prompt, text, [1]) for i, text in enumerate(said)]
+    rows = [json.dumps({"dialog": f"d{i}", "services": ["A_1"]}) + "\n" for i in range(3)]
+    (tmp_path / "dialogs.jsonl").write_text("".join(rows))
+    pairs = list(DialogPairs(tmp_path / "dialogs.jsonl").pairs(exchanges))
+    assert [pair["rejected"]["agent_text"] for pair in pairs[:2]] == ["at two", "at two"]
+    drawn: Any = [SimpleNamespace(answer=SimpleNamespace(agent_text=text)) for text in said[:2]]
+    judge: Any = Scripted({})
+    assert JudgedAnswers("nowhere")._better(Question(text="?"), drawn, judge, judge) is None and not judge.asked
+
+
 def test_pairs_and_layouts_of_a_judge_go_together(
     vocabulary: SpeechTextVocabulary,  # noqa: F811
     corpus: Path,  # noqa: F811
@@ -195,9 +210,11 @@ def test_pairs_and_layouts_of_a_judge_go_together(
         with pytest.raises(InputError, match="give both or neither"):
             DialogSequences(UnitCorpus([corpus]), template, 96, layouts=layouts, preferences=folders)
     pair = json.loads((preferences / "train.jsonl").read_text().splitlines()[0])
-    (tmp_path / "train.jsonl").write_text(json.dumps({**pair, "rejected": pair["chosen"]}) + "\n")
-    with pytest.raises(InputError, match="pair 1: .*the same reply"):
-        DialogSequences(UnitCorpus([corpus]), template, 96, layouts=LAYOUTS, preferences=[tmp_path])
+    written_otherwise = {"agent_text": f" {pair['chosen']['agent_text'].upper()}"}
+    for same in (pair["chosen"], written_otherwise):
+        (tmp_path / "train.jsonl").write_text(json.dumps({**pair, "rejected": same}) + "\n")
+        with pytest.raises(InputError, match="pair 1: .*the same reply"):
+            DialogSequences(UnitCorpus([corpus]), template, 96, layouts=LAYOUTS, preferences=[tmp_path])
 
 
 def test_dialogs_that_cannot_give_pairs_are_told(corpus: Path, dialogs_file: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -295,6 +312,8 @@ def test_a_model_that_was_not_taught_is_no_judge(tmp_path: Path, corpus: Path) -
     SOURCE.save(tmp_path)
     with pytest.raises(InputError, match="was not taught to judge"):
         self_train(tmp_path, [corpus], tmp_path / "out", QUICK, questions=40)
+    with pytest.raises(InputError, match="stage='transcribe': there are respond and speak"):
+        self_train(tmp_path, [corpus], tmp_path / "out", QUICK, questions=40, stage="transcribe")  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
 

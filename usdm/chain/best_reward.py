@@ -13,6 +13,7 @@ from usdm.chain.choosing import ChoosingStage
 from usdm.chain.stages import LanguageModelChain, Question
 from usdm.lm.reward_model import RewardModel
 from usdm.tokens import TurnContent
+from usdm.types import InputError
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,14 @@ class BestReward:
     def rewards(self, question: Question, answers: Sequence[Candidate]) -> list[float]:
         """Of each answer. Raises InputError if the reward model reads what the question lacks."""
         before = TurnContent(question.units, question.text, answers[0].answer.agent_text)
-        return self._reward([self._reward.ids_after(before, question.history, answer.ids) for answer in answers])
+        try:
+            sequences = [self._reward.ids_after(before, question.history, answer.ids) for answer in answers]
+        except InputError as error:
+            raise InputError(
+                f"choose.folder={self.folder}: it reads questions in another layout than this one has ({error}); take "
+                "one that usdm train_reward has made with layout=typed"
+            ) from error
+        return self._reward(sequences)
 
     def best(self, question: Question, answers: Sequence[Candidate]) -> int:
         rewards = self.rewards(question, answers)

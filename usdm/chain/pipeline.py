@@ -118,7 +118,7 @@ class SpokenDialogPipeline:
             return
         llm = self.folders["llm"]
         place = llm.parent / REJECTION_FOLDER if refusing.folder is None else Path(refusing.folder)
-        self.rejection = Rejection.load(place, llm, refusing.score, refusing.threshold)
+        self.rejection = Rejection.load(place, llm, refusing.score, refusing.threshold, self.folders.get("scales"))
         self._evidence_reader = EvidenceReader(self.parts.llm, self.parts.template, self.rejection.config.reply)
 
     @property
@@ -135,6 +135,13 @@ class SpokenDialogPipeline:
     @cached_property
     def _parts_digest(self) -> str:
         return fingerprint(self.folders)
+
+    @cached_property
+    def precision(self) -> dict[str, str]:
+        """Types of the weights of language model and decoder as they were loaded; several where some are quantised."""
+        loaded = {"llm": self.parts.llm, "decoder": self.parts.speech}
+        types = {part: {str(value.dtype) for value in model.state_dict().values()} for part, model in loaded.items()}
+        return {part: " ".join(sorted(each.removeprefix("torch.") for each in own)) for part, own in types.items()}
 
     @property
     def commits(self) -> dict[str, str]:

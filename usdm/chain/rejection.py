@@ -70,7 +70,7 @@ class RejectionConfig:
 
     reply: str  # what is said to a turn that is refused
     kept: float  # share of turns inside that the thresholds let pass
-    llm: str  # digest of the language model's weights
+    llm: str  # digest of the language model's weights, and of the scales of a task
     limits: Mapping[str, Limits]  # by layout
 
 
@@ -125,9 +125,15 @@ class Rejection:
 
     @classmethod
     def load(
-        cls, folder: str | Path, llm: str | Path, score: str = "combined", threshold: float | None = None
+        cls,
+        folder: str | Path,
+        llm: str | Path,
+        score: str = "combined",
+        threshold: float | None = None,
+        scales: str | Path | None = None,
     ) -> Rejection:
-        """Raises InputError if there is none, it is damaged, or was fitted to another language model than `llm`."""
+        """Raises InputError if there is none, it is damaged, or was fitted to another language model than `llm` under
+        `scales`."""
         folder = Path(folder)
         if not folder.is_dir():
             raise InputError(
@@ -140,9 +146,11 @@ class Rejection:
             config = RejectionConfig(**stored, limits=limits)
         except (TypeError, KeyError, AttributeError) as error:
             raise InputError(f"{folder / CONFIG_FILE}: says nothing of what is to be refused ({error!r})") from error
-        if weights_digest(llm) != config.llm:
+        if weights_digest(llm, scales) != config.llm:
+            named = llm if scales is None else f"{llm} under {scales}"
             raise InputError(
-                f"{folder}: it was fitted to another language model than {llm}; fit one for it with usdm fit_rejection"
+                f"{folder}: it was fitted to another language model than {named}; fit one for it with "
+                "usdm fit_rejection"
             )
         tensors = read_weights(folder)
         try:
@@ -152,9 +160,10 @@ class Rejection:
         return cls(config, gaussians, score, threshold)
 
 
-def weights_digest(llm: str | Path) -> str:
-    """Of a language model's weights, whatever else lies in its folder."""
-    return digest([content_digest(path) for path in sorted(Path(llm).glob("*.safetensors"))])
+def weights_digest(llm: str | Path, scales: str | Path | None = None) -> str:
+    """Of a language model's weights, whatever else lies in its folder, and of the scales of a task on it."""
+    paths = [*sorted(Path(llm).glob("*.safetensors")), *([] if scales is None else [Path(scales)])]
+    return digest([content_digest(path) for path in paths])
 
 
 def _gaussians(tensors: Mapping[str, Tensor], layout: str) -> Gaussians:

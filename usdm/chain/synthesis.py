@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from usdm.chain.choosing import ChoosingChain
 from usdm.chain.pipeline import SpokenDialogPipeline
 from usdm.chain.prefetch import prefetch
@@ -181,7 +179,7 @@ def _settings(
     """All that the results depend on beside the requests."""
     return {
         "model": pipeline.fingerprint,
-        "precision": {"llm": _precision(pipeline.parts.llm), "decoder": _precision(pipeline.parts.speech)},
+        "precision": pipeline.precision,
         "chain": chain.name,
         "sampling": {stage: asdict(settings) for stage, settings in sampling.items()},
         "decoder": asdict(decoder),
@@ -189,8 +187,3 @@ def _settings(
         "seed": seed,
         "num_shards": num_shards,
     }
-
-
-def _precision(model: nn.Module) -> str:
-    """Types of its weights; several where some are quantised."""
-    return " ".join(sorted({str(value.dtype).removeprefix("torch.") for value in model.state_dict().values()}))

@@ -10,10 +10,12 @@ from usdm.cli import Figures, finetune
 from usdm.cli.written import write_report
 from usdm.lm import load_model
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
-from usdm.training.subject_losses import subject_losses
+from usdm.training.subject_losses import check_subjects, subject_losses
 
 
 def run(config: DictConfig) -> Figures:
+    asked = {"split": config.split, "agent_roles": list(config.agent_roles), "limit": config.limit}
+    check_subjects(list(config.corpora), config.labels, **asked)
     finetune.run(config)
     folder = Path(config.output_dir)
     losses = subject_losses(
@@ -22,11 +24,9 @@ def run(config: DictConfig) -> Figures:
         list(config.corpora),
         config.labels,
         max_length=config.loop.max_length,
-        split=config.split,
-        agent_roles=list(config.agent_roles),
         history_turns=config.history_turns,
-        limit=config.limit,
         seed=config.seed,
+        **asked,
     )
     write_report(losses, folder, "subject_losses")
     return {f"loss of {name}": each.loss.mean for name, each in losses.subjects.items()}

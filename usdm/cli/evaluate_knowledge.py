@@ -16,12 +16,15 @@ from usdm.knowledge.harness import HarnessTasks, ask_harness, harness_name
 from usdm.knowledge.items import read_choices
 from usdm.knowledge.scores import Answered, of_choices, of_harness, score_knowledge
 from usdm.lm import in_transformers
-from usdm.runs import record
+from usdm.runs import digest, record
 from usdm.tokens import read_tokenizer
 from usdm.types import InputError
 
 
 def run(config: DictConfig) -> Figures:
+    for name in ("limit", "batch"):
+        if config[name] is not None and config[name] < 1:
+            raise InputError(f"{name}={config[name]}: give 1 question or more")
     tasks: HarnessTasks = instantiate(config.knowledge, _convert_="all")
     folder = Path(config.output_dir)
     ask = ask_in_text if config.hears is None else ask_as_turns
@@ -41,7 +44,7 @@ def ask_in_text(config: DictConfig, tasks: HarnessTasks, folder: Path) -> tuple[
         in_transformers(pipeline.parts.llm),
         read_tokenizer(pipeline.folders["llm"]),
         tasks,
-        folder / "lm_eval" / pipeline.fingerprint,
+        folder / "lm_eval" / digest([pipeline.fingerprint, pipeline.precision["llm"]]),
         shots=config.shots,
         limit=config.limit,
         batch=config.batch,
@@ -62,7 +65,7 @@ def ask_as_turns(config: DictConfig, tasks: HarnessTasks, folder: Path) -> tuple
         choices = choose(
             pipeline,
             items,
-            folder / f"choices-{config.speaker}.jsonl",
+            folder / f"choices-{config.speaker}-{config.seed}.jsonl",
             hears=config.hears.value,
             chooses=config.chooses.value,
             speak=None if speaker is None else speaker.speak,

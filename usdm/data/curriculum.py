@@ -144,7 +144,7 @@ def read_lessons(path: str | Path) -> dict[str, Known]:
     `fine` and `level` may be missing; `usdm.data.labels` and `usdm prepare_dialogs` have the same format.
 
     Raises:
-        InputError: the file is missing, has a line that is no label, or has one subject alone.
+        InputError: the file is missing, has a line that is no label or an id twice, or has one subject alone.
     """
     path = Path(path)
     if not path.is_file():
@@ -154,12 +154,17 @@ def read_lessons(path: str | Path) -> dict[str, Known]:
         try:
             row = json.loads(line)
             level = None if row.get("level") is None else LEVELS.index(row["level"])
-            known[row["id"]] = Known(row["label"], row.get("fine", ""), level)
+            name, label, fine = row["id"], row["label"], row.get("fine", "")
+            if not all(isinstance(each, str) for each in (name, label, fine)):
+                raise TypeError("id, label and fine are texts")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{path}, line {number}: not a label ({error!r}); it needs id and label, and may have a level of "
                 f"{', '.join(LEVELS)}"
             ) from error
+        if name in known:
+            raise InputError(f"{path}, line {number}: {name} was labelled before; keep one of the lines")
+        known[name] = Known(label, fine, level)
     if len(subjects := {each.subject for each in known.values()}) < 2:
         raise InputError(f"{path}: one subject alone ({', '.join(subjects)}); an order of subjects needs two or more")
     return known

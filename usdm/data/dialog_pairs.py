@@ -10,6 +10,7 @@ from typing import Any
 
 from usdm.data.unit_corpus import UnitCorpus
 from usdm.interleave import keyed_generator
+from usdm.tokens.template import normalise_text
 from usdm.types import InputError, Role
 
 SAME_SERVICE, OTHER_SERVICE = "same service", "other service"  # what a rejected reply is from
@@ -74,6 +75,7 @@ class DialogPairs:
             if each.dialog not in services:
                 raise InputError(f"{self.dialogs_file}: it has no dialog {each.dialog}; give the one of this corpus")
         about = [services[each.dialog] for each in exchanges]
+        said = [normalise_text(each.agent_text) for each in exchanges]
         for place, each in enumerate(exchanges):
             random = keyed_generator(self.seed, 0, f"rejected for {each.id}")
             wanted = [SAME_SERVICE, OTHER_SERVICE]
@@ -81,7 +83,7 @@ class DialogPairs:
                 wanted.reverse()
             order = random.permutation(len(exchanges)).tolist()
             others = [i for i in order if exchanges[i].dialog != each.dialog]
-            others = [i for i in others if exchanges[i].agent_text != each.agent_text]
+            others = [i for i in others if said[i] != said[place]]
             for kind in wanted:
                 fitting = (i for i in others if bool(about[i] & about[place]) == (kind == SAME_SERVICE))
                 if (chosen := next(fitting, None)) is not None:

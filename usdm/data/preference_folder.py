@@ -53,6 +53,8 @@ def prepare_preferences(
         InputError: a split has no exchange, the source cannot work with them, or other pairs are there.
     """
     given = arguments_of(prepare_preferences, locals(), but=("output_dir", "overwrite"))
+    if limit is not None and limit < 1:
+        raise InputError(f"limit={limit}: give 1 exchange or more, or null for all")
     results = [f"{split}.jsonl" for split in SPLITS]
     with claim(output_dir, given.settings, given.inputs, results=results, overwrite=overwrite) as claimed:
         if claimed.record.done and all((claimed.path / f"{split}.jsonl").is_file() for split in splits):

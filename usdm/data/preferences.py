@@ -19,7 +19,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -31,11 +31,13 @@ from usdm.data.packing import PackedRow, build_row
 from usdm.data.sequences import TrainingSequence
 from usdm.interleave import keyed_generator
 from usdm.tokens import IGNORED, DialogTemplate, TurnContent
-from usdm.types import InputError, Turn
+from usdm.tokens.template import normalise_text
+from usdm.types import InputError, Role, Turn
 
 SIDES = ("prompt", "chosen", "rejected")
 SOURCE = "source"
 HISTORY = "history"
+SHOWN = 60  # characters of a value that a message shows
 
 
 class PreferencePair(NamedTuple):
@@ -138,9 +140,13 @@ def read_pairs(
 
 def _rows(path: Path) -> Iterator[Any]:
     if path.suffix not in (".jsonl", ".parquet") or not path.is_file():
-        raise InputError(f"pairs={path}: give a .jsonl or a .parquet file that is there")
+        raise InputError(f"{path}: give a .jsonl or a .parquet file that is there")
     if path.suffix == ".parquet":
-        yield from pq.read_table(path).to_pylist()
+        try:
+            table = pq.read_table(path)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: no Parquet file ({error}); make it again") from error
+        yield from table.to_pylist()
         return
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
@@ -197,7 +203,7 @@ def read_judged(folders: Sequence[str | Path], split: str) -> list[Judged]:
                 replies = [given[side].get("agent_text") for side in ("chosen", "rejected")]
                 if not all(isinstance(reply, str) and reply for reply in replies):
                     raise InputError("chosen and rejected need an agent_text each, for a judge to read")
-                if replies[0] == replies[1]:
+                if normalise_text(replies[0]) == normalise_text(replies[1]):
                     raise InputError("chosen and rejected are the same reply: drop the pair, it says nothing")
                 content = replace(_content(prompt), reply_a=replies[0], reply_b=replies[1])
             except InputError as error:
@@ -216,9 +222,15 @@ def _prompt(given: Any) -> tuple[dict[str, Any], list[Turn]]:
         raise InputError(f"give an object with {', '.join(SIDES)}, each an object itself")
     prompt = _present(given["prompt"])
     try:
-        return prompt, [Turn(role, text) for role, text in prompt.pop(HISTORY, [])]
+        history = [Turn(role, text) for role, text in prompt.pop(HISTORY, [])]
     except (TypeError, ValueError) as error:
         raise InputError(f"{HISTORY} holds pairs of role and text ({error})") from error
+    for turn in history:
+        if turn.role not in get_args(Role) or not isinstance(turn.text, str):
+            raise InputError(
+                f"{HISTORY}: [{turn.role!r}, {turn.text!r}] is no role of {', '.join(get_args(Role))} and a text"
+            )
+    return prompt, history
 
 
 def _pair(given: Any, template: DialogTemplate, layout: str | None, stage: str | None) -> PreferencePair:
@@ -244,8 +256,16 @@ def _content(given: Mapping[str, Any]) -> TurnContent:
     known = [field.name for field in fields(TurnContent)]
     if unknown := sorted(set(given) - set(known)):
         raise InputError(f"{', '.join(unknown)}: a turn has {', '.join(known)}, and a prompt {HISTORY} besides")
+    for key, value in given.items():
+        if not (_are_units(value) if key.endswith("units") else isinstance(value, str)):
+            wanted = "units are whole numbers in a list" if key.endswith("units") else "it is a text"
+            raise InputError(f"{key}={str(value)[:SHOWN]}: {wanted}; write it so, or drop the pair")
     units = {key: torch.tensor(value, dtype=torch.int64) for key, value in given.items() if key.endswith("units")}
     return TurnContent(**{**given, **units})
+
+
+def _are_units(value: Any) -> bool:
+    return isinstance(value, list) and all(type(unit) is int for unit in value)
 
 
 def _sequence(ids: torch.Tensor, labels: torch.Tensor, first: int) -> TrainingSequence:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from usdm.data.labels import Labels
-from usdm.data.unit_corpus import UnitCorpus
+from usdm.data.unit_corpus import UnitCorpus, UnitSource
 from usdm.types import InputError
 
 COLUMNS = ("id", "dialog", "role", "split", "text", "units")
@@ -38,6 +38,13 @@ def read_user_turns(corpora: Sequence[str | Path]) -> list[UserTurn]:
     if not turns:
         raise InputError(f"corpora={[str(corpus) for corpus in corpora]}: no user says anything in them")
     return turns
+
+
+def check_units(corpora: Sequence[str | Path], known: UnitSource | None, whose: str) -> None:
+    """Raises InputError for a corpus of other units than a model knows. `known`: None where it does not say which."""
+    for corpus in corpora:
+        if known is not None and Path(corpus).suffix != ".jsonl":
+            known.check(UnitCorpus(corpus).source, whose, str(corpus))
 
 
 def with_labels(turns: Sequence[UserTurn], labels: Labels) -> list[tuple[UserTurn, str]]:

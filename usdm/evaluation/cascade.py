@@ -86,7 +86,8 @@ class Cascade:
         if self.voice is None:
             self._speak_by_units(typed, replies, folder, overwrite, progress)
         else:
-            settings["llm"] = None if self.text_model is not None else self.pipeline.fingerprint
+            if self.text_model is None:
+                settings["llm"] = [self.pipeline.fingerprint, self.pipeline.precision["llm"]]
             settings |= {"voice": self.voice.identity, "seed": self.seed}
             say = partial(self._answer, self.voice, replies)
             _say_all(folder, settings, typed, say, self.retry_errors, overwrite, progress)

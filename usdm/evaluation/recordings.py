@@ -176,7 +176,7 @@ def evaluate_recordings(
         recordings = [recordings[place * len(recordings) // limit] for place in range(limit)]
     output_dir, name = Path(output_dir), Path(folder).resolve().name
     output_dir.mkdir(parents=True, exist_ok=True)
-    system = [pipeline.fingerprint, asdict(pipeline.settings), seed, recogniser.identity]
+    system = [pipeline.fingerprint, pipeline.precision, asdict(pipeline.settings), seed, recogniser.identity]
     by_key = {_key(recording, system): recording for recording in recordings}
     work = {key: partial(_transcribe, pipeline, recording, recogniser, key, seed) for key, recording in by_key.items()}
     path = output_dir / f"{name}.jsonl"

@@ -22,6 +22,7 @@ from usdm.chain.stages import LanguageModelChain, Question
 from usdm.knowledge.items import LETTERS, ChoiceItem
 from usdm.lm import ContinuousBatch, log_probabilities
 from usdm.runs import KeptAnswers
+from usdm.tokens.spoken_text import written_in_english
 from usdm.types import InputError, Waveform
 
 Hears = Literal["units", "text"]
@@ -63,19 +64,19 @@ def choose(
     """Of every item, in order; what was asked of this model before comes from `kept_in`.
 
     Args:
-        speak: says what there is no recording of, where `hears` is units.
+        kept_in: of one voice alone.
+        speak: says what there is no recording of, where `hears` is units; in English.
         batch: items at once.
 
     Raises:
         InputError: the model's letters are not single ids of their own, an item has no sound and there is no voice, or
-            the chain writes no text.
+            none that could say all of it, or the chain writes no text.
     """
     chain = LanguageModelChain(pipeline.parts.llm, pipeline.parts.template)
     if chooses == "letters":
         letter_ids(chain)  # complains before any work
-    silent = [item.id for item in items if _recording(item, chooses) is None]
-    if hears == "units" and speak is None and silent:
-        raise InputError(f"{silent[0]}: no recording of what is asked; give speaker=flite-slt, or hears=text")
+    if hears == "units":
+        _check_sayable([item for item in items if _recording(item, chooses) is None], chooses, speak is not None)
     found: list[Choice] = []
     with KeptAnswers(kept_in) as kept:
         for start in range(0, len(items), batch):
@@ -91,6 +92,20 @@ def choose(
     return found
 
 
+def _check_sayable(silent: Sequence[ChoiceItem], chooses: Chooses, has_voice: bool) -> None:
+    """Raises InputError for items without a recording where nobody speaks, or speaks what they are written in."""
+    for item in silent:
+        if not has_voice:
+            raise InputError(f"{item.id}: no recording of what is asked; give speaker=flite-slt, or hears=text")
+        try:
+            written_in_english(asked_text(item, chooses))
+        except InputError as error:
+            raise InputError(
+                f"{item.id}: voices speak English here ({error}); give recordings of questions (a column audio, with "
+                "chooses=options), or hears=text"
+            ) from error
+
+
 def letter_ids(chain: LanguageModelChain) -> list[int]:
     """Of the letters where a reply begins. Raises InputError unless each is one id, and no two are the same."""
     written = [chain.template.reply_ids(letter) for letter in LETTERS]
@@ -101,10 +116,11 @@ def letter_ids(chain: LanguageModelChain) -> list[int]:
 
 
 def _asked(pipeline: SpokenDialogPipeline, item: ChoiceItem, hears: Hears, chooses: Chooses) -> list[Any]:
-    """All that the answer depends on, but for the voice, which the folder's settings name."""
+    """All that the answer depends on, but for the voice, which has a file of its own."""
     recording = _recording(item, chooses) if hears == "units" else None
     sound = None if recording is None else hashlib.sha256(recording.read_bytes()).hexdigest()
-    return [pipeline.fingerprint, hears, chooses, asked_text(item, chooses), list(item.options), sound]
+    model = [pipeline.fingerprint, pipeline.precision["llm"]]
+    return [*model, hears, chooses, asked_text(item, chooses), list(item.options), sound]
 
 
 def _recording(item: ChoiceItem, chooses: Chooses) -> Path | None:

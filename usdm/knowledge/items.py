@@ -18,6 +18,7 @@ from typing import Any
 from usdm.types import InputError
 
 LETTERS = ("A", "B", "C", "D")
+COLUMNS = ("question", *LETTERS, "answer")
 FORMAT = "SUBJECT-test.csv or SUBJECT-test.jsonl with question, A, B, C, D and answer (1 to 4)"
 
 
@@ -67,7 +68,7 @@ def read_choices(folder: str | Path, limit: int | None = None) -> list[ChoiceIte
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Raises InputError for lines that are no JSON objects, or a file without rows."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file)) if path.suffix == ".csv" else [json.loads(line) for line in file]
     except ValueError as error:
         raise InputError(f"{path}: not {path.suffix} in UTF-8 ({error}); it wants {FORMAT}") from error
@@ -78,7 +79,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def _item(subject: str, number: int, row: Mapping[str, Any], path: Path) -> ChoiceItem:
     where, name = f"{path}, row {number + 1}", f"{subject}-{number:05d}"
-    if not isinstance(row, dict) or (missing := [key for key in ("question", *LETTERS, "answer") if not row.get(key)]):
+    if not isinstance(row, dict) or (missing := [key for key in COLUMNS if row.get(key) in (None, "")]):
         lacking = "" if not isinstance(row, dict) else f" without {', '.join(missing)}"
         raise InputError(f"{where}: a row{lacking}; it wants {FORMAT}")
     options = tuple(str(row[letter]).strip() for letter in LETTERS)

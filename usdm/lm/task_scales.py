@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SCALES_FOLDER = "scales"  # in a training's folder
 WEIGHTS_FILE = "scales.safetensors"
 SETTINGS_FILE = "scales.json"
+THEIR_BASE = "give the language model that the training with adapter=peqa began with (model.llm=FOLDER)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +60,17 @@ class TaskScales:
 
         Raises InputError if they were trained on another model.
         """
-        scale_linears(model, self.bits, self.group)
+        try:
+            scale_linears(model, self.bits, self.group)
+        except InputError as error:
+            raise InputError(
+                f"the scales (bits={self.bits}, group={self.group}) fit no layers of {base}: {THEIR_BASE}"
+            ) from error
         found = integers_digest(model.state_dict())
         if found != self.integers:
             raise InputError(
-                f"the scales belong to a model whose integers are {self.integers}, those of {base} are {found}: give "
-                "the language model that the training with adapter=peqa began with (model.llm=FOLDER)"
+                f"the scales belong to a model whose integers are {self.integers}, those of {base} are {found}: "
+                f"{THEIR_BASE}"
             )
         places = dict(model.named_parameters())
         wrong = [

@@ -133,7 +133,8 @@ def _likelihoods(
     pipeline: SpokenDialogPipeline, paths: Sequence[Path], kept: KeptAnswers
 ) -> dict[Path, Likelihood | str]:
     """Of each sound, or why there is none."""
-    asked = {path: [pipeline.fingerprint, hashlib.sha256(path.read_bytes()).hexdigest()] for path in paths}
+    model = [pipeline.fingerprint, pipeline.precision["llm"]]
+    asked = {path: [*model, hashlib.sha256(path.read_bytes()).hexdigest()] for path in paths}
     new = {path: units for path in paths if not kept.has(asked[path]) for units in [_units(pipeline, path)]}
     vocabulary = pipeline.parts.template.vocabulary
     first = len(vocabulary.start_ids) + 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from usdm.checkpoint import CLASS_KEY, CONFIG_FILE, WEIGHTS_FILE, class_named, read_config, read_weights
 from usdm.data.labels import Labels, classes_of
-from usdm.data.user_turns import UserTurn, read_user_turns, with_labels
+from usdm.data.unit_corpus import UnitSource
+from usdm.data.user_turns import UserTurn, check_units, read_user_turns, with_labels
 from usdm.interleave import keyed_generator
 from usdm.lm import check_model, load_model
 from usdm.lm.adapters import adapter_record, with_adapter, with_prompt_tokens
@@ -84,7 +85,8 @@ class ClassifierTask(TrainingTask):
 
     Raises:
         InputError: as `Labels.load` and `classes_of` do; nothing of split "train" or "dev" has a label; the objective
-            needs a target, or has no use for one; a frozen backbone with an adapter.
+            needs a target, or has no use for one; a frozen backbone with an adapter; a step without a turn; units that
+            the model does not know.
     """
 
     def __init__(
@@ -107,16 +109,16 @@ class ClassifierTask(TrainingTask):
         seed: int,
         device: str = "cpu",
     ) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch_size={batch_size}: a step learns from 1 turn or more")
+        check_units_heard([(corpora, hears), (target, target_hears or hears)], model)
         if frozen and adapter is not None:
             raise InputError("frozen=true and an adapter: nothing of the adapter would be learnt; take adapter=none")
         if objective.needs_target != bool(target):
             wants = "needs unlabelled turns: give target=[FOLDER]" if objective.needs_target else "reads no target"
             raise InputError(f"objective={type(objective).__name__}, target={list(target)}: this objective {wants}")
         labelled = with_labels(read_user_turns(corpora), Labels.load(labels, label_key))
-        learnt = [label for turn, label in labelled if turn.split in ("train", "dev")]
-        held_out = _held_out(set(learnt) - set(left_out), held_out_share, seed)
-        _check_left_out(left_out, {label for _, label in labelled})
-        classes = classes_of(label for label in learnt if label not in {*left_out, *held_out})
+        classes, held_out = classes_to_learn(labelled, left_out, held_out_share, seed)
         turns = {split: _of_split(labelled, split, classes) for split in ("train", "dev")}
         unlabelled = [turn for turn in read_user_turns(target) if turn.split == "train"] if target else []
         self.config = ClassifierConfig(
@@ -218,10 +220,32 @@ def features_of(classifier: TurnClassifier, prompts: Sequence[Sequence[int]], pa
     return torch.cat(parts)[back] if parts else torch.zeros(0, 1)
 
 
-def turn_prompts(template: DialogTemplate, hears: str, turns: Sequence[UserTurn]) -> list[list[int]]:
+def classes_to_learn(
+    labelled: Sequence[tuple[UserTurn, str]], left_out: Sequence[str], held_out_share: float, seed: int
+) -> tuple[list[str], list[str]]:
+    """The classes of `ClassifierTask`, and those that are drawn to be held out. Raises InputError as it does."""
+    learnt = [label for turn, label in labelled if turn.split in ("train", "dev")]
+    held_out = _held_out(set(learnt) - set(left_out), held_out_share, seed)
+    _check_left_out(left_out, {label for _, label in labelled})
+    return classes_of(label for label in learnt if label not in {*left_out, *held_out}), held_out
+
+
+def check_units_heard(heard: Iterable[tuple[Sequence[str | Path], str]], model: str | Path) -> None:
+    """Raises InputError for corpora that are heard, and are of other units than the language model in `model` knows."""
+    for corpora, hears in heard:
+        if hears != "text":
+            check_units(corpora, UnitSource.load(model), str(model))
+
+
+def check_heard(hears: str, turns: Sequence[UserTurn]) -> None:
     """Raises InputError for a turn that lacks what is to be heard, named."""
     if hears != "text" and (silent := [turn.id for turn in turns if turn.units is None]):
         raise InputError(f"hears={hears}: {silent[0]} is text alone; take hears=text, or a corpus of units")
+
+
+def turn_prompts(template: DialogTemplate, hears: str, turns: Sequence[UserTurn]) -> list[list[int]]:
+    """Raises InputError as `check_heard` does."""
+    check_heard(hears, turns)
     return [turn_prompt(template, hears, turn.units, turn.text) for turn in turns]
 
 

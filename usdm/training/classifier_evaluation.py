@@ -15,7 +15,7 @@ from usdm.data.user_turns import UserTurn, read_user_turns, with_labels
 from usdm.metrics.intervals import Mean, mean_of
 from usdm.metrics.out_of_domain import Detector, Separation, separation
 from usdm.metrics.table import markdown_table, mean_cell
-from usdm.training.classifier import LoadedClassifier, load_classifier
+from usdm.training.classifier import LoadedClassifier, check_units_heard, load_classifier
 from usdm.types import InputError
 
 HELD_OUT = "held-out classes"
@@ -84,11 +84,13 @@ def evaluate_classifier(
         base: where the language model lies, if it was moved.
 
     Raises:
-        InputError: no label is one of the classifier's classes, a corpus has no turn of split "test", or what loading
-            raises.
+        InputError: no label is one of the classifier's classes, a corpus has no turn of split "test", the labelled ones
+            have none of split "train", the model does not know their units, or what loading raises.
     """
     loaded = load_classifier(classifier, base)
     config = loaded.config
+    heard = [(places, hears or config.hears) for places in (corpora, *out.values())]
+    check_units_heard(heard, config.base)
     labelled = with_labels(read_user_turns(corpora), Labels.load(labels, config.label_key))
     if not {label for _, label in labelled} & set(config.classes):
         raise InputError(
@@ -96,8 +98,7 @@ def evaluate_classifier(
             "the labels that it has learnt, or some of them"
         )
     place = {name: number for number, name in enumerate(config.classes)}
-    inside = _of(labelled, "test", config.classes)
-    train = _of(labelled, "train", config.classes)
+    inside, train = (_inside(labelled, split, config.classes) for split in ("test", "train"))
     groups = {name: _of(labelled, "test", [name]) for name in config.left_out}
     groups[HELD_OUT] = _of(labelled, "test", config.held_out)
     groups = {name: turns for name, turns in groups.items() if turns}
@@ -126,6 +127,16 @@ def evaluate_classifier(
 def _of(labelled: Sequence[tuple[UserTurn, str]], split: str, labels: Sequence[str]) -> list[tuple[UserTurn, str]]:
     wanted = set(labels)
     return [(turn, label) for turn, label in labelled if turn.split == split and label in wanted]
+
+
+def _inside(labelled: Sequence[tuple[UserTurn, str]], split: str, classes: Sequence[str]) -> list[tuple[UserTurn, str]]:
+    found = _of(labelled, split, classes)
+    if not found:
+        raise InputError(
+            f"no turn of split {split!r} is of a class that was learnt ({', '.join(classes[:5])}): test is judged, and "
+            "scores learn from train; give corpora and labels that have both"
+        )
+    return found
 
 
 def _heard(loaded: LoadedClassifier, turns: Sequence[tuple[UserTurn, str]], hears: str | None) -> Group:

@@ -88,8 +88,10 @@ class Contrast:
     max_new_units: int = 512  # of a reply that is spoken
     capacity: int = 32  # sequences that a language model writes at once
     seed: int = 0
+    best_first: tuple[str, ...] = field(init=False)  # the rungs' order, which a run is told apart by
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "best_first", tuple(self.ladder))
         object.__setattr__(self, "ladder", {name: _rung(name, given) for name, given in self.ladder.items()})
         if len(self.ladder) < 2:
             raise InputError(

@@ -195,13 +195,17 @@ class _Ensemble(nn.Module):
 class CalibratedEnsemble(_WithTarget):
     """CMU (Fu et al., ECCV 2020): unknown is what five heads are unsure, of different minds and unconfident about.
 
-    Its scores are rescaled over all turns that are judged at once.
+    Its scores are rescaled over all turns that are judged at once. Raises InputError for less than two heads.
     """
 
     heads: int = 5
     threshold: float = 0.5  # of the certainty
     hidden: int = 1024
     dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.heads < 2:
+            raise InputError(f"objective.heads={self.heads}: give 2 or more, whose minds can differ")
 
     def parts(self, width: int, num_classes: int, num_target: int) -> nn.Module:
         return nn.ModuleDict(

@@ -21,7 +21,8 @@ from usdm.chain.rejection import (
     heard_turn,
     weights_digest,
 )
-from usdm.data.user_turns import UserTurn, read_user_turns
+from usdm.data.extraction import unit_source
+from usdm.data.user_turns import UserTurn, check_units, read_user_turns
 from usdm.interleave import keyed_generator
 from usdm.lm import ContinuousBatch
 from usdm.metrics.out_of_domain import Gaussians, fit_gaussians, threshold_that_keeps
@@ -72,24 +73,28 @@ def fit_rejection(
         overwrite: delete what was fitted to another model, other turns or other settings.
 
     Raises:
-        InputError: no turns of a split are left, the units are of another number, or `output_dir` has another fit.
+        InputError: fewer than two turns of a split are left, the units are not the model's, the reply is empty, or
+            `output_dir` has another fit.
     """
     if not 0 < kept < 1:
         raise InputError(f"kept={kept}: give a share between 0 and 1, such as 0.95")
+    if not reply.strip():
+        raise InputError(f"reply={reply!r}: give what is to be said to a turn that is refused")
     given = arguments_of(fit_rejection, locals(), but=("pipeline", "output_dir", "capacity", "overwrite"))
-    llm = pipeline.folders["llm"]
-    settings = {**given.settings, "sampling": asdict(_transcribing(pipeline))}
-    inputs = {**given.inputs, "llm": llm}
+    llm, scales = pipeline.folders["llm"], pipeline.folders.get("scales")
+    settings = {**given.settings, "sampling": asdict(_transcribing(pipeline)), "precision": pipeline.precision["llm"]}
+    inputs = {**given.inputs, "llm": llm} | ({} if scales is None else {"scales": scales})
     with claim(output_dir, settings, inputs, results=[MODEL_FOLDER], overwrite=overwrite) as run:
         folder = Path(output_dir) / MODEL_FOLDER
         if not finished(run):
+            check_units(corpora, unit_source(pipeline.parts.units), str(pipeline.folders["units"]))
             found = read_user_turns(corpora)
             train = _drawn(found, "train", refused_dialogs, turns, seed)
             dev = _drawn(found, "dev", refused_dialogs, dev_turns, seed)
-            rejection = _fit(pipeline, train, dev, kept, reply, capacity, weights_digest(llm))
+            rejection = _fit(pipeline, train, dev, kept, reply, capacity, weights_digest(llm, scales))
             rejection.save(folder)
             run.finish({"train": len(train), "dev": len(dev)})
-    stored = Rejection.load(folder, llm)
+    stored = Rejection.load(folder, llm, scales=scales)
     layout = pipeline.parts.template.layout().name
     counts = {name: int(run.record.figures[name]) for name in ("train", "dev")}
     return RejectionReport(counts["train"], counts["dev"], dict(stored.config.limits[layout].thresholds))
@@ -98,12 +103,15 @@ def fit_rejection(
 def _drawn(
     found: Sequence[UserTurn], split: str, refused: Sequence[str], number: int | None, seed: int
 ) -> list[UserTurn]:
-    """Turns inside, in drawn order. Raises InputError if there are none."""
+    """Turns inside, in drawn order. Raises InputError if there are none, or too few to say how they vary."""
     inside = [turn for turn in found if turn.split == split and not turn.dialog.startswith(tuple(refused))]
     if not inside:
         raise InputError(f"no turn of split {split!r} is left; give a corpus of the model's domain that has some")
-    order = keyed_generator(seed, 0, split).permutation(len(inside))[:number]
-    return [inside[place] for place in order]
+    order = keyed_generator(seed, 0, split).permutation(len(inside))
+    drawn = [inside[place] for place in (order if number is None else order[: max(number, 0)])]
+    if len(drawn) < 2:
+        raise InputError(f"{len(drawn)} turns of split {split!r} say nothing of how turns vary; take 2 or more")
+    return drawn
 
 
 def _fit(

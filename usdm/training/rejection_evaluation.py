@@ -13,7 +13,8 @@ from torch import Tensor
 
 from usdm.chain import Answer, LanguageModelChain, Question, SpokenDialogPipeline
 from usdm.chain.rejection import SCORES, Evidence, EvidenceReader, Rejection, all_scores, heard_turn
-from usdm.data.user_turns import UserTurn, read_user_turns
+from usdm.data.extraction import unit_source
+from usdm.data.user_turns import UserTurn, check_units, read_user_turns
 from usdm.interleave import keyed_generator
 from usdm.lm import ContinuousBatch
 from usdm.metrics.intervals import Mean, mean_of
@@ -99,15 +100,25 @@ def evaluate_rejection(
         capacity: replies that are written at once.
 
     Raises:
-        InputError: there are no turns of split "test", or nothing was fitted for the model in `folder`.
+        InputError: there are no turns of split "test", their units are not the model's, none outside has words, or
+            nothing was fitted for the model in `folder`.
     """
-    rejection = Rejection.load(folder, pipeline.folders["llm"])
+    if turns is not None and turns < 1:
+        raise InputError(f"turns={turns}: give 1 turn inside or more, or null for all")
+    check_units([*corpora, *outside], unit_source(pipeline.parts.units), str(pipeline.folders["units"]))
+    rejection = Rejection.load(folder, pipeline.folders["llm"], scales=pipeline.folders.get("scales"))
     reader = EvidenceReader(pipeline.parts.llm, pipeline.parts.template, rejection.config.reply)
     found = [turn for turn in _of_test(corpora) if not turn.dialog.startswith(tuple(refused_dialogs))]
     order = keyed_generator(seed, 0, "test").permutation(len(found))[:turns]
+    away = _of_test(outside)
+    has_words = np.array([bool(spoken_words(turn.text)) for turn in away])
+    if not has_words.any():
+        raise InputError(
+            f"outside={[str(corpus) for corpus in outside]}: none of its {len(away)} turns has words, and noise alone "
+            "does not say how turns are told apart; give some with words beside it"
+        )
     ours = _judge(pipeline, rejection, reader, [found[place] for place in order], phrase, capacity)
-    theirs = _judge(pipeline, rejection, reader, _of_test(outside), phrase, capacity)
-    has_words = np.array([bool(spoken_words(turn.text)) for turn in theirs.turns])
+    theirs = _judge(pipeline, rejection, reader, away, phrase, capacity)
     rows = [_row(ITSELF, ours, theirs, has_words, None, seed)]
     thresholds = rejection.config.limits[pipeline.parts.template.layout().name].thresholds
     rows += [_row(score, ours, theirs, has_words, thresholds[score], seed) for score in SCORES]

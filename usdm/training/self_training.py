@@ -26,6 +26,7 @@ from usdm.data.unit_corpus import UnitSource
 from usdm.lm import load_for_generation, load_model
 from usdm.runs import Arguments, arguments_of, claim, publishing
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
+from usdm.tokens.template import normalise_text
 from usdm.training.language_model import finetune
 from usdm.training.lm_settings import LanguageModelSettings
 from usdm.training.objectives import DirectPreference
@@ -86,7 +87,7 @@ class JudgedAnswers:
         if judge is None:
             scores = [-float(errors) for errors in heard_errors(judging, drawn, HEARD_TOKENS)]
         else:
-            a, b = (each.answer.agent_text or "" for each in drawn)
+            a, b = (normalise_text(each.answer.agent_text or "") for each in drawn)
             if not a or not b or a == b:
                 return None
             [verdict] = judge([Comparison(question, a, b)])
@@ -138,6 +139,8 @@ def self_train(
         InputError: as `finetune` does, and if the model was not taught to judge.
     """
     given = arguments_of(self_train, locals(), but=("output_dir", "overwrite"))
+    if stage not in ("respond", "speak"):
+        raise InputError(f"stage={stage!r}: there are respond and speak")
     if rounds < 1 or questions < dev_every:
         raise InputError(f"rounds={rounds}, questions={questions}: give 1 or more, and dev_every={dev_every} or more")
     if stage == "respond":

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from usdm.data.curriculum import read_lessons
-from usdm.data.dialogs import DialogSequences
+from usdm.data.curriculum import Known, read_lessons
+from usdm.data.dialogs import DialogSequences, read_dialogs
 from usdm.data.sequences import KINDS, TrainingSequence
 from usdm.data.unit_corpus import UnitCorpus
 from usdm.metrics.facts import surroundings
@@ -60,6 +60,29 @@ class SubjectLosses:
         return f"{markdown_table(header, rows)}\n\nAsked: {asked}.\n"
 
 
+def check_subjects(
+    corpora: Sequence[str | Path], labels: str | Path, *, split: str, agent_roles: Sequence[Role], limit: int | None
+) -> None:
+    """Raises InputError for what `subject_losses` could not tell apart, before anything is trained."""
+    if limit is not None and limit < 1:
+        raise InputError(f"limit={limit}: give 1 reply of a subject or more, or null for all")
+    known = read_lessons(labels)
+    dialogs, _ = read_dialogs(UnitCorpus(corpora), split)
+    turns = [pair for dialog in dialogs for pair in pairwise(dialog)]
+    replies = [turn for before, turn in turns if turn.role in agent_roles and turn.role != before.role]
+    if not replies:
+        raise InputError(f"split={split}: no turn of {' or '.join(agent_roles)} answers another speaker in it")
+    for reply in replies:
+        _lesson(known, labels, reply.id, reply.dialog)
+
+
+def _lesson(known: Mapping[str, Known], labels: str | Path, id_: str, dialog: str) -> Known:
+    lesson = known.get(id_) or known.get(dialog)
+    if lesson is None:
+        raise InputError(f"{labels}: no label for {id_} of dialog {dialog}; give it a line with its id or dialog")
+    return lesson
+
+
 def subject_losses(
     model: PreTrainedModel,
     template: DialogTemplate,
@@ -96,11 +119,7 @@ def subject_losses(
     )
     by_subject: dict[str, list[int]] = {}
     for index in (index for block in source.blocks(0) for index in block):
-        id_, dialog = source.names(index)
-        lesson = known.get(id_) or known.get(dialog)
-        if lesson is None:
-            raise InputError(f"{labels}: no label for {id_} of dialog {dialog}; give it a line with its id or dialog")
-        by_subject.setdefault(lesson.subject, []).append(index)
+        by_subject.setdefault(_lesson(known, labels, *source.names(index)).subject, []).append(index)
     model.eval()
     counted: dict[str, list[_Counted]] = {}
     for subject, indices in sorted(by_subject.items()):
