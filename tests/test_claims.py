@@ -76,6 +76,10 @@ def model(folder: str) -> bytes:
     return Path(folder, "model", "model.safetensors").read_bytes()
 
 
+def overrides(folder: str) -> list[str]:
+    return list(OmegaConf.load(Path(folder, ".hydra", "overrides.yaml")))
+
+
 def log(folder: str) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in Path(folder, "log.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row.items() if "second" not in key} for row in rows]
@@ -89,9 +93,13 @@ def test_another_key_of_the_task_is_another_vocoder(capsys: pytest.CaptureFixtur
         "  task.batch_size: 1 then, 3 now\n  task.crop_frames: 16 then, 32 now\ngive another output_dir, or ov" in told
     )
     assert model("runs/tiny/vocoder") == first
+    assert set(SMALL) <= set(overrides("runs/tiny/vocoder"))  # the results keep their own account
     usdm(*TRAIN_VOCODER, *SMALL, "loop.log_every=2", "loop.save_every=2")  # how often decides nothing
     again = capsys.readouterr()
     assert "finished by an earlier run" in again.err and "mel_distance" in again.out
+    assert "loop.log_every=1" in overrides("runs/tiny/vocoder")
+    assert main([*TRAIN_VOCODER, "corpora=[nowhere]", "output_dir=runs/tiny/new"]) == 2
+    assert not Path("runs/tiny/new").exists()
 
 
 def test_overwrite_trains_anew() -> None:

@@ -6,6 +6,7 @@ the verb's line in `usdm --help`.
 """
 
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 
 Figures = Mapping[str, float]  # of a verb's result, the most telling first: the table of a sweep shows them
 
@@ -14,3 +15,10 @@ class WorkFailed(RuntimeError):  # noqa: N818 (an outcome, not a defect)
     """The input was fine and the work was done, but not all of it succeeded (exit status 1)."""
 
     figures: Figures = {}  # of the work that was done
+
+
+def installed_version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a source tree that was never installed
+        return None

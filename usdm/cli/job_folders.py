@@ -62,10 +62,6 @@ def give_own_places(config: DictConfig) -> None:
         config[key] = place
         with read_write(hydra.overrides):
             hydra.overrides.task.append(as_override(key, place))
-    if hydra.output_subdir is not None:  # Hydra has saved what there was before
-        folder = Path(hydra.runtime.output_dir) / hydra.output_subdir
-        OmegaConf.save(config, folder / "config.yaml")
-        OmegaConf.save(hydra.overrides.task, folder / "overrides.yaml")
 
 
 def as_override(key: str, place: str) -> str:

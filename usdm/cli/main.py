@@ -10,9 +10,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
-import json
 import os
-import platform
 import re
 import shlex
 import sys
@@ -20,11 +18,10 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from usdm.cli import Figures, WorkFailed
+from usdm.cli import Figures, WorkFailed, installed_version
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -126,6 +123,7 @@ def run_with_hydra(verb: str, arguments: Sequence[str], debug: bool) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from usdm.cli.account import account_of
     from usdm.cli.files import hydras_own_errors, named_files
     from usdm.cli.sweep import Outcome, attempt, table_at_the_end
     from usdm.config import (
@@ -138,13 +136,15 @@ def run_with_hydra(verb: str, arguments: Sequence[str], debug: bool) -> None:
     )
 
     def work(config: DictConfig) -> Figures | None:
-        check_config(config)
+        with account_of(config) as settled:
+            check_config(config)
+            return verb_work(config, settled)
+
+    def verb_work(config: DictConfig, settled: Callable[[bool], None] | None) -> Figures | None:
         from usdm.runs import started_with  # with numpy, which a refusal need not wait for
 
-        started_with(own_command(verb, config))
         with named_files(config):
-            if HydraConfig.get().output_subdir is not None:  # the verb has an output folder of its own
-                write_versions(Path(HydraConfig.get().runtime.output_dir), config.get("seed"))
+            started_with(own_command(verb, config), settled)
             figures: Figures | None = importlib.import_module(f"usdm.cli.{verb}").run(config)
         return figures
 
@@ -225,20 +225,6 @@ def hydra_command_line(arguments: list[str]) -> Iterator[None]:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = full_error
-
-
-def write_versions(folder: Path, seed: int | None) -> None:
-    """What a run depends on beside its configuration, kept where its results are."""
-    facts: dict[str, str | int | None] = {name: installed_version(name) for name in ("usdm", "torch", "transformers")}
-    facts |= {"python": platform.python_version(), "platform": platform.platform(), "seed": seed}
-    (folder / "versions.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-
-
-def installed_version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # a source tree that was never installed
-        return None
 
 
 def report(verb: str, arguments: Sequence[str], debug: bool, work: Callable[[], None]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
@@ -20,6 +20,7 @@ RUN_FILE, LOCK_FILE = "run.json", "run.lock"
 TOLD = 12  # differences in a message
 AT_WORK = "another run is at work there; wait for it, or give another output_dir"
 _command: ContextVar[str | None] = ContextVar("command", default=None)
+_claimed: ContextVar[Callable[[bool], None] | None] = ContextVar("claimed", default=None)
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,13 @@ class RunFolder:
         _write(self.path, self.record)
 
 
-def started_with(command: str) -> None:
-    """What the records of this process' runs say from now on about how to start them again."""
+def started_with(command: str, claimed: Callable[[bool], None] | None = None) -> None:
+    """What the records of this process' runs say from now on about how to start them again.
+
+    `claimed` is called whenever a run has got its folder, with whether all is done there.
+    """
     _command.set(command)
+    _claimed.set(claimed)
 
 
 @contextmanager
@@ -117,6 +122,8 @@ def claim(
                 command = then.command if then.done else now.command  # the one that did the work
                 now = replace(now, done=then.done, figures=then.figures, command=command)
             _write(path, now)
+            if (told := _claimed.get()) is not None:
+                told(now.done)
             if shared:
                 fcntl.flock(lock, fcntl.LOCK_SH)  # the others may come now
         yield RunFolder(path, now)
