@@ -20,7 +20,7 @@ from data_prep.embedded_model.not_understood import NOTHING_SAID
 from data_prep.embedded_model.synthesisers import check_speakers, flite_voice, speak_as, speak_plainly
 from usdm.audio import read_audio
 from usdm.data.speech_corpus import MANIFEST_FILE
-from usdm.runs import Shards, Task, claim, in_processes, publishing
+from usdm.runs import Shards, Task, claim, in_processes, publishing, read_run
 from usdm.tokens.language import English, Language, told_apart
 from usdm.types import AlignedWord, InputError
 
@@ -83,12 +83,11 @@ def synthesize_corpus(
     """
     source = Path(dialogs_file)
     example = _check_dialogs(source, language)
-    of_espeak = [f"espeak-{voice}" for voice in espeak.voices(language.espeak)] if voices.espeak_share else []
-    for agent in voices.agents:
-        speak_plainly(agent, example, kokoro_model=voices.kokoro)
-    check_speakers([*voices.user, *voices.held_out, *of_espeak], example, kokoro_model=voices.kokoro)
-    who = {name: value for name, value in asdict(voices).items() if name != "kokoro"}
     folder = Path(output_dir)
+    before = read_run(folder)
+    if overwrite or before is None or not before.done:  # else they spoke, or they are others and will be refused
+        _try_voices(voices, language, example)
+    who = {name: value for name, value in asdict(voices).items() if name != "kokoro"}
     with claim(
         folder,
         {"voices": who, "seed": seed, "share": share, **told_apart(language)},
@@ -112,6 +111,14 @@ def synthesize_corpus(
         report = CorpusReport(sum(1 for _ in manifest.open("rb")), failed)
         claimed.finish({"turns": report.turns, "failed": len(failed)})
     return report
+
+
+def _try_voices(voices: Voices, language: Language, example: str) -> None:
+    """Raises InputError for a speaker who is unknown, does not speak the language, or whose synthesiser is absent."""
+    of_espeak = [f"espeak-{voice}" for voice in espeak.voices(language.espeak)] if voices.espeak_share else []
+    for agent in voices.agents:
+        speak_plainly(agent, example, kokoro_model=voices.kokoro)
+    check_speakers([*voices.user, *voices.held_out, *of_espeak], example, kokoro_model=voices.kokoro)
 
 
 def _check_dialogs(source: Path, language: Language) -> str:
