@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 import shutil
@@ -100,6 +101,7 @@ def test_another_key_of_the_task_is_another_vocoder(capsys: pytest.CaptureFixtur
     assert "loop.log_every=1" in overrides("runs/tiny/vocoder")
     assert main([*TRAIN_VOCODER, "corpora=[nowhere]", "output_dir=runs/tiny/new"]) == 2
     assert not Path("runs/tiny/new").exists()
+    logging.getLogger("usdm").warning("nobody writes to a log there")
 
 
 def test_overwrite_trains_anew() -> None:

@@ -7,9 +7,10 @@ configuration beside another one's results.
 from __future__ import annotations
 
 import json
+import logging
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -44,8 +45,7 @@ def account_of(config: DictConfig) -> Iterator[Callable[[bool], None] | None]:
     finally:
         if not account.is_settled:
             account.is_settled = True  # whatever else this process may claim
-            with suppress(OSError):  # something is in it
-                account.folder.rmdir()
+            _leave_no_trace(account.folder)
 
 
 class _Account:
@@ -79,3 +79,16 @@ def _facts(seed: int | None) -> dict[str, str | int | None]:
     """What a run depends on beside its configuration."""
     facts: dict[str, str | int | None] = {name: installed_version(name) for name in PACKAGES}
     return facts | {"python": platform.python_version(), "platform": platform.platform(), "seed": seed}
+
+
+def _leave_no_trace(folder: Path) -> None:
+    """Remove the folder that Hydra has made, if nothing is in it, and the log that would be written there."""
+    try:
+        folder.rmdir()
+    except OSError:  # something is in it
+        return
+    logger = logging.getLogger()
+    for handler in list(logger.handlers):
+        if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == folder:
+            logger.removeHandler(handler)
+            handler.close()
