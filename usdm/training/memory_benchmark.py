@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 from usdm.data.packing import PackedRows
-from usdm.data.speech_corpus import MANIFEST_FILE, manifest_files, parse_utterance
+from usdm.data.speech_corpus import MANIFEST_FILE, check_ids, manifest_files, parse_utterance
 from usdm.data.speech_text import SpeechTextSequences
 from usdm.data.unit_corpus import UnitCorpus
 from usdm.data.utterance_index import UtteranceIndex
@@ -88,7 +88,9 @@ def _resident(name: str) -> int:
 
 def _extraction(data: Path) -> int:
     def read() -> None:
-        share = Shards(data / "shards", ".parquet").share(manifest_files([data]), SHARD_UTTERANCES)
+        manifests = manifest_files([data])
+        check_ids(manifests)
+        share = Shards(data / "shards", ".parquet").share(manifests, SHARD_UTTERANCES)
         for path, line in share.tasks[-1].rows:
             parse_utterance(path, line)
 
