@@ -191,6 +191,14 @@ def test_a_plan_counts_the_integers() -> None:
     assert rows.state_bytes == linears + 2 * (full.parameters - linears) + 18 * outputs
 
 
+def test_a_plan_says_how_little_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = ["plan_training", "architecture=tiny"]
+    assert main([*plan, "adapter=prompt_tokens", "adapter.count=23"]) == 0
+    assert "M parameters, 5,888 trained: 0.126 %" in capsys.readouterr().out
+    assert main([*plan, "adapter=prefix"]) == 2  # as the training itself
+    assert "it is for `usdm train_classifier`" in capsys.readouterr().err
+
+
 # Prompt tokens
 
 

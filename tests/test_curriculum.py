@@ -236,7 +236,10 @@ def test_labels_that_cannot_order_are_refused_before_anything_is_read(
     path = tmp_path / "labels.jsonl"
     rows = [{"id": name, "label": subject_of(name), "level": "apply"} for name in dialog_names()]
     refused(path, rows[:-1], corpus, vocabulary, r"labels.jsonl: \d of \d+ utterances have no label, .* dialog d0047")
-    refused(path, [{**row, "label": "all"} for row in rows], corpus, vocabulary, "one subject alone")
+    of_one = [{**row, "label": "all"} for row in rows]
+    refused(path, [*of_one, {"id": "x", "label": "y"}], corpus, vocabulary, "one subject alone .all.")
+    with pytest.raises(InputError, match=r"1 of 49 labels are of ids that are in no corpus \(x\)"):
+        Blocking(path).check_known([corpus])
     refused(path, [*rows, {"id": "x", "label": "y", "level": "create"}], corpus, vocabulary, "line 49: .*apply")
     refused(path, [*rows, {"label": "y"}], corpus, vocabulary, "line 49: not a label")
     for wrong in ({"label": None}, {"label": ["y"]}, {"label": "y", "fine": 3}):

@@ -50,7 +50,7 @@ def test_the_packaged_model_answers_as_its_parts_do(bundle: Path, tmp_path: Path
         facts={"Data": "Made up.", "Limits": "Says nothing of sense.", "Story": "Long ago."},
         license_id="cc-by-4.0",
         generation=GENERATION,
-        voices={"hers": "flite-slt"},
+        voices={"hers": "flite-slt", "his": None},
         voices_corpus=str(_spoken(tmp_path / "speech")),
         turn_head=str(tmp_path / "head"),
         scorecard=str(scorecard),

@@ -36,7 +36,8 @@ def report(plan: TrainingPlan) -> str:
     frozen = f"integers       {plan.integers / 1e6:,.1f} M of {plan.integer_bits} bits, {packed} for all tasks together"
     return "\n".join(
         [
-            f"model          {plan.parameters / 1e6:,.1f} M parameters, {plan.trained_parameters / 1e6:,.1f} M trained",
+            f"model          {plan.parameters / 1e6:,.1f} M parameters, {plan.trained_parameters:,} trained: "
+            f"{100 * plan.trained_parameters / plan.parameters:.3g} %",
             *([frozen] if plan.integers else []),
             f"tokens         {plan.tokens / 1e9:,.2f} G in {plan.steps:,} steps, {plan.epochs:.2f} epochs of about "
             f"{plan.corpus_tokens / 1e9:,.2f} G",

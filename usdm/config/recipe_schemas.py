@@ -451,7 +451,7 @@ class PackageModel(Stage):
     languages: list[str] = MISSING
     license_id: str = MISSING
     generation: Any = MISSING  # usdm.chain.GenerationSettings
-    voices: dict[str, str] | None = None  # names, and the speakers that they are
+    voices: dict[str, str | None] | None = None  # names, and the speakers that they are; null takes one away
     voices_corpus: str | None = None
     turn_head: str | None = None
     rejection: str | None = None

@@ -10,7 +10,7 @@ An order says where each example of an epoch stands, and packing keeps it: rows 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -18,6 +18,8 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
+from usdm.data.labels import check_known
+from usdm.data.unit_corpus import UnitCorpus
 from usdm.types import InputError
 
 LEVELS = ("remember", "understand", "apply")
@@ -65,7 +67,7 @@ class Curriculum:
         """Each example's index once, in order; `random` is the epoch's own generator.
 
         Raises:
-            InputError: an example has no label.
+            InputError: an example has no label, or all have one subject.
         """
         assert self.labels is not None
         known = read_lessons(self.labels)
@@ -76,12 +78,18 @@ class Curriculum:
                 f"{self.labels}: {lessons.count(None)} of {len(lessons)} utterances have no label, the first is "
                 f"{first.id} of dialog {first.dialog}; give each a line with its id or its dialog"
             )
+        _check_subjects(self.labels, {lesson.subject for lesson in lessons if lesson is not None})
         whole = [
             Lesson(found.subject, found.concept, example.level if found.level is None else found.level)
             for found, example in zip(lessons, examples, strict=True)
             if found is not None
         ]
         return self.arrange(whole, random)
+
+    def check_known(self, corpora: Iterable[UnitCorpus]) -> None:
+        """Raises InputError for labels of utterances and dialogs that no corpus has in any split."""
+        assert self.labels is not None
+        check_known(str(self.labels), read_lessons(self.labels), set().union(*(each.names() for each in corpora)))
 
     def arrange(self, lessons: Sequence[Lesson], random: np.random.Generator) -> list[int]:
         """The same of lessons: a permutation of their indices."""
@@ -165,9 +173,14 @@ def read_lessons(path: str | Path) -> dict[str, Known]:
         if name in known:
             raise InputError(f"{path}, line {number}: {name} was labelled before; keep one of the lines")
         known[name] = Known(label, fine, level)
-    if len(subjects := {each.subject for each in known.values()}) < 2:
-        raise InputError(f"{path}: one subject alone ({', '.join(subjects)}); an order of subjects needs two or more")
+    _check_subjects(path, {each.subject for each in known.values()})
     return known
+
+
+def _check_subjects(labels: Path, subjects: Collection[str]) -> None:
+    """Raises InputError where there is nothing to tell apart. `subjects`: of what is learnt, or of all labels."""
+    if len(subjects) < 2:
+        raise InputError(f"{labels}: one subject alone ({', '.join(subjects)}); an order of subjects needs two or more")
 
 
 def levels_by_length(lengths: Sequence[int]) -> list[int]:

@@ -51,14 +51,15 @@ class Labels:
         """Of a turn: its own label, or its dialog's; None if it has neither."""
         return self.by_id.get(utterance, self.by_id.get(dialog))
 
-    def check_known(self, ids: Collection[str]) -> None:
-        """Raises InputError if some labels are of no utterance or dialog among `ids`."""
-        if unknown := [name for name in self.by_id if name not in ids]:
-            named = ", ".join(unknown[:NAMED]) + (", ..." if len(unknown) > NAMED else "")
-            raise InputError(
-                f"{self.where}: {len(unknown)} of {len(self.by_id)} labels are of ids that are in no corpus ({named}); "
-                "give the corpora that they belong to, or take these lines out"
-            )
+
+def check_known(where: str, labelled: Collection[str], ids: Collection[str]) -> None:
+    """Raises InputError if some labels of the file `where` are of no utterance or dialog among `ids`."""
+    if unknown := [name for name in labelled if name not in ids]:
+        named = ", ".join(unknown[:NAMED]) + (", ..." if len(unknown) > NAMED else "")
+        raise InputError(
+            f"{where}: {len(unknown)} of {len(labelled)} labels are of ids that are in no corpus ({named}); "
+            "give the corpora that they belong to, or take these lines out"
+        )
 
 
 def labels_text(rows: Iterable[Mapping[str, str]]) -> str:

@@ -216,6 +216,15 @@ class UnitCorpus:
         self._opened.move_to_end(number)
         return self._opened[number]
 
+    def names(self) -> set[str]:
+        """Ids of all utterances, and of the dialogs that they are turns of."""
+        return {
+            name
+            for group in self.groups
+            for column in self.read([group], ["id", "dialog"])
+            for name in column.to_pylist()
+        }
+
     def utterances(self, split: str | None = None) -> Iterator[UnitUtterance]:
         """Every row in order, one group in memory at a time."""
         for group in self.groups:

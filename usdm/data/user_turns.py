@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from usdm.data.labels import Labels
+from usdm.data.labels import Labels, check_known
 from usdm.data.unit_corpus import UnitCorpus, UnitSource
 from usdm.types import InputError
 
@@ -49,7 +49,7 @@ def check_units(corpora: Sequence[str | Path], known: UnitSource | None, whose: 
 
 def with_labels(turns: Sequence[UserTurn], labels: Labels) -> list[tuple[UserTurn, str]]:
     """The turns that have a label, with it. Raises InputError for labels of unknown ids, and if no turn has one."""
-    labels.check_known({turn.id for turn in turns} | {turn.dialog for turn in turns})
+    check_known(labels.where, labels.by_id, {turn.id for turn in turns} | {turn.dialog for turn in turns})
     return [(turn, label) for turn in turns if (label := labels.of(turn.id, turn.dialog)) is not None]
 
 

@@ -166,6 +166,12 @@ def trained_weights(model: torch.nn.Module) -> dict[str, Tensor]:
     return {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
 
 
+def trained_share(model: torch.nn.Module) -> str:
+    """For people: how many parameters a training changes."""
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    return f"{trained:,} of {num_weights(model):,} parameters are trained: {100 * trained / num_weights(model):.3g} %"
+
+
 def num_weights(model: torch.nn.Module) -> int:
     """Parameters, and whole numbers that stand for weights."""
     parameters = sum(weight.numel() for weight in model.parameters())

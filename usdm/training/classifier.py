@@ -24,7 +24,7 @@ from usdm.data.unit_corpus import UnitSource
 from usdm.data.user_turns import UserTurn, check_units, read_user_turns, with_labels
 from usdm.interleave import keyed_generator
 from usdm.lm import check_model, load_model
-from usdm.lm.adapters import adapter_record, with_adapter, with_prompt_tokens
+from usdm.lm.adapters import adapter_record, trained_share, with_adapter, with_prompt_tokens
 from usdm.lm.turn_classifier import TurnBatch, TurnClassifier, check_lengths, turn_batch, turn_prompt
 from usdm.runs import content_digest
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
@@ -139,6 +139,7 @@ class ClassifierTask(TrainingTask):
             self.known = {split: self._features(prompts) for split, prompts in self.prompts.items()}
             self.known["target"] = self._features(self.target_prompts)
         logger.info("%d turns of %d classes to learn from", len(self.prompts["train"]), len(classes))
+        logger.info(trained_share(self.classifier))
 
     def modules(self) -> dict[str, nn.Module]:
         return {"head": self.classifier.head} if self.frozen else {"classifier": self.classifier}

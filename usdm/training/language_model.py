@@ -38,6 +38,7 @@ from usdm.lm.adapters import (
     adapter_record,
     check_mergeable,
     finished_model,
+    trained_share,
     trained_weights,
     with_adapter,
     with_prompt_tokens,
@@ -149,6 +150,8 @@ def pretrain(
         sources = [WeightedSource(main, 1.0), *map(member, mixture)]
         return MixedRows(sources, settings.max_length, vocabulary.pad_id, start_row, alone)
 
+    if isinstance(order, Curriculum):
+        order.check_known([corpus, *(UnitCorpus(list(given.units)) for given in mixture if given.units)])
     dev = speech_text(corpus, "dev", curriculum[-1][1])
     data = {
         "interleaving": [type(interleaving).__name__, asdict(interleaving)],  # type: ignore[call-overload]
@@ -235,6 +238,8 @@ def finetune(
         corpus = UnitCorpus(corpora)
         if unit_source is not None:
             unit_source.check(corpus.source, "the pretrained model", str(corpus.files[0]))
+        if isinstance(order, Curriculum):
+            order.check_known([corpus])
 
         def train(rows_per_step: int, start_row: int) -> IterableDataset[PackedRow]:
             source = dialogs(corpus, "train")
@@ -336,6 +341,7 @@ def _train(
         stored = model.dtype
         reference = _reference(objective, model, settings) if objective.needs_reference else None
         trained = with_adapter(model, adapter)
+        logger.info(trained_share(trained))
         own_weights = list(trained_weights(trained))
         hold_in_float32(trained, settings.bf16)
         trainer = SpeechTextTrainer(

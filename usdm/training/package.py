@@ -47,7 +47,7 @@ def package_model(
     facts: Mapping[str, str],
     license_id: str,
     generation: GenerationSettings,
-    voices: Mapping[str, str] | None = None,
+    voices: Mapping[str, str | None] | None = None,
     voices_corpus: str | None = None,
     turn_head: str | None = None,
     rejection: str | None = None,
@@ -67,7 +67,7 @@ def package_model(
         license_id: SPDX identifier of the licence that the data asks for, such as `cc-by-sa-4.0`.
         generation: how the model wants to be used; `generation.json` beside the parts.
         voices: names of voices to choose from, and the speakers of `voices_corpus` that they are; a dev recording of
-            each goes into `voices/NAME.flac`.
+            each goes into `voices/NAME.flac`. A name with None is no voice: an experiment takes away what it inherits.
         turn_head: folder of a head that knows when a turn is over; it goes into `turn_head/` as it is.
         rejection: folder that says when a turn is outside the domain, fitted to the packaged language model, whose
             weights are halved; it goes into `rejection/` as it is.
@@ -82,7 +82,8 @@ def package_model(
     folder = Path(output_dir)
     _check(parts, runs, turn_head, rejection, scorecard, tables)
     _check_place(folder)
-    recordings = _voices(voices or {}, voices_corpus)
+    speakers = {name: speaker for name, speaker in (voices or {}).items() if speaker is not None}
+    recordings = _voices(speakers, voices_corpus)
     records = {name: read_object(Path(run) / "training.json", "train it again") for name, run in runs.items()}
     scores = read_object(Path(scorecard), "evaluate the model again") if scorecard else None
     if scores is not None and "items" not in scores:
@@ -112,11 +113,11 @@ def package_model(
             "license_id": license_id,
             "languages": list(languages),
             "generation": asdict(generation),
-            "voices": dict(voices or {}),
+            "voices": speakers,
         }
         inputs: dict[str, Places] = {f"parts.{name}": parts[name] for name in PARTS}
         inputs |= {f"runs.{name}": Path(run) / "training.json" for name, run in runs.items()}
-        inputs |= {"scorecard": scorecard, "tables": list(tables), "voices_corpus": voices_corpus if voices else None}
+        inputs |= {"scorecard": scorecard, "tables": list(tables), "voices_corpus": voices_corpus if speakers else None}
         record(part, settings, inputs, {"bytes": size})
     logger.info("%s: %.1f MB of weights", folder, size / 1e6)
     return PackagedModel(folder, parameters, size)
@@ -141,7 +142,9 @@ def _voices(voices: Mapping[str, str], corpus: str | None) -> dict[str, Waveform
     found = {}
     for name, speaker in voices.items():
         if speaker not in first:
-            raise InputError(f"{corpus}: speaker {speaker} has no dev recording of {VOICE_SECONDS} seconds")
+            raise InputError(
+                f"{corpus}: speaker {speaker} has no dev recording of {VOICE_SECONDS[0]} to {VOICE_SECONDS[1]} seconds"
+            )
         found[name] = first[speaker].read()
     return found
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from usdm.lm.adapters import num_weights, with_adapter
+from usdm.lm.adapters import check_mergeable, num_weights, with_adapter
 from usdm.lm.scaled_integers import scaled_layers
 from usdm.training.lm_settings import LanguageModelSettings
 from usdm.types import InputError
@@ -94,7 +94,7 @@ def plan_training(
         efficiency: model FLOPs utilisation that is counted on.
 
     Raises:
-        InputError: an unknown GPU, or an efficiency or number that cannot be.
+        InputError: an unknown GPU, an efficiency or number that cannot be, or an adapter for classifiers alone.
     """
     if gpu not in GPUS:
         raise InputError(f"gpu={gpu}: there are {', '.join(GPUS)}")
@@ -103,6 +103,7 @@ def plan_training(
             f"efficiency={efficiency}, processes={processes}, corpus_hours={corpus_hours}: give a share of 1, "
             "at least 1 process, and some hours"
         )
+    check_mergeable(adapter)
     model = _skeleton(architecture, adapter)
     parameters = num_weights(model)
     trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
