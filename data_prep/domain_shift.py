@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from usdm.data.labels import LABELS_FILE, Labels, labels_text
+from usdm.data.labels import LABELS_FILE, Labels, check_known, labels_text
 from usdm.data.unit_corpus import UnitCorpus, UnitCorpusWriter
 from usdm.data.user_turns import read_user_turns
 from usdm.interleave import keyed_generator
@@ -78,7 +78,8 @@ def prepare_shift(
         raise InputError(f"common={common}, source_private={source_private}: the source has one class alone; give two")
     with claim(output_dir, given.settings, given.inputs, results=(*SIDES, SHIFT_FILE), overwrite=overwrite) as claimed:
         labelled = Labels.load(labels)
-        labelled.check_known({turn.dialog for turn in read_user_turns(list({corpus, target_corpus or corpus}))})
+        spoken = {turn.dialog for turn in read_user_turns(list({corpus, target_corpus or corpus}))}
+        check_known(labelled.where, labelled.by_id, spoken)
         coarse = {name: label for name, label in labelled.by_id.items() if label not in without}
         fine = Labels.load(labels, "fine").by_id if halved else {}
         classes = _drawn(coarse, fine, (common, source_private, target_private), halved, seed)

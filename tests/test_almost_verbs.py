@@ -45,6 +45,10 @@ def run(verb: str, *settings: str) -> None:
     assert main([verb, *settings]) == 0
 
 
+def pictures(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*.png") if path.read_bytes().startswith(b"\x89PNG"))
+
+
 def test_from_contrast_to_a_model_that_answers(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     contrast = [
         "preference_source=contrast",
@@ -61,6 +65,7 @@ def test_from_contrast_to_a_model_that_answers(folder: Path, capfd: pytest.Captu
     run("train_reward", *trained, "output_dir=reward", "loop.dev_every=4", "loop.batch_size=4", "loop.log_every=1")
     record = json.loads((folder / "reward" / "run.json").read_text())
     assert record["done"] and 0 <= record["figures"]["same_accuracy"] <= 1
+    assert pictures(folder / "reward") == ["curves.png"]
     best = ["model.name=bundle", "candidates=3", "choose=reward", "choose.folder=reward/model"]
     run("respond", *best, "input=question.wav", "output=reply.wav", "trace=reply.json")
     assert json.loads(Path("reply.json").read_text())["agent_text"]
@@ -69,6 +74,7 @@ def test_from_contrast_to_a_model_that_answers(folder: Path, capfd: pytest.Captu
     watched = ["+reward@watch.meteor=meteor", "loop.validation_questions=3", "loop.log_every=1"]
     run("reinforce", *course, *short, *watched, "output_dir=course")
     assert "meteor" in json.loads((folder / "course" / "run.json").read_text())["figures"]
+    assert pictures(folder / "course") == ["curves.png", "rewards_over_kl.png"]
     run("respond", "model.name=bundle", "model.llm=course/model", "text=a table", "output=other.wav")
     assert soundfile.info("other.wav").frames > 0
     spoken = ["pretrained=bundle/llm", "corpora=[corpus.parquet]", "reward=heard", "stage=speak"]

@@ -34,18 +34,29 @@ from usdm.lm import load_model
 from usdm.lm.adapters import finished_model
 from usdm.runs import arguments_of
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
+from usdm.training.curves import draw_against, draw_curves
 from usdm.training.lm_folder import save_model
 from usdm.training.lm_trainer import newest_checkpoint
 from usdm.training.master_weights import frozen_copy, hold_in_float32
 from usdm.training.posed import Posed, draw_posed
 from usdm.training.rewards import Reward, Scores
-from usdm.training.run_folder import LOG_FILE, MODEL_FOLDER, VALIDATION, add_to_log, claim_together, cut_log, finished
+from usdm.training.run_folder import (
+    CURVES_FILE,
+    LOG_FILE,
+    MODEL_FOLDER,
+    VALIDATION,
+    add_to_log,
+    claim_together,
+    cut_log,
+    finished,
+)
 from usdm.training.trl_trainers import Silent, common_arguments, require_trl, trainers_tokenizer
 from usdm.types import InputError, Sampling
 
 logger = logging.getLogger(__name__)
 
-RESULTS = (LOG_FILE, MODEL_FOLDER, "checkpoint-*")
+HACKING_FILE = "rewards_over_kl.png"  # where the reward rises and what is watched falls, the reward is hacked
+RESULTS = (LOG_FILE, CURVES_FILE, HACKING_FILE, MODEL_FOLDER, "checkpoint-*")
 FREE = ("log_every", "save_every", "threads", "capacity")
 LOGGED = {
     "loss": "loss",
@@ -112,7 +123,8 @@ def reinforce(
 ) -> dict[str, float]:
     """Train the language model in `pretrained` to give replies that `reward` is high for.
 
-    Goes on from the newest checkpoint in `output_dir`, writes `log.jsonl` there, and the model into `output_dir/model`.
+    Goes on from the newest checkpoint in `output_dir`, writes `log.jsonl` and its pictures there (`curves.png`;
+    `rewards_over_kl.png` shows a reward that is hacked), and the model into `output_dir/model`.
     The folder belongs to one content of model, corpora and what rewards read, and to these settings.
 
     Args:
@@ -176,6 +188,8 @@ def reinforce(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         figures = course.measure(trainer.model)
         add_to_log(folder, {"step": loop.steps, **{VALIDATION + name: value for name, value in figures.items()}})
+        draw_curves(folder / LOG_FILE, folder / CURVES_FILE)
+        draw_against(folder / LOG_FILE, folder / HACKING_FILE, "kl", list(scores))
         config = start.config
         weights = {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
         whole = finished_model(config, weights, None, stored)

@@ -31,8 +31,10 @@ from usdm.lm.reward_model import RewardModel, RewardSettings, load_with_one_outp
 from usdm.metrics.intervals import ratio_of
 from usdm.runs import publishing
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
+from usdm.training.curves import draw_curves
 from usdm.training.lm_trainer import newest_checkpoint
 from usdm.training.run_folder import (
+    CURVES_FILE,
     LOG_FILE,
     MODEL_FOLDER,
     RECORD_FILE,
@@ -47,7 +49,7 @@ from usdm.types import InputError
 
 logger = logging.getLogger(__name__)
 
-RESULTS = (LOG_FILE, MODEL_FOLDER, "checkpoint-*")
+RESULTS = (LOG_FILE, CURVES_FILE, MODEL_FOLDER, "checkpoint-*")
 FREE = ("log_every", "save_every", "threads")
 LENGTHS_ALIKE = 0.1  # of the longer side: a pair whose sides differ by no more is matched in length
 
@@ -89,8 +91,9 @@ def train_reward(
 ) -> dict[str, float]:
     """Train the language model in `pretrained` to tell good replies from bad ones.
 
-    Goes on from the newest checkpoint in `output_dir`, writes `log.jsonl` there, and the model into `output_dir/model`
-    (see `usdm.lm.reward_model`). The folder belongs to one content of model and pairs and to these settings.
+    Goes on from the newest checkpoint in `output_dir`, writes `log.jsonl` and `curves.png` there, and the model into
+    `output_dir/model` (see `usdm.lm.reward_model`). The folder belongs to one content of model and pairs and to these
+    settings.
 
     Args:
         pretrained: folder of a language model, with its tokenizer and template.
@@ -146,6 +149,7 @@ def train_reward(
         for name, each in judged.items():
             figures |= {f"{name}_{figure}": value for figure, value in accuracy(reward, each).items()}
         add_to_log(folder, {"step": trainer.state.global_step, **{VALIDATION + n: v for n, v in figures.items()}})
+        draw_curves(folder / LOG_FILE, folder / CURVES_FILE)
         save_reward_model(reward, UnitSource.load(pretrained), {**settings, "validation": figures}, folder)
         claimed.finish(figures)
     return figures
