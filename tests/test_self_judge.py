@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -90,6 +90,34 @@ def test_a_tournament_finds_what_brute_force_finds(count: int) -> None:
         again = Scripted(judge.worth)
         knock_out(again, Question(text="?"), replies, seed)  # type: ignore[arg-type]
         assert again.asked == judge.asked  # the seed says who meets whom
+
+
+def test_verdicts_and_winners_are_those_of_the_published_code() -> None:
+    """Numbers of `get_batch_judgments` and `tournament_rejection_sampling`, whose judge is a script too."""
+    stored = json.loads((Path(__file__).parent / "references" / "self_judge.json").read_text())
+
+    def judge(probabilities: list, asked: list) -> Callable[[Sequence[Comparison]], list[Verdict]]:
+        def verdicts(comparisons: Sequence[Comparison]) -> list[Verdict]:
+            places = [(int(each.a), int(each.b)) for each in comparisons]
+            asked.extend(places)
+            return [Verdict(tuple(probabilities[a][b]), tuple(probabilities[b][a])) for a, b in places]
+
+        return verdicts
+
+    judgments = stored["judgments"]
+    for pair in judgments["pairs"]:
+        first, second = pair["replies"]
+        comparison = Comparison(Question(text="?"), str(first), str(second))
+        [verdict] = judge(judgments["probabilities"], [])([comparison])
+        better = first if verdict.scores[0] > verdict.scores[1] else second
+        assert better == pair["chosen"]
+    for tournament in stored["tournaments"]:
+        probabilities, asked = tournament["probabilities"], []
+        replies = [str(reply) for reply in range(len(probabilities))]
+        for seed in range(5):
+            asked.clear()
+            best = knock_out(judge(probabilities, asked), Question(text="?"), replies, seed)  # type: ignore[arg-type]
+            assert best == tournament["winner"] and 2 * len(asked) == tournament["prompts"]
 
 
 def test_ties_go_to_the_first_and_equal_replies_meet_once() -> None:
