@@ -8,9 +8,11 @@ term; `CrossEntropy` is the baseline that sees no target.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
+from itertools import cycle
 from typing import Any, ClassVar
 
 import torch
@@ -22,6 +24,7 @@ from usdm.training.classifier_objectives import ClassifierObjective, Prediction,
 from usdm.types import InputError
 
 SMALLEST_MASS = 1e-30  # of a plan, before its logarithm
+TRAINING_TOLERANCE, JUDGED_TOLERANCE = 1e-4, 1e-6  # where the transport stops, as published
 
 
 def discriminator(width: int, hidden: int, dropout: float) -> nn.Sequential:
@@ -179,12 +182,17 @@ class WeightedAdversarial(Adversarial):
 class _Ensemble(nn.Module):
     def __init__(self, width: int, num_classes: int, heads: int) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(nn.Linear(width, num_classes) for _ in range(heads))
-        for number, head in enumerate(self.heads):
-            assert isinstance(head, nn.Linear)
-            (nn.init.xavier_uniform_, nn.init.xavier_normal_, nn.init.kaiming_uniform_, nn.init.orthogonal_)[
-                number % 4
-            ](head.weight)
+        draws: list[Callable[[Tensor], Tensor]] = [  # the published five; the first is that of any linear layer
+            partial(nn.init.kaiming_uniform_, a=math.sqrt(5)),
+            partial(nn.init.xavier_uniform_, gain=math.sqrt(2)),
+            nn.init.xavier_normal_,
+            nn.init.kaiming_uniform_,
+            nn.init.kaiming_normal_,
+        ]
+        layers = [nn.Linear(width, num_classes) for _ in range(heads)]
+        for layer, draw in zip(layers, cycle(draws)):
+            draw(layer.weight)
+        self.heads = nn.ModuleList(layers)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, width) -> (heads, B, C)."""
@@ -266,7 +274,7 @@ class _PrototypesAndMemory(nn.Module):
         super().__init__()
         self.classes = UnitClassifier(width, num_classes, temperature)
         self.memory: Tensor
-        self.register_buffer("memory", functional.normalize(torch.randn(num_target, width), dim=1))
+        self.register_buffer("memory", torch.zeros(num_target, width))
 
 
 @dataclass(frozen=True)
@@ -306,28 +314,36 @@ class NeighbourhoodClustering(_WithTarget):
 
 
 class _TransportHead(nn.Module):
-    def __init__(self, width: int, num_classes: int, objective: OptimalTransport) -> None:
+    def __init__(self, width: int, num_classes: int, num_target: int, objective: OptimalTransport) -> None:
         super().__init__()
         hidden, out = objective.hidden, objective.projection
         self.projection = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, out))
         self.classes = UnitClassifier(out, num_classes, objective.temperature)
         self.clusters = UnitClassifier(out, objective.clusters, objective.temperature)
         self.queue: Tensor
+        self.queue_places: Tensor
         self.queued: Tensor
         self.class_shares: Tensor
-        self.register_buffer("queue", torch.zeros(objective.queue, out))
+        size = min(objective.queue, num_target)  # a longer one would hold a turn twice
+        self.register_buffer("queue", torch.zeros(size, out))
+        self.register_buffer("queue_places", torch.full((size,), -1))  # which turn each is
         self.register_buffer("queued", torch.zeros((), dtype=torch.int64))  # turns so far
         self.register_buffer("class_shares", torch.full((num_classes,), 1 / num_classes))
 
-    def latest(self, most: int) -> Tensor:
-        """(M, projection): what was queued last, at most so many."""
-        count = int(self.queued)
-        places = torch.arange(max(0, count - min(most, len(self.queue))), count, device=self.queue.device)
-        return self.queue[places % len(self.queue)].clone()
+    def held(self) -> int:
+        """How many turns are in the queue."""
+        return min(int(self.queued), len(self.queue))
 
-    def enqueue(self, features: Tensor) -> None:
-        places = torch.arange(len(features), device=features.device) + self.queued
-        self.queue[places % len(self.queue)] = features
+    def drawn(self, most: int) -> Tensor:
+        """(M, projection): turns of the queue at random, some twice; at most so many, and no more than it holds."""
+        held = self.held()
+        return self.queue[torch.randint(max(1, held), (min(most, held),), device=self.queue.device)]
+
+    def enqueue(self, features: Tensor, places: Tensor) -> None:
+        """(B, projection) and (B,), in place of the oldest."""
+        features, places = features[-len(self.queue) :], places[-len(self.queue) :]
+        slots = (torch.arange(len(features), device=features.device) + self.queued) % len(self.queue)
+        self.queue[slots], self.queue_places[slots] = features, places
         self.queued += len(features)
 
 
@@ -337,8 +353,7 @@ class OptimalTransport(_WithTarget):
 
     weight: float = 0.1
     clusters: int = 20
-    queue: int = 1000
-    filling: int = 256  # turns of the queue that a batch is transported with
+    queue: int = 1000  # turns of the target that are kept, all of a smaller one
     near: float = 0.7  # cosine with a prototype
     momentum: float = 0.7  # of what each class is thought to receive
     common_from: float = 0.1  # of the training: classes are learnt first
@@ -349,44 +364,38 @@ class OptimalTransport(_WithTarget):
     def parts(self, width: int, num_classes: int, num_target: int) -> nn.Module:
         if find_spec("ot") is None:
             raise InputError("objective=uniot needs the package POT: pip install 'usdm[adaptation]'")
-        return _TransportHead(width, num_classes, self)
+        return _TransportHead(width, num_classes, num_target, self)
 
     def adapt(self, parts: Any, source: Turns, target: Turns, progress: float) -> dict[str, Tensor]:
-        projected = parts.projection(target.features)
-        features = functional.normalize(projected, dim=1)
+        features = functional.normalize(parts.projection(target.features), dim=1)
         found = {
             "classes": functional.cross_entropy(parts.classes(parts.projection(source.features)), source.labels),
-            "private": self.weight * self._private(parts, features),
+            "private": self.weight * self._private(parts, features, target.places),
         }
         if progress >= self.common_from:
             found["common"] = self.weight * self._common(parts, features)
-        parts.enqueue(features.detach())
+        parts.enqueue(features.detach(), target.places)
         return found
 
     def judge(self, parts: Any, features: Tensor) -> Prediction:
         unit = functional.normalize(parts.projection(features), dim=1)
         with torch.random.fork_rng(devices=[]):  # what is drawn to fill up is always the same
             torch.manual_seed(0)
-            plan = self._plan(parts, unit)
-        _, mass, common = (each[-len(unit) :] for each in terms.detect_common(plan))
-        return Prediction(plan[-len(unit) :].clamp_min(SMALLEST_MASS).log(), mass, common)
+            plan = self._plan(parts, unit, JUDGED_TOLERANCE)
+        mass = terms.detect_common(plan).mass[-len(unit) :]
+        return Prediction(plan[-len(unit) :].clamp_min(SMALLEST_MASS).log(), mass, mass > 1)
 
-    def _private(self, parts: Any, features: Tensor) -> Tensor:
-        latest = parts.latest(self.queue)
-        candidates = torch.cat([latest, features.detach()])
-        similarities = features.detach() @ candidates.T
-        own = torch.arange(len(features), device=features.device)
-        similarities[own, len(latest) + own] = -1.0  # but for itself
-        neighbours = candidates[similarities.argmax(1)]
+    def _private(self, parts: Any, features: Tensor, places: Tensor) -> Tensor:
+        held = parts.held()
+        neighbours = terms.nearest_neighbours(features, places, parts.queue[:held], parts.queue_places[:held])
         logits, other = parts.clusters(features), parts.clusters(neighbours)
-        filling = parts.clusters(latest[-self.filling :])
-        scores = torch.cat([filling, logits, other]).detach() * self.temperature
-        shares = terms.balanced_assignment(scores)[len(filling) :]
-        return terms.swapped_assignment_loss(shares[: len(logits)], shares[len(logits) :], logits, other)
+        filling = parts.clusters(parts.drawn(self.clusters))
+        scores = torch.cat([logits, other, filling]).detach() * self.temperature
+        shares, other_shares, _ = terms.balanced_assignment(scores).split([len(logits), len(other), len(filling)])
+        return terms.private_discovery_loss(shares, other_shares, logits, other)
 
     def _common(self, parts: Any, features: Tensor) -> Tensor:
-        filled = torch.cat([parts.latest(self.filling), features.detach()])
-        plan = self._plan(parts, filled)
+        plan = self._plan(parts, torch.cat([parts.drawn(len(parts.queue)), features]), TRAINING_TOLERANCE)
         detected = terms.detect_common(plan)
         parts.class_shares.lerp_(plan.sum(0), 1 - self.momentum)
         common = detected.is_common[-len(features) :]
@@ -395,8 +404,8 @@ class OptimalTransport(_WithTarget):
             return logits.sum() * 0
         return functional.cross_entropy(logits[common], detected.classes[-len(features) :][common])
 
-    def _plan(self, parts: Any, features: Tensor) -> Tensor:
+    def _plan(self, parts: Any, features: Tensor, tolerance: float) -> Tensor:
         """(M + N, C): of N features, and before them of M that fill up."""
-        prototypes = parts.classes.prototypes().detach()
-        filling = terms.adaptive_filling(features.detach(), prototypes, parts.class_shares, self.near)
-        return terms.transport(torch.cat([filling, features.detach()]) @ prototypes.T, parts.class_shares)
+        features, prototypes = features.detach(), parts.classes.prototypes().detach()
+        filling = terms.adaptive_filling(features, prototypes, parts.class_shares, self.near, tolerance)
+        return terms.transport(torch.cat([filling, features]) @ prototypes.T, parts.class_shares, tolerance)

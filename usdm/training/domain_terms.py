@@ -132,31 +132,52 @@ def balanced_assignment(scores: Tensor, epsilon: float = 0.05, iterations: int =
     return shares * shares.shape[0]
 
 
-def swapped_assignment_loss(shares: Tensor, other_shares: Tensor, logits: Tensor, other_logits: Tensor) -> Tensor:
-    """A turn's clusters are those of its nearest neighbour, and the other way round (UniOT, arXiv 2210.17067)."""
-    one = -(other_shares * logits.log_softmax(1)).sum(1)
-    other = -(shares * other_logits.log_softmax(1)).sum(1)
-    return (one + other).mean() / 2
+def private_discovery_loss(shares: Tensor, other_shares: Tensor, logits: Tensor, other_logits: Tensor) -> Tensor:
+    """A turn's clusters are its nearest neighbour's and the other way round, and its own ones (UniOT, 2210.17067).
+
+    All (B, K): `shares` of balanced clusters, `logits` of the clusters; the "other" ones are the neighbours'.
+    """
+    own, others = logits.log_softmax(1), other_logits.log_softmax(1)
+    swapped = -(other_shares * own + shares * others).sum(1).mean() / 2
+    straight = -(shares * own).sum(1).mean()
+    return (swapped + straight) / 2
 
 
-def transport(similarities: Tensor, class_shares: Tensor, reg: float = 0.01, reg_m: float = 0.5) -> Tensor:
+def nearest_neighbours(features: Tensor, places: Tensor, queue: Tensor, queue_places: Tensor) -> Tensor:
+    """(B, width): for each turn of a batch, the nearest other turn of the batch or of the queue (UniOT).
+
+    `places`, `queue_places`: which turn each is. What the queue still has of the batch's own turns is older, and no
+    neighbour. Features are of unit length; those of the batch keep their gradients.
+    """
+    others = ~torch.isin(queue_places, places)
+    candidates = torch.cat([queue[others], features])
+    itself = places[:, None] == torch.cat([queue_places[others], places])
+    similarities = (features @ candidates.T).detach().masked_fill(itself, -1.0)
+    return candidates[similarities.argmax(1)]
+
+
+def transport(similarities: Tensor, class_shares: Tensor, tolerance: float) -> Tensor:
     """(N, C) unbalanced plan from N turns of equal mass to classes of `class_shares` (C,), its sum 1 (UniOT).
+
+    It stops once an iteration moves the scalings by less than `tolerance`.
 
     Raises ModuleNotFoundError without the package POT.
     """
     from ot.unbalanced import sinkhorn_knopp_unbalanced  # type: ignore[import-untyped]
 
-    count = len(similarities)
+    count, classes = similarities.shape
     mass = torch.full((count,), 1 / count, dtype=torch.float64)
     plan = sinkhorn_knopp_unbalanced(
         mass,
         class_shares.double().cpu(),
         -similarities.detach().double().cpu(),
-        reg=reg,
-        reg_m=reg_m,
+        reg=0.01,
+        reg_m=0.5,
         reg_type="kl",
         c=torch.ones_like(similarities, dtype=torch.float64, device="cpu"),  # entropy, as published
-        stopThr=1e-4,
+        # It stops before it has forgotten where it began: here at POT 0.8.1's start, the version of the published code.
+        warmstart=(mass.log(), torch.full((classes,), 1 / classes, dtype=torch.float64).log()),
+        stopThr=tolerance,
     )
     return (plan / plan.sum()).to(similarities)
 
@@ -177,7 +198,9 @@ def detect_common(plan: Tensor) -> Detected:
     return Detected(classes, mass, (mass > 1) & received[classes])
 
 
-def adaptive_filling(features: Tensor, prototypes: Tensor, class_shares: Tensor, gamma: float) -> Tensor:
+def adaptive_filling(
+    features: Tensor, prototypes: Tensor, class_shares: Tensor, gamma: float, tolerance: float
+) -> Tensor:
     """(M, width) turns that make up what lacks until as many are near a prototype as not (UniOT).
 
     Where near ones (similarity above `gamma`) lack, confident ones are repeated; where far ones lack, turns are
@@ -188,8 +211,11 @@ def adaptive_filling(features: Tensor, prototypes: Tensor, class_shares: Tensor,
     lacking = int(near.sum()) - int((~near).sum())  # far ones; negative: near ones
     if lacking > 0:
         pool = functional.normalize((features + prototypes[similarities.argmin(1)]) / 2, dim=1)
+    elif lacking < 0:
+        plan = transport(similarities, class_shares, tolerance)
+        pool = features[detect_common(plan).is_common]
     else:
-        pool = features[detect_common(transport(similarities, class_shares)).is_common] if lacking else features[:0]
+        pool = features[:0]
     if not len(pool):
-        return features[:0]
+        return pool
     return pool[torch.randint(len(pool), (abs(lacking),), device=pool.device)]
