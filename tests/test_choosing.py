@@ -178,3 +178,4 @@ def test_the_verbs_choose(bundle: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert main(held_out) in (0, 1)
     assert "Likeliest" in (tmp_path / "held" / "run.json").read_text()
     assert main(["respond", *asked, "candidates=4"]) != 0  # and nobody to choose
+    assert main(["respond", *asked, f"choose={choice}"]) == 2  # of one

@@ -188,6 +188,7 @@ def test_status_says_what_is_made_and_what_is_stale(capsys: pytest.CaptureFixtur
         "finetune": ["pretrained: pretrain is stale"],
         "vocoder": ["corpora: runs/tiny/speech has changed"],
     }
+    assert states["vocoder"]["command"] == vocoder["command"] + " overwrite=true"  # or it would be refused
     capsys.readouterr()
     usdm("status", "--json")
     assert json.loads(capsys.readouterr().out) == list(states.values())

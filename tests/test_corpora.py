@@ -368,6 +368,15 @@ def test_an_id_in_two_splits_is_refused_and_a_shared_sound_told(tmp_path: Path) 
         imported(jsonl(write_rows(tmp_path / "none.jsonl")), tmp_path / "out")
 
 
+def test_a_corpus_without_dev_utterances_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_sound(tmp_path / "a.wav")
+    rows = write_rows(tmp_path / "rows.jsonl", {"id": "a", "audio": "a.wav"})
+    imported(jsonl(rows), tmp_path / "none", dev_share=0.0)
+    assert not caplog.records
+    imported(jsonl(rows), tmp_path / "out", dev_share=1e-9)
+    assert "no utterance of split dev" in caplog.text and "dev_share=1e-09" in caplog.text
+
+
 def test_sound_within_the_corpus_moves_with_it(tmp_path: Path) -> None:
     write_sound(tmp_path / "corpus/audio/a.wav")
     rows = write_rows(tmp_path / "corpus/rows.jsonl", {"audio": "audio/a.wav", "text": "a"})

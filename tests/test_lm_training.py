@@ -775,3 +775,23 @@ def test_subjects_are_looked_at_before_anything_is_trained(
     given = [f"corpora=[{corpus}]", "pretrained=nowhere", "labels=labels.jsonl", "output_dir=run"]
     assert main(["evaluate_finetuning", *given, setting]) == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [({"steps": 0}, "steps=0: give 1 or more"), ({"learning_rate": -1.0}, "learning_rate=-1.0, .*: give 0 or more")],
+)
+def test_settings_that_train_nothing_are_refused(wrong: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        dataclasses.replace(SETTINGS, **wrong)
+
+
+def test_a_corpus_without_dev_utterances_is_told(
+    corpus: Path, vocabulary: SpeechTextVocabulary, tmp_path: Path
+) -> None:
+    units = UnitCorpus(corpus)
+    with UnitCorpusWriter(tmp_path / "train.parquet", units.source) as writer:
+        for utterance in units.utterances("train"):
+            writer.write(utterance)
+    with pytest.raises(InputError, match=r"split dev, for validation: the corpus leaves no sequence .*dev_share"):
+        pretrain(tiny_model(vocabulary), vocabulary, [tmp_path / "train.parquet"], tmp_path / "out", SETTINGS)

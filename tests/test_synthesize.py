@@ -366,7 +366,7 @@ def test_wrong_settings_end_before_any_work(
 def test_requests_are_held_against_model_and_folder(
     pipeline: SpokenDialogPipeline, questions: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="voices otto: this model has anna"):
+    with pytest.raises(InputError, match=r"1 requests are to be said .* \(a in otto\); it has anna"):
         synthesize(pipeline, [SynthesisRequest("a", text="hi", voice="otto")], tmp_path)
     with pytest.raises(InputError, match="2 requests have 1 different ids"):
         synthesize(pipeline, [SynthesisRequest("a", text="hi"), SynthesisRequest("a", text="ho")], tmp_path)

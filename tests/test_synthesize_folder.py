@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from tiny_models import build_random_bundle
 
 from usdm.chain import DecoderSampling, GenerationSettings, SpokenDialogPipeline
-from usdm.chain.requests import SynthesisRequest
+from usdm.chain.requests import SynthesisRequest, read_requests
 from usdm.chain.synthesis import synthesize
 from usdm.runs import JsonLines, read_run
 from usdm.types import InputError, Sampling
@@ -126,6 +129,21 @@ def test_results_of_other_requests_are_refused(
     with pytest.raises(InputError, match="results of 1 requests that are no longer there, or ask for .*: r0"):
         synthesize(pipeline, changed, tmp_path)
     assert (tmp_path / "results.jsonl").read_bytes() == before
+
+
+def test_another_recording_under_the_same_name_is_another_request(
+    pipeline: SpokenDialogPipeline, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+    for name in ("asked", "moved"):
+        (tmp_path / name).mkdir()
+    soundfile.write(tmp_path / "asked" / "q.wav", random.normal(0, 0.1, 8000), 16_000)
+    synthesize(pipeline, read_requests(tmp_path / "asked"), tmp_path / "out")
+    shutil.copy(tmp_path / "asked" / "q.wav", tmp_path / "moved" / "q.wav")
+    assert synthesize(pipeline, read_requests(tmp_path / "moved"), tmp_path / "out").earlier == 1
+    soundfile.write(tmp_path / "moved" / "q.wav", random.normal(0, 0.1, 8000), 16_000)
+    with pytest.raises(InputError, match="ask for something else now: q"):
+        synthesize(pipeline, read_requests(tmp_path / "moved"), tmp_path / "out")
 
 
 def test_a_file_of_something_else_is_left_alone(pipeline: SpokenDialogPipeline, tmp_path: Path) -> None:

@@ -149,6 +149,13 @@ class _Manifest:
             )
         if self.shared_sounds:
             logger.warning("%d utterances of %s are heard in another split too", self.shared_sounds, self.folder)
+        if self.dev_share > 0 and "dev" not in self.splits.values():
+            logger.warning(
+                "%s has no utterance of split dev, which trainings want for validation: none of its speakers or "
+                "dialogs was drawn for dev_share=%g; raise it, or give utterances a split",
+                self.folder,
+                self.dev_share,
+            )
         return ImportReport(
             len(self.splits),
             self.seconds / 3600,

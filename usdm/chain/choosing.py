@@ -59,6 +59,8 @@ def chain_of(
     """
     if choose is not None and chain.rejection is not None:
         raise InputError("choose and reject: several answers to a turn that may be refused; take one of the two")
+    if choose is not None and candidates < 2:
+        raise InputError(f"candidates={candidates}: there is nothing to choose from; give candidates=2 or more")
     if choose is not None:
         return ChoosingChain(chain, choose, candidates)
     if candidates != 1:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import typing
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from usdm.runs import content_digest
 from usdm.types import InputError, Role, Turn
 
 SOUND_SUFFIXES = (
@@ -43,16 +46,20 @@ class SynthesisRequest:
     history: tuple[Turn, ...] = ()
     folder: Path = Path()  # that `audio` and `reference` are relative to
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Names what is asked for: a finished reply is of this very request, or of another with its id.
 
-        Wherever the folder lies: it may be moved between two runs.
+        A recording counts by what it holds, wherever it lies; one that is not there by its name.
         """
         history = [(turn.role, turn.text) for turn in self.history]
-        paths = [path and str(path) for path in (self.audio, self.reference)]
-        row = [self.id, *paths, self.text, self.units, self.transcript, self.reply, self.voice, self.seed, history]
+        recordings = [path and self._content(path) for path in (self.audio, self.reference)]
+        row = [self.id, *recordings, self.text, self.units, self.transcript, self.reply, self.voice, self.seed, history]
         return hashlib.sha256(json.dumps(row).encode()).hexdigest()[:16]
+
+    def _content(self, path: Path) -> str:
+        whole = self.folder / path
+        return content_digest(whole) if whole.is_file() and os.access(whole, os.R_OK) else str(path)
 
 
 def read_requests(path: str | Path) -> list[SynthesisRequest]:

@@ -30,6 +30,8 @@ ACCELERATOR_BATCH = 16  # rows; a CPU is busy with one, so there every sound is 
 
 Progress = Callable[[int, int, float], None]  # requests done, requests in all, seconds of speech made by this run
 
+VOICES_TOLD = 5  # requests that a message names
+
 
 @dataclass(frozen=True)
 class SynthesisReport:
@@ -146,8 +148,12 @@ def _check_requests(pipeline: SpokenDialogPipeline, requests: Sequence[Synthesis
     """Raises InputError for voices that the model lacks, and for questions where the replies would be."""
     if len(ids := {request.id for request in requests}) < len(requests):
         raise InputError(f"{len(requests)} requests have {len(ids)} different ids; ids name files, so make them differ")
-    if unknown := sorted({request.voice for request in requests if request.voice is not None} - set(pipeline.voices)):
-        raise InputError(f"voices {', '.join(unknown)}: this model has {', '.join(pipeline.voices) or 'none by name'}")
+    if unknown := [each for each in requests if each.voice is not None and each.voice not in pipeline.voices]:
+        asked = ", ".join(f"{each.id} in {each.voice}" for each in unknown[:VOICES_TOLD])
+        raise InputError(
+            f"{len(unknown)} requests are to be said in voices that this model lacks ({asked}); it has "
+            f"{', '.join(pipeline.voices) or 'none by name'}"
+        )
     replies = {f"{request.id}.wav" for request in requests}
     own = folder.resolve()
     for request in requests:

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from usdm.cli import Figures
 from usdm.cli.job_folders import SWEEPS, added_folder, as_override
 from usdm.config import verbs_of
+from usdm.config.schemas import SCHEMAS
 from usdm.runs import RunStatus, statuses, write_text
 
 DEFAULT_EXPERIMENT = "tiny"
@@ -101,8 +102,10 @@ def stages(root: Path, experiment: str, added: Sequence[str] = ()) -> list[RunSt
             steps.setdefault(step.folder, step)
     found = {status.folder: status for status in statuses(root)}
     for folder, status in found.items():
-        if status.command is None:
-            found[folder] = replace(status, command=saved_command(root / folder))
+        command = saved_command(root / folder) if status.command is None else status.command
+        if command is not None and status.state == "stale":
+            command = anew(command)
+        found[folder] = replace(status, command=command)
     for folder, step in steps.items():
         if folder not in found:
             made = any(path.name != SWEEPS for path in (root / folder).glob("*"))
@@ -119,6 +122,13 @@ def first_command(step: Step, root: Path, experiment: str, added: Sequence[str] 
     words += [f"shared.folder={value(root)}"] if root != Path("runs") / experiment else []
     own = [IN_ROOT.sub(lambda found: value(root / found[1]), word) for word in step.arguments.split()]
     return " ".join([*map(shlex.quote, words), *(own if PLAIN.fullmatch(str(root)) else map(shlex.quote, own))])
+
+
+def anew(command: str) -> str:
+    """The command for a folder that holds what was made of other inputs, which it would be refused for."""
+    verb = shlex.split(command)[1]
+    keys = SCHEMAS[verb].__dataclass_fields__ if verb in SCHEMAS else {}
+    return f"{command} overwrite=true" if "overwrite" in keys and " overwrite=" not in command else command
 
 
 def value(path: Path) -> str:

@@ -199,7 +199,10 @@ def read_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     from transformers import PreTrainedTokenizerFast
 
     if not (Path(folder) / TOKENIZER_FILE).is_file():
-        raise InputError(f"{folder}: no {TOKENIZER_FILE} there; give the folder of a fast tokenizer")
+        raise InputError(
+            f"{folder}: no {TOKENIZER_FILE} there; give the folder of a fast tokenizer, or make one with "
+            "usdm train_tokenizer"
+        )
     try:
         tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(str(folder))
     except Exception as error:  # tokenizers has no narrower one

@@ -300,6 +300,16 @@ def _preference_rows(
     return Rows(train, PreferenceRows(pairs["dev"], size, pad_id, seed=seed, epochs=1), unit_source)
 
 
+def _validation_rows(rows: Rows, most: int) -> list[PackedRow]:
+    try:
+        return list(islice(rows.dev, most))
+    except InputError as error:
+        raise InputError(
+            f"split dev, for validation: {error} (import_corpus dev_share=0.1 sets speakers or dialogs aside, or give "
+            "utterances a `split`)"
+        ) from error
+
+
 def _train(
     model: PreTrainedModel,
     vocabulary: SpeechTextVocabulary,
@@ -334,7 +344,7 @@ def _train(
         log = TrainingLog(folder, start, rows_per_step * settings.max_length, arguments.process_index == 0)
         # A run that has all its steps is loaded like any other, which only the trainer knows how to, but reads nothing.
         train_rows = rows.train(rows_per_step, start * rows_per_step) if start < settings.steps else NoRows()
-        validation_rows = list(islice(rows.dev, settings.validation_rows))
+        validation_rows = _validation_rows(rows, settings.validation_rows)
         attention = model.config._attn_implementation
         if rows.packed and not settings.compile:
             use_packed_attention(model, settings.max_length, torch.bfloat16 if settings.bf16 else torch.float32)
