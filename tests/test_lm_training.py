@@ -779,7 +779,11 @@ def test_subjects_are_looked_at_before_anything_is_trained(
 
 @pytest.mark.parametrize(
     ("wrong", "told"),
-    [({"steps": 0}, "steps=0: give 1 or more"), ({"learning_rate": -1.0}, "learning_rate=-1.0, .*: give 0 or more")],
+    [
+        ({"steps": 0}, "steps=0: give 1 or more"),
+        ({"log_every": 0}, "log_every=0: give 1 or more"),
+        ({"learning_rate": -1.0}, "learning_rate=-1.0: give 0 or more"),
+    ],
 )
 def test_settings_that_train_nothing_are_refused(wrong: dict[str, Any], told: str) -> None:
     with pytest.raises(InputError, match=told):

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -296,3 +297,11 @@ def test_two_processes_train_what_one_does_with_both_batches(tmp_path: Path) -> 
     for ours, theirs in zip(both, alone, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-5)
     assert json.loads((tmp_path / "both" / "training.json").read_text())["processes"] == 2
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"log_every": 0}, {"validate_every": 0}, {"save_every": 0}, {"learning_rate": -1.0}]
+)
+def test_settings_that_train_nothing_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"give [01] or more"):
+        LoopSettings(**{"steps": 5, "learning_rate": 1e-3} | wrong)

@@ -168,7 +168,10 @@ class PackedRows(IterableDataset[PackedRow]):
                     if row_number > self.start_row:
                         yield build_row(gathered, self.max_length, self.pad_id)
             if row_number == first:
-                raise InputError("the corpus leaves no sequence to train on: check its splits, words and text")
+                raise InputError(
+                    "the corpus leaves no sequence to train on: check its splits (import_corpus dev_share=0.1 sets "
+                    "speakers or dialogs aside for dev), words and text"
+                )
             rows, left_out = row_number - first, self.source.left_out
             logger.info("epoch %d: %d rows of %d ids; %d utterances left out", epoch, rows, self.max_length, left_out)
             epoch += 1

@@ -304,10 +304,7 @@ def _validation_rows(rows: Rows, most: int) -> list[PackedRow]:
     try:
         return list(islice(rows.dev, most))
     except InputError as error:
-        raise InputError(
-            f"split dev, for validation: {error} (import_corpus dev_share=0.1 sets speakers or dialogs aside, or give "
-            "utterances a `split`)"
-        ) from error
+        raise InputError(f"split dev, for validation: {error}") from error
 
 
 def _train(

@@ -14,6 +14,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.training_args import ParallelMode
 
+from usdm.training.checks import check_at_least
 from usdm.training.lm_sharding import FSDP2, ZERO3, sum_gradients_in_float32
 from usdm.types import InputError
 
@@ -49,12 +50,9 @@ class LanguageModelSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = ("steps", "max_length", "batch_size", "gradient_accumulation_steps", "log_every", "save_every")
-        for name in (*counts, "kept_checkpoints"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)}: give 1 or more")
-        if self.learning_rate < 0 or self.warmup_steps < 0:
-            raise InputError(f"learning_rate={self.learning_rate}, warmup_steps={self.warmup_steps}: give 0 or more")
+        check_at_least(1, self, "steps", "max_length", "batch_size", "gradient_accumulation_steps")
+        check_at_least(1, self, "log_every", "save_every", "kept_checkpoints")
+        check_at_least(0, self, "learning_rate", "warmup_steps")
         for name in ("save_every", "validate_every"):
             value = getattr(self, name)
             if value is not None and value % self.log_every:

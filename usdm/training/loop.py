@@ -28,6 +28,7 @@ from torch import nn
 from tqdm import tqdm
 
 from usdm.runs import publishing, write_text
+from usdm.training.checks import check_at_least
 from usdm.training.curves import draw_curves
 from usdm.training.optimizer import Optimizer
 from usdm.training.run_folder import (
@@ -72,6 +73,8 @@ class LoopSettings:
     threads: int | None = None  # CPU threads; None: PyTorch's default
 
     def __post_init__(self) -> None:
+        check_at_least(1, self, "steps", "log_every", "validate_every", "save_every")
+        check_at_least(0, self, "learning_rate", "warmup_steps")
         if self.save_every % self.log_every:
             raise InputError(
                 f"save_every={self.save_every} is no multiple of log_every={self.log_every}: a resumed run would log "

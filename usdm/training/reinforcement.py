@@ -34,6 +34,7 @@ from usdm.lm import load_model
 from usdm.lm.adapters import finished_model
 from usdm.runs import arguments_of
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
+from usdm.training.checks import check_at_least
 from usdm.training.curves import draw_against, draw_curves
 from usdm.training.lm_folder import save_model
 from usdm.training.lm_trainer import newest_checkpoint
@@ -73,7 +74,7 @@ LOGGED = {
 class ReinforcementLoop:
     """How a model is reinforced.
 
-    Raises InputError for groups that are too small, or that a step cannot hold whole.
+    Raises InputError for numbers that train nothing, and groups that are too small or that a step cannot hold whole.
     """
 
     steps: int
@@ -95,6 +96,8 @@ class ReinforcementLoop:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_at_least(1, self, "steps", "max_new_tokens", "capacity", "log_every", "validate_every", "save_every")
+        check_at_least(0, self, "learning_rate", "warmup_steps")
         if self.num_generations < 2 or self.batch_size % self.num_generations:
             raise InputError(
                 f"num_generations={self.num_generations}, batch_size={self.batch_size}: give 2 or more replies to a "

@@ -31,6 +31,7 @@ from usdm.lm.reward_model import RewardModel, RewardSettings, load_with_one_outp
 from usdm.metrics.intervals import ratio_of
 from usdm.runs import publishing
 from usdm.tokens import DialogTemplate, SpeechTextVocabulary, TemplateSettings
+from usdm.training.checks import check_at_least
 from usdm.training.curves import draw_curves
 from usdm.training.lm_trainer import newest_checkpoint
 from usdm.training.run_folder import (
@@ -56,7 +57,7 @@ LENGTHS_ALIKE = 0.1  # of the longer side: a pair whose sides differ by no more 
 
 @dataclass(frozen=True)
 class RewardLoop:
-    """How a reward model is trained, for one epoch."""
+    """How a reward model is trained, for one epoch. Raises InputError for numbers that train nothing."""
 
     learning_rate: float = 1e-5
     batch_size: int = 16  # pairs a step
@@ -67,6 +68,10 @@ class RewardLoop:
     save_every: int = 500
     threads: int | None = None  # CPU threads; None: PyTorch's default
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_at_least(1, self, "batch_size", "max_length", "dev_every", "log_every", "save_every")
+        check_at_least(0, self, "learning_rate", "warmup_steps")
 
 
 class RewardPair(NamedTuple):
