@@ -62,6 +62,7 @@ def import_recordings(
         if [other.name for other in folders].count(source.name) > 1:
             raise InputError(f"{source}: another source has the name {source.name} too, and recordings are named by it")
     folder = Path(output_dir)
+    aligned = _num_aligned(folder / MANIFEST_FILE)
     with claim(
         folder,
         {"max_seconds": max_seconds, "dev_every": dev_every, **told_apart(language)},
@@ -82,7 +83,17 @@ def import_recordings(
             logger.warning("left out: %s", message)
         report = RecordingsReport(importer.utterances, importer.without_text, tuple(importer.failed))
         claimed.finish({**asdict(report), "failed": len(report.failed)})
+    if aligned:
+        logger.warning("%d utterances lost the times of their words to overwrite=true; align %s again", aligned, folder)
     return report
+
+
+def _num_aligned(manifest: Path) -> int:
+    """Utterances that an aligner has been at, of a manifest that may be absent or damaged."""
+    if not manifest.is_file():
+        return 0
+    with manifest.open("rb") as lines:
+        return sum(b'"words": ' in line for line in lines)
 
 
 def _items(manifest: Path) -> Iterator[dict[str, Any]]:

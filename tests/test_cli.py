@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -74,18 +75,34 @@ def test_a_part_that_the_verb_has_not_is_told(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_verb_s_help_and_configuration(capsys: pytest.CaptureFixture[str], elsewhere: Path) -> None:
-    assert main(["prepare_dialogs", "--help"]) == 0
-    assert "usdm prepare_dialogs is powered by Hydra" in capsys.readouterr().out
+    assert main(["prepare_dialogs", "seed=7", "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert verbs()["prepare_dialogs"] in printed and "seed: 7" in printed
     assert main(["prepare_dialogs", "--cfg", "job", "seed=7"]) == 0
     assert "seed: 7" in capsys.readouterr().out
     assert not any(elsewhere.iterdir())
 
 
+def test_a_verb_s_help_has_its_parts_and_the_comments_of_its_settings(
+    capsys: pytest.CaptureFixture[str], elsewhere: Path
+) -> None:
+    own = elsewhere / "mine" / "interleave" / "own.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("_target_: usdm.interleave.Unified\nown: 3 # of mine\n")
+    assert main(["pretrain", "--help", "interleave=own", "--config-dir", "mine", "labels=a b"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"interleave=own +continuation, correspondence, fixed, own, separate, unified\n", printed)
+    assert re.search(r"objective=next_token +(?!.*dann).*weighted", printed)  # no other verb's
+    assert "\nlabels: a b  # of a curriculum: " in printed and "\n  own: 3  # of mine\n" in printed
+    assert "\n  num_units: 1000\n" in printed and "\n  unit_rate: 25  # Hz\n" in printed  # which an experiment gives
+    assert "usdm.data.fill_in_middle.FillInMiddle" in printed  # a line of its own in the verb's file
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["sed=7"], ["Key 'sed' not in", "full_key: sed"]),
-        (["shared.folders=x"], ["full_key: shared.folders"]),
+        (["sed=7"], ["no setting is called sed (did you mean seed?); --help lists them"]),
+        (["shared.folders=x"], ["no setting is called shared.folders (did you mean folder?)", "+shared.folders=..."]),
         (["seed=many"], ["'many'", "full_key: seed"]),
         (["experiment=huge"], ["experiment/huge", "tiny"]),
         (["results@hydra=nowhere"], ["Could not find 'results/nowhere'", "folder"]),

@@ -483,7 +483,7 @@ def test_a_corpus_takes_recordings_and_noise_as_turns(tmp_path: Path) -> None:
 
 
 @needs_synthesisers
-def test_recordings_are_imported_and_failures_reported(tmp_path: Path) -> None:
+def test_recordings_are_imported_and_failures_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = tmp_path / "source"
     source.mkdir()
     soundfile.write(source / "a.wav", np.random.default_rng(0).normal(0, 0.1, 24_000), 48_000)
@@ -505,8 +505,11 @@ def test_recordings_are_imported_and_failures_reported(tmp_path: Path) -> None:
     manifest.write_text(added := manifest.read_text().replace("null", '"a recogniser heard this."'))
     again = import_recordings([str(source)], str(tmp_path / "out"), max_seconds=2.0, dev_every=2)
     assert (again.utterances, again.without_text, manifest.read_text()) == (3, 2, added)
+    manifest.write_text(added.replace("}\n", ', "words": []}\n', 1))
     with pytest.raises(InputError, match=r"max_seconds: 2\.0 then, 1\.0 now"):
         import_recordings([str(source)], str(tmp_path / "out"), max_seconds=1.0, dev_every=2)
+    import_recordings([str(source)], str(tmp_path / "out"), max_seconds=1.0, dev_every=2, overwrite=True)
+    assert "1 utterances lost the times of their words to overwrite=true; align " in caplog.text
     shutil.copytree(source, tmp_path / "other/source")
     with pytest.raises(InputError, match="another source has the name source too"):
         import_recordings(

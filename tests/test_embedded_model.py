@@ -116,6 +116,15 @@ def test_noise_is_not_understood(pipeline: usdm.SpokenDialogPipeline) -> None:
     assert sum("did not understand" in answer for answer in answers) >= 4
 
 
+def test_a_reply_that_is_hardly_spoken_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = ["respond", "text=i need a table for two", "output=reply.wav"]
+    assert main([*asked, "sampling.speak.max_new_tokens=2"]) == 1
+    assert "the model spoke 2 units for a reply of " in capsys.readouterr().err and Path("reply.wav").is_file()
+
+
 def test_the_command_answers_from_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

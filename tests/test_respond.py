@@ -166,9 +166,9 @@ def test_other_chains(bundle: Path, folder: Path) -> None:
         (["text=hi", "device=abacus"], "device=abacus cannot be used"),
         (["text=hi", "model.name=absent"], "absent: neither an embedded model"),
         (["text=hi", "sampling.speak.temperature=-1"], "-1"),
-        (["text=hi", "sampling.spek.temperature=1"], "full_key: sampling.spek"),
+        (["text=hi", "sampling.spek.temperature=1"], "no setting is called sampling.spek (did you mean speak?)"),
         (["text=hi", "decoding.solver=guess"], "guess"),
-        (["text=hi", "model.nam=x"], "full_key: model.nam"),
+        (["text=hi", "model.nam=x"], "no setting is called model.nam (did you mean name?)"),
         (["text=hi", "threads=0"], "threads=0: give 1 or more"),
     ],
 )

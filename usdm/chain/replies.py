@@ -14,6 +14,8 @@ from usdm.chain.stages import Answer, Chain, Question
 from usdm.types import ReferenceVoice, Sampling, SpokenReply, Waveform
 from usdm.unit_to_speech import DecoderSampling
 
+FEWEST_UNITS = 3  # a tenth of a second or so
+FEW_LETTERS = 20  # that a syllable or two may be
 FADE = 0.02  # seconds; a reply that is cut off ends in a fade and not in a click
 
 
@@ -55,6 +57,16 @@ def whole_reply(parts: Components, request: Request) -> SpokenReply:
         if "speak" in answer.truncated:
             sound = fade_out(sound, parts.speech.sample_rate)
     return spoken_reply(parts, request, answer, sound, request.timings)
+
+
+def unspoken(text: str | None, units: Tensor | None) -> str | None:
+    """Why a reply of (U,) units is none to be heard, or None if it is one."""
+    if units is None or not len(units):
+        return "the model chose to say nothing; ask in other words, or set a seed"
+    letters = len(text or "")
+    if len(units) < FEWEST_UNITS and letters > FEW_LETTERS:
+        return f"the model spoke {len(units)} units for a reply of {letters} letters; ask in fewer words, or set a seed"
+    return None
 
 
 def units_to_sound(

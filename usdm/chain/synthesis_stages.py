@@ -22,7 +22,7 @@ from usdm.audio import check_speech, read_audio
 from usdm.chain.candidates import Asked
 from usdm.chain.choosing import ChoosingChain
 from usdm.chain.pipeline import SpokenDialogPipeline
-from usdm.chain.replies import fade_out
+from usdm.chain.replies import fade_out, unspoken
 from usdm.chain.requests import SynthesisRequest
 from usdm.chain.sound import LengthLimit
 from usdm.chain.stages import Answer, LanguageModelChain, Question
@@ -94,10 +94,8 @@ def answer(
             if not isinstance(result, InputError):
                 raise result
             yield Answered(item, Answer(None, None, None), str(result))
-        elif item.error is None and not _num_units(result):
-            yield Answered(item, result, "the model chose to say nothing; ask in other words, or set a seed")
         else:
-            yield Answered(item, result, item.error)
+            yield Answered(item, result, item.error or unspoken(result.agent_text, result.agent_units))
 
 
 def voice(
@@ -246,10 +244,6 @@ def _nothing_to_write(item: Prepared) -> StageProgram[Answer]:
     """Ends at its first step."""
     return _settled_answer(item)
     yield  # a generator all the same
-
-
-def _num_units(answer: Answer) -> int:
-    return 0 if answer.agent_units is None else len(answer.agent_units)
 
 
 def _timings(item: Answered) -> dict[str, float]:

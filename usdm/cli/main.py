@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from usdm.cli import Figures, WorkFailed, installed_version
 
@@ -126,6 +126,7 @@ def run_with_hydra(verb: str, arguments: Sequence[str], debug: bool) -> None:
     from usdm.cli.account import account_of
     from usdm.cli.files import hydras_own_errors, named_files
     from usdm.cli.sweep import Outcome, attempt, table_at_the_end
+    from usdm.cli.verb_help import FLAGS, verb_help
     from usdm.config import (
         added_folders,
         check_config,
@@ -165,9 +166,12 @@ def run_with_hydra(verb: str, arguments: Sequence[str], debug: bool) -> None:
     check_renamed(arguments)
     register_schemas([verb])
     show_experiments(verb, [config_folder(), *added_folders(arguments)])
+    arguments = [quote_as_written(argument) for argument in arguments]
+    if any(flag in arguments for flag in FLAGS):
+        print(verb_help(verb, verbs()[verb], arguments))
+        return
     entry = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=verb)(job)
-    command_line = [f"usdm {verb}", *map(quote_as_written, arguments)]
-    with hydra_command_line(command_line), hydras_own_errors(), table_at_the_end():
+    with hydra_command_line([f"usdm {verb}", *arguments]), hydras_own_errors(), table_at_the_end():
         entry()
 
 
@@ -283,12 +287,22 @@ def message(error: BaseException) -> str:
         return f"{error}; install it with what all verbs use: pip install 'usdm[train,evaluate,serve]'"
     if unknown := re.match(r"Could not override '([^']+)'\. No match", str(error)):  # Hydra advises what fails as well
         return f"this verb has no part {unknown[1]!r} to choose; --help after the verb lists its parts and settings"
+    if "To append to your config use" in str(error):  # the same
+        return unknown_setting(error.__cause__)
     parts = [str(error).partition("Config search path:")[0]]  # Hydra's own, under a list of what there is to choose
     if type(error).__module__.startswith("hydra.") and error.__cause__ is not None:
         parts.append(str(error.__cause__))
     if type(error).__name__ == "OverrideParseException":
         parts.append("A value with characters of a meaning in this grammar needs quotes: \"key='value'\"")
     return "\n".join(part.strip() for part in parts)
+
+
+def unknown_setting(error: Any) -> str:
+    """Of OmegaConf's error for a key that is not there."""
+    known = [str(key) for key in error.parent_node]
+    near = [f" (did you mean {name}?)" for name in difflib.get_close_matches(str(error.key), known, 1)]
+    added = f"; where its part takes it all the same, +{error.full_key}=... adds it" if "." in error.full_key else ""
+    return f"no setting is called {error.full_key}{''.join(near)}; --help lists them{added}"
 
 
 def defect(verb: str, arguments: Sequence[str]) -> str:

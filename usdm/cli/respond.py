@@ -15,6 +15,7 @@ from omegaconf import DictConfig, ListConfig
 from usdm.audio import check_output_path, check_speech, read_audio, write_audio
 from usdm.chain import SpokenDialogPipeline
 from usdm.chain.choosing import chain_of
+from usdm.chain.replies import unspoken
 from usdm.cli import Figures, WorkFailed
 from usdm.cli.model import chooser, load_pipeline
 from usdm.config import ReplyKind
@@ -56,8 +57,8 @@ def run(config: DictConfig) -> Figures:
         print(f"{config.output}: {seconds:.1f} s of speech, after {sum(reply.timings.values()):.1f} s of work{first}")
     if config.trace is not None:
         write_trace(config, reply, history, pipeline)
-    if speak and reply.waveform is None:
-        raise WorkFailed("the model chose to say nothing, so there is no sound; ask in other words or set a seed")
+    if speak and (reason := unspoken(reply.agent_text, reply.agent_units)) is not None:
+        raise WorkFailed(reason)
     return {"work_seconds": sum(reply.timings.values())}
 
 
