@@ -120,7 +120,7 @@ def test_a_reply_that_is_hardly_spoken_is_no_success(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    asked = ["respond", "text=i need a table for two", "output=reply.wav"]
+    asked = ["respond", "text=what can you do?", "output=reply.wav"]
     assert main([*asked, "sampling.speak.max_new_tokens=2"]) == 1
     assert "the model spoke 2 units for a reply of " in capsys.readouterr().err and Path("reply.wav").is_file()
 
