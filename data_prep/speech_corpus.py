@@ -60,6 +60,7 @@ def synthesize_corpus(
     seed: int,
     language: Language = English(),  # noqa: B008 (frozen)
     share: float = 1.0,
+    after: float = 0.0,
     retry_errors: bool = False,
     overwrite: bool = False,
 ) -> CorpusReport:
@@ -73,6 +74,7 @@ def synthesize_corpus(
         processes: one is this one; each of several has one thread.
         language: of the texts: whose eSpeak voices speak, and which alphabet the phones are of.
         share: of the dialogs, drawn by their names; the others stay silent.
+        after: the share that was drawn before these, under the same seed, which another corpus speaks.
         retry_errors: dialogs that failed are tried again.
         overwrite: delete what other voices or another seed made, or what was made of dialogs that are gone.
 
@@ -90,7 +92,7 @@ def synthesize_corpus(
     who = {name: value for name, value in asdict(voices).items() if name != "kokoro"}
     with claim(
         folder,
-        {"voices": who, "seed": seed, "share": share, **told_apart(language)},
+        {"voices": who, "seed": seed, "share": share, **({"after": after} if after else {}), **told_apart(language)},
         {"dialogs_file": source, "kokoro": voices.kokoro if voices.kokoro_speaks else None},
         results=(MANIFEST_FILE, "audio/*", "parts/*", "parts/rows/*"),
         grows=("dialogs_file",),
@@ -99,7 +101,8 @@ def synthesize_corpus(
         (folder / "audio").mkdir(exist_ok=True)
         shards = Shards(folder / "parts", ".jsonl")
         work = shards.share([source], _DIALOGS_PER_PART, overwrite=overwrite, retry_failed=retry_errors)
-        made = in_processes(partial(_Speaker, shards, folder, voices, language, seed, share), work.tasks, processes)
+        speaker = partial(_Speaker, shards, folder, voices, language, seed, (after, after + share))
+        made = in_processes(speaker, work.tasks, processes)
         for _ in tqdm(made, total=len(work.tasks), unit="part", desc="synthesize_corpus"):
             pass
         manifest = folder / MANIFEST_FILE
@@ -161,16 +164,23 @@ class _Speaker:
     """Says dialogs, in one process."""
 
     def __init__(
-        self, shards: Shards, folder: Path, voices: Voices, language: Language, seed: int, share: float, number: int
+        self,
+        shards: Shards,
+        folder: Path,
+        voices: Voices,
+        language: Language,
+        seed: int,
+        drawn: tuple[float, float],
+        number: int,
     ) -> None:
-        self.shards, self.folder, self.voices, self.seed, self.share = shards, folder, voices, seed, share
+        self.shards, self.folder, self.voices, self.seed, self.drawn = shards, folder, voices, seed, drawn
         self.language = language
 
     def __call__(self, task: Task) -> None:
         with self.shards.making(task) as (part, failed), part.open("w", encoding="utf-8") as file:
             for _, line in task.rows:
                 dialog = json.loads(line)
-                if _draw(f"{self.seed}/share/{dialog['dialog']}") >= self.share:
+                if not self.drawn[0] <= _draw(f"{self.seed}/share/{dialog['dialog']}") < self.drawn[1]:
                     continue
                 try:
                     rows = self._speak(dialog)

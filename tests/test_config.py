@@ -109,6 +109,8 @@ def options_of(verb: str) -> Iterator[list[str]]:
                 whose = re.search(r"^# ([a-z_, ]+): ", path.read_text(), re.MULTILINE) if group == "objective" else None
                 if whose is not None and verb not in whose[1].split(", "):
                     continue
+                if group == "experiment" and chosen != path.stem and verb not in OmegaConf.load(path):
+                    continue  # it gives this verb nothing but `shared`, as it does others
                 if group != "loop" or ("part" in (chosen, path.stem)) == (chosen == path.stem):
                     options.append(f"{choice}={path.stem}")
             yield options

@@ -405,6 +405,20 @@ def test_other_text_voices_or_seed_are_never_said_with_old_sound(
 
 
 @needs_synthesisers
+def test_corpora_share_the_dialogs_between_them(tmp_path: Path) -> None:
+    dialogs = write_sayings(tmp_path / "dialogs.jsonl", "abcd")
+    parts = ({"share": 0.3}, {"share": 0.7, "after": 0.3})
+    spoken = []
+    for number, part in enumerate(parts):
+        speak(dialogs, tmp_path / str(number), **part)
+        rows = (tmp_path / str(number) / "manifest.jsonl").read_text().splitlines()
+        spoken.append({json.loads(row)["dialog"] for row in rows})
+    assert all(spoken) and not spoken[0] & spoken[1] and spoken[0] | spoken[1] == set("abcd")
+    with pytest.raises(InputError, match=r"after: 0\.3 then, null now"):
+        speak(dialogs, tmp_path / "1", share=0.7)
+
+
+@needs_synthesisers
 def test_more_dialogs_cost_themselves_alone_and_a_kill_costs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

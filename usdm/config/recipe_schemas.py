@@ -84,6 +84,7 @@ class SynthesizeCorpus(Stage):
     language: Any = MISSING  # usdm.tokens.language
     voices: Any = MISSING
     share: float = MISSING
+    after: float = MISSING
     processes: int = MISSING
     seed: int = MISSING
     retry_errors: bool = MISSING
