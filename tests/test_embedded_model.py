@@ -16,9 +16,10 @@ from data_prep.augment import SAMPLE_RATE, draw_noise
 from data_prep.embedded_model.small_talk import INTENTS
 from usdm.asr.pocketsphinx import PocketSphinxRecogniser
 from usdm.audio import read_audio
-from usdm.chain import bundle_folder
+from usdm.chain import bundle_folder, embedded_models
 from usdm.cli.main import main
 from usdm.evaluation import read_held_out
+from usdm.evaluation.recordings import read_recordings
 from usdm.metrics.text import scored_words
 from usdm.types import InputError, Turn, Waveform
 
@@ -139,8 +140,31 @@ def test_the_command_answers_from_any_folder(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["reply.json", "reply.wav"]
 
 
-def test_the_weights_are_small_and_every_part_has_a_card() -> None:
-    folder = bundle_folder("tiny")
+@pytest.mark.parametrize("name", embedded_models())
+def test_the_weights_are_small_and_every_part_has_a_card(name: str) -> None:
+    folder = bundle_folder(name)
     assert sum(path.stat().st_size for path in folder.rglob("*.safetensors")) <= SHIPPED_AT_MOST
     for part in (".", "units", "llm", "decoder", "vocoder"):
         assert "cc-by-sa-4.0" in (folder / part / "README.md").read_text()
+
+
+def test_the_model_from_people_answers_too(tmp_path: Path, question: Waveform) -> None:
+    asked = ["respond", "model=people", f"input={ASSETS / 'question.wav'}", f"output={tmp_path / 'reply.wav'}"]
+    assert main([*asked, f"trace={tmp_path / 'reply.json'}"]) == 0
+    trace = json.loads((tmp_path / "reply.json").read_text())
+    assert "restaurant" in trace["user_text"] and trace["truncated"] == []
+    (said,) = PocketSphinxRecogniser()([read_audio(tmp_path / "reply.wav")])
+    assert jiwer.wer(words(trace["agent_text"]), words(said)) <= 0.6
+
+
+def test_strangers_are_understood_as_far_as_the_card_says(data_dir: Path) -> None:
+    """Coffee orders by people whom the model never heard."""
+    people = usdm.SpokenDialogPipeline.from_pretrained("people")
+    recordings, _ = read_recordings(data_dir / "speech" / "picovoice_barista_test")
+    truth, heard = [], []
+    for recording in recordings[::3]:
+        sound = read_audio(recording.audio)
+        reply = people.respond(sound.samples, sound.sample_rate, speak=False)
+        truth.append(words(recording.text or ""))
+        heard.append(words(reply.user_text or ""))
+    assert jiwer.wer(truth, heard) <= 0.4
