@@ -31,7 +31,7 @@ def test_it_tells_what_this_machine_can_run(
     }
     assert found["packages", "torch"]["told"] == "1.2.3" and found["kernels", "sdpa"]["good"]
     models = {name: each for (room, name), each in found.items() if room == "models"}
-    assert models.keys() == {"tiny", "ustm", "usdm_dailytalk"}  # and none that is made of random numbers
+    assert models.keys() == {"tiny", "people", "ustm", "usdm_dailytalk"}  # and none that is made of random numbers
     assert models["tiny"]["good"] and "naver-ai/USTM" in models["ustm"]["told"]
     assert all(each["told"] in told for each in found.values())
     assert not (tmp_path / "cache").exists()

@@ -153,7 +153,7 @@ def configured() -> dict[str, DictConfig]:
     for path in sorted((config_folder() / "model").glob("*.yaml")):
         config = OmegaConf.load(path)
         assert isinstance(config, DictConfig)
-        for base in config.pop("defaults", []):
+        for base in (each for each in config.pop("defaults", []) if each != "_self_"):
             config = OmegaConf.merge(OmegaConf.load(path.with_name(f"{base}.yaml")), config)
             assert isinstance(config, DictConfig)
         if "name" in config or isinstance(config.get("llm"), str):  # and not made of random numbers
