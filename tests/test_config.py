@@ -22,6 +22,7 @@ from omegaconf.errors import ValidationError
 
 from usdm.cli.main import TAKE_FOLDERS, folders_as_override, verbs
 from usdm.cli.stage import Stage
+from usdm.cli.verb_help import options_of as names_of_options
 from usdm.config import (
     OUTSIDE,
     OWN_PACKAGES,
@@ -95,24 +96,19 @@ def without_hydra(config: DictConfig) -> DictConfig:
 
 
 def options_of(verb: str) -> Iterator[list[str]]:
-    """For each group that the verb's defaults list chooses from one override for each of its options.
-
-    Where verbs share a group, an option's first lines say whose it is: `# pretrain, finetune: ...`.
-    """
+    """For each group that the verb's defaults list chooses from one override for each of its options."""
     for group in lists_of(verb):
         yield [f"{group}=[{path.stem}]" for path in sorted((config_folder() / group).glob("*.yaml"))]
     for choice, chosen in composed(verb).hydra.runtime.choices.items():
         group = choice.partition("@")[0]
         if not group.startswith("hydra"):
             options = []
-            for path in sorted((config_folder() / group).glob("*.yaml")):
-                whose = re.search(r"^# ([a-z_, ]+): ", path.read_text(), re.MULTILINE) if group == "objective" else None
-                if whose is not None and verb not in whose[1].split(", "):
-                    continue
-                if group == "experiment" and chosen != path.stem and verb not in OmegaConf.load(path):
+            for name in names_of_options(verb, group, [config_folder()]):
+                file = config_folder() / group / f"{name}.yaml"
+                if group == "experiment" and chosen != name and verb not in OmegaConf.load(file):
                     continue  # it gives this verb nothing but `shared`, as it does others
-                if group != "loop" or ("part" in (chosen, path.stem)) == (chosen == path.stem):
-                    options.append(f"{choice}={path.stem}")
+                if group != "loop" or ("part" in (chosen, name)) == (chosen == name):
+                    options.append(f"{choice}={name}")
             yield options
 
 

@@ -76,14 +76,12 @@ def comments(verb: str, choices: dict[str, Any], folders: Sequence[Path]) -> dic
     found: dict[Keys, str] = {}
     for place, chosen in choices.items():
         group, _, package = place.partition("@")
-        below = (
-            ()
-            if package == "_global_" or group == EXPERIMENT
-            else tuple((package or group).replace("/", ".").split("."))
-        )
+        at_root = package == "_global_" or group == EXPERIMENT
+        below = () if at_root else tuple((package or group).replace("/", ".").split("."))
         for folder in folders:
             if isinstance(chosen, str) and (file := folder / group / f"{chosen}.yaml").is_file():
                 found |= comments_of(file, below)
+    found |= {keys[1:]: said for keys, said in found.items() if keys[0] == verb}  # of an experiment's section
     return found | comments_of(config_folder() / f"{verb}.yaml", ())
 
 
