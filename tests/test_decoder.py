@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from usdm.data.unit_corpus import UnitCorpus, UnitCorpusWriter, UnitSource, Unit
 from usdm.decoder import UnitDecoder, UnitDecoderConfig, units_per_frame
 from usdm.decoder import alibi as alibi_module
 from usdm.decoder.alibi import Alibi, flex, flex_error, symmetric_alibi
-from usdm.decoder.flow_matching import Solver, integrate, velocity_error
+from usdm.decoder.flow_matching import Estimate, Solver, integrate, path, path_velocity, velocity_to
 from usdm.training.corpus_units import units_by_id
 from usdm.training.decoder import DecoderTask
 from usdm.types import InputError, ReferenceVoice
@@ -218,10 +218,33 @@ def test_heun_is_nearer_than_euler_on_a_curve() -> None:
     assert error["heun"] < 0.7 * error["euler"]
 
 
-def test_the_true_velocity_has_no_error() -> None:
-    data, noise = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
-    error = velocity_error(lambda state, time: data - 0.9 * noise, data, noise, torch.rand(2), sigma_min=0.1)
-    assert error.abs().max() < 1e-6
+def test_the_way_to_the_true_data_is_the_path() -> None:
+    data, noise, time = torch.randn(2, 3, 4), torch.randn(2, 3, 4), torch.rand(2)
+    state = path(noise, data, time[:, None, None], sigma_min=0.1)
+    assert (
+        velocity_to(data, state, time, sigma_min=0.1) - path_velocity(noise, data, sigma_min=0.1)
+    ).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(("steps", "solver"), [(1, "euler"), (5, "euler"), (8, "heun")])
+def test_a_decoder_that_estimates_the_data_ends_at_its_last_estimate(
+    monkeypatch: pytest.MonkeyPatch, steps: int, solver: Solver
+) -> None:
+    decoder = UnitDecoder(replace(TINY, estimate="data")).eval()
+    estimates: list[Tensor] = []
+
+    def estimate(units: Tensor, noisy: Tensor, *_: Tensor) -> Tensor:
+        estimates.append(torch.randn(noisy.shape, generator=torch.Generator().manual_seed(len(estimates))))
+        return estimates[-1]
+
+    monkeypatch.setattr(decoder.estimator, "forward", estimate)
+    mel = decoder.generate(torch.arange(12), steps=steps, solver=solver, guidance=0)
+    assert torch.allclose(mel, decoder.denormalise(estimates[-1][0]), atol=1e-2)
+
+
+def test_what_nobody_can_estimate_is_refused() -> None:
+    with pytest.raises(InputError, match="estimate='noise': choose one of velocity, data"):
+        replace(TINY, estimate="noise")
 
 
 @pytest.mark.parametrize("with_reference", [False, True])
@@ -418,12 +441,19 @@ def corpus(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make_task(corpus: Path) -> Callable[..., DecoderTask]:
-    def make(regression_steps: int = 10, seed: int = 0, vocoder: Path | None = None) -> DecoderTask:
+    def make(
+        regression_steps: int = 10,
+        seed: int = 0,
+        vocoder: Path | None = None,
+        estimate: Estimate = "velocity",
+        init_from: Path | None = None,
+    ) -> DecoderTask:
         return DecoderTask(
             [corpus],
             corpus / "units.parquet",
-            TINY,
+            replace(TINY, estimate=estimate),
             regression_steps=regression_steps,
+            init_from=init_from,
             regression_share=0.25,
             batch_size=8,
             crop_seconds=0.6,
@@ -473,8 +503,9 @@ def test_the_recipe_s_shares(make_task: Callable[..., DecoderTask]) -> None:
     assert 0.2 < np.mean([share == 0 for share in kept]) < 0.45
 
 
-def test_training_lowers_both_losses(make_task: Callable[..., DecoderTask]) -> None:
-    task = make_task(regression_steps=20)
+@pytest.mark.parametrize("estimate", ["velocity", "data"])
+def test_training_lowers_both_losses(make_task: Callable[..., DecoderTask], estimate: Estimate) -> None:
+    task = make_task(regression_steps=20, estimate=estimate)
     optimizer = torch.optim.AdamW(task.decoder.parameters(), lr=3e-3)
 
     def losses(step: int) -> dict[str, Tensor]:
@@ -488,6 +519,19 @@ def test_training_lowers_both_losses(make_task: Callable[..., DecoderTask]) -> N
         optimizer.step()
     assert losses(0)["regression"] < 0.7 * before["regression"]
     assert losses(100)["flow"] < 0.8 * flow_before["flow"]
+
+
+def test_one_estimate_goes_on_from_the_other(make_task: Callable[..., DecoderTask], tmp_path: Path) -> None:
+    """One step from zeros is the same; from there on the estimate is the wanted one."""
+    start = make_task().decoder.eval()
+    start.save_pretrained(tmp_path)
+    onward = make_task(estimate="data", init_from=tmp_path).decoder.eval()
+    assert (start.config.estimate, onward.config.estimate) == ("velocity", "data")
+    units = torch.arange(12)
+    one_step = [each.generate(units, steps=1, guidance=0, temperature=0) for each in (start, onward)]
+    two_steps = [each.generate(units, steps=2, guidance=0) for each in (start, onward)]
+    assert torch.equal(*one_step)
+    assert not torch.allclose(*two_steps, atol=0.1)
 
 
 def test_validation_leaves_pictures_and_sound(make_task: Callable[..., DecoderTask], tmp_path: Path) -> None:

@@ -12,8 +12,19 @@ from torch.nn.utils.rnn import pad_sequence
 
 from usdm.audio import MelSettings
 from usdm.checkpoint import NoInitialValues, fill, read_config, read_weights, save_folder
+from usdm.decoder.alibi import Alibi
 from usdm.decoder.estimator import VelocityEstimator
-from usdm.decoder.flow_matching import Solver, Velocity, integrate, masked_mean, velocity_error
+from usdm.decoder.flow_matching import (
+    ESTIMATES,
+    Estimate,
+    Solver,
+    Velocity,
+    integrate,
+    masked_mean,
+    path,
+    path_velocity,
+    velocity_to,
+)
 from usdm.decoder.frames import units_per_frame
 from usdm.decoder.infill import InfillRequest, MelPrompt
 from usdm.decoder.sampling import check_decoding, draw_seed, seeded
@@ -22,7 +33,7 @@ from usdm.types import InputError, ReferenceVoice
 
 @dataclass(frozen=True)
 class UnitDecoderConfig:
-    """`config.json`, key by key. The last three are ours, with the published values by default."""
+    """`config.json`, key by key. The last four are ours, with the published values by default."""
 
     n_tokens: int  # K
     n_feats: int = 80  # mel bands
@@ -42,6 +53,11 @@ class UnitDecoderConfig:
     unit_rate: float = 50  # Hz
     mel_mean: float = -5.5419  # of log-mels of speech
     mel_std: float = 2.1575
+    estimate: Estimate = "velocity"  # what the estimator gives; "data": the mel, from which the velocity follows
+
+    def __post_init__(self) -> None:
+        if self.estimate not in ESTIMATES:
+            raise InputError(f"a decoder with estimate={self.estimate!r}: choose one of {', '.join(ESTIMATES)}")
 
 
 class UnitDecoder(nn.Module):
@@ -83,10 +99,10 @@ class UnitDecoder(nn.Module):
     def denormalise(self, mel: Tensor) -> Tensor:
         return mel * self.config.mel_std + self.config.mel_mean
 
-    def velocity_error(
+    def estimate_error(
         self, units: Tensor, mel: Tensor, lengths: Tensor, time: Tensor, noise: Tensor, context: Tensor
     ) -> Tensor:
-        """(B, n_feats, M): how far the estimated velocity is off, everywhere.
+        """(B, n_feats, M): how far the estimated velocity, or mel, is off, everywhere.
 
         Args:
             units: (B, M) int64, per frame; K where they are dropped.
@@ -96,18 +112,17 @@ class UnitDecoder(nn.Module):
             noise: (B, n_feats, M) standard normal.
             context: (B, 1, M), 1 where the mel is given.
         """
-
-        def velocity(state: Tensor, at: Tensor) -> Tensor:
-            return self.estimator(units, state, mel * context, at, lengths)
-
-        return velocity_error(velocity, mel, noise, time, self.config.sigma_min)
+        sigma_min = self.config.sigma_min
+        state = path(noise, mel, time[:, None, None], sigma_min)
+        target = mel if self.config.estimate == "data" else path_velocity(noise, mel, sigma_min)
+        return self.estimator(units, state, mel * context, time, lengths) - target
 
     def loss(self, units: Tensor, mel: Tensor, lengths: Tensor, time: Tensor, noise: Tensor, context: Tensor) -> Tensor:
-        """Flow matching loss: mean squared velocity error of frames that are neither context nor padding.
+        """Flow matching loss: mean squared error of frames that are neither context nor padding.
 
-        Arguments as for `velocity_error`.
+        Arguments as for `estimate_error`.
         """
-        error = self.velocity_error(units, mel, lengths, time, noise, context)
+        error = self.estimate_error(units, mel, lengths, time, noise, context)
         return masked_mean(error.square(), scored_frames(lengths, context))
 
     def generate(
@@ -207,7 +222,7 @@ class UnitDecoder(nn.Module):
         """
         if guidance == 0:
             alibi = self.estimator.alibi(lengths, frames.shape[1])
-            return lambda state, time: self.estimator(frames, state, context, time, lengths, alibi)
+            return lambda state, time: self._velocity(frames, state, context, time, lengths, alibi)
         both_frames = torch.cat([frames, torch.full_like(frames, self.num_units)])
         both_contexts = torch.cat([context, torch.zeros_like(context)])
         both_lengths = lengths.repeat(2)
@@ -215,11 +230,19 @@ class UnitDecoder(nn.Module):
 
         def velocity(state: Tensor, time: Tensor) -> Tensor:
             states, times = state.repeat(2, 1, 1), time.repeat(2)
-            both = self.estimator(both_frames, states, both_contexts, times, both_lengths, both_alibi)
+            both = self._velocity(both_frames, states, both_contexts, times, both_lengths, both_alibi)
             conditional, unconditional = both.chunk(2)
             return conditional + guidance * (conditional - unconditional)
 
         return velocity
+
+    def _velocity(
+        self, frames: Tensor, state: Tensor, context: Tensor, time: Tensor, lengths: Tensor, alibi: Alibi
+    ) -> Tensor:
+        estimate = self.estimator(frames, state, context, time, lengths, alibi)
+        if self.config.estimate == "data":
+            return velocity_to(estimate, state, time, self.config.sigma_min)
+        return estimate
 
     def prompt(self, reference: ReferenceVoice | None) -> tuple[Tensor, Tensor]:
         """Units per frame (P,) and normalised mel (n_feats, P) of the reference; P is 0 without one.

@@ -7,12 +7,14 @@ velocity is x - (1 - sigma_min) z everywhere. Shapes: B batch, C channels, M fra
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 Solver = Literal["euler", "heun"]
+Estimate = Literal["velocity", "data"]  # what a network says of a state: where it goes, or where it ends
+ESTIMATES: tuple[Estimate, ...] = get_args(Estimate)
 Velocity = Callable[[Tensor, Tensor], Tensor]  # state (B, C, M), time (B,) -> velocity (B, C, M)
 Constraint = Callable[[Tensor, float], Tensor]  # state (B, C, M), its time -> state to go on from
 
@@ -22,13 +24,19 @@ def path(noise: Tensor, data: Tensor, time: Tensor | float, sigma_min: float) ->
     return (1 - (1 - sigma_min) * time) * noise + time * data
 
 
-def velocity_error(velocity: Velocity, data: Tensor, noise: Tensor, time: Tensor, sigma_min: float) -> Tensor:
-    """What `velocity` misses on the path at `time` (B,): noise and data (B, C, M) -> (B, C, M).
+def path_velocity(noise: Tensor, data: Tensor, sigma_min: float) -> Tensor:
+    """Where the path from noise to data goes, at any time: all (B, C, M)."""
+    return data - (1 - sigma_min) * noise
 
-    The flow matching loss is its mean square.
+
+def velocity_to(data: Tensor, state: Tensor, time: Tensor, sigma_min: float) -> Tensor:
+    """The velocity that leads from `state` at `time` (B,) straight to `data`: all (B, C, M).
+
+    With the true data this is the path's own velocity. Noise that `state` holds leaves in what is left of the time,
+    so that a network which estimates the data need not tell noise apart to the last bit (arXiv 2511.13720).
     """
-    given = velocity(path(noise, data, time[:, None, None], sigma_min), time)
-    return given - (data - (1 - sigma_min) * noise)
+    scale = 1 - sigma_min
+    return (data - scale * state) / (1 - scale * time[:, None, None])
 
 
 def masked_mean(values: Tensor, scored: Tensor) -> Tensor:

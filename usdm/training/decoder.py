@@ -3,8 +3,9 @@
 Flow matching alone takes long to speak: most of its gradient is about noise. The same estimator trained to
 map zero noise at time 0 straight to the mel by L1 says words after a fraction of the steps, and because that
 is flow matching with the noise set to zero (the velocity from zeros is the mel itself), its weights are where
-flow matching starts from. A share of regression rows stays in every later batch, so that one Euler step at
-temperature 0 remains the fast and steady way to speak, and more steps at temperature 1 the lively one.
+flow matching starts from, whether velocity or mel is estimated. A share of regression rows stays in every later
+batch, so that one Euler step at temperature 0 remains the fast and steady way to speak, and more steps at
+temperature 1 the lively one.
 
 The masks are the published recipe (Voicebox, arXiv 2306.15687): everything is dropped with probability 0.2,
 so that guidance has an unconditional velocity; else all of the mel is masked with probability 0.3, or a
@@ -16,7 +17,7 @@ context: else such replies would be spoken in everybody's mean.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -157,7 +158,7 @@ class DecoderTask(TrainingTask):
         flow = ~batch.regression
         time = torch.rand(len(flow), generator=generator).to(self.device) * flow
         noise = torch.randn(batch.mel.shape, generator=generator).to(self.device) * flow[:, None, None]
-        error = self.decoder.velocity_error(batch.units, batch.mel, batch.lengths, time, noise, batch.context)
+        error = self.decoder.estimate_error(batch.units, batch.mel, batch.lengths, time, noise, batch.context)
         scored = scored_frames(batch.lengths, batch.context)
         distance = torch.where(flow[:, None, None], error.square(), error.abs())
         parts = {"loss": masked_mean(distance, scored)}
@@ -257,6 +258,7 @@ def _decoder(config: UnitDecoderConfig, init_from: str | Path | None) -> UnitDec
     if init_from is None:
         return UnitDecoder(config)
     decoder = UnitDecoder.from_pretrained(init_from)
-    if decoder.config != config:
+    if replace(decoder.config, estimate=config.estimate) != config:
         raise InputError(f"init_from={init_from} is a decoder of another kind: {decoder.config}, wanted is {config}")
+    decoder.config = config  # from zeros and in one step, velocity and mel are the same: each goes on from the other
     return decoder.train()
