@@ -107,6 +107,8 @@ def test_a_verb_s_help_has_its_parts_and_the_comments_of_its_settings(
         (["experiment=huge"], ["experiment/huge", "tiny"]),
         (["results@hydra=nowhere"], ["Could not find 'results/nowhere'", "folder"]),
         (["seed"], ["seed"]),
+        ([*FILES, "seed=-1"], ["seed=-1: it must be a number from 0 to 9223372036854775807"]),
+        ([*FILES, f"seed={2**63}"], ["seed=9223372036854775808: it must be"]),
         (["seed=7"], ["held_out_file, train_file", "train_file=..."]),
         ([*FILES, "output_dir=file/below"], ["file"]),
     ],

@@ -202,7 +202,15 @@ def test_repetition_penalty_counts_a_stage_s_own_tokens() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"repetition_penalty": 0.0}, {"max_new_tokens": 0}],
+    [
+        {"temperature": -1.0},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"repetition_penalty": 0.0},
+        {"max_new_tokens": 0},
+        {"seed": -1},
+        {"seed": 2**63},
+    ],
 )
 def test_settings_out_of_range(wrong: dict[str, float]) -> None:
     (name, value), *_ = wrong.items()

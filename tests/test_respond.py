@@ -168,6 +168,8 @@ def test_other_chains(bundle: Path, folder: Path) -> None:
         (["text=hi", "device=abacus"], "device=abacus cannot be used"),
         (["text=hi", "model.name=absent"], "absent: neither an embedded model"),
         (["text=hi", "sampling.speak.temperature=-1"], "-1"),
+        (["text=hi", "seed=-1"], "seed=-1: it must be a number from 0"),
+        (["text=hi", "sampling.speak.seed=-1"], "seed=-1: it must be from 0"),
         (["text=hi", "sampling.spek.temperature=1"], "no setting is called sampling.spek (did you mean speak?)"),
         (["text=hi", "decoding.solver=guess"], "guess"),
         (["text=hi", "model.nam=x"], "no setting is called model.nam (did you mean name?)"),

@@ -54,6 +54,9 @@ class Turn:
     units: Tensor | None = None  # (U,) int64
 
 
+LARGEST_SEED = 2**63 - 1  # of 64 bits; torch would take a negative seed for another one, and numpy takes none
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How one stage of the chain draws its tokens. Temperature 0 is greedy, or with `num_beams` a beam search."""

@@ -14,11 +14,10 @@ from torch import Tensor
 from usdm.chain.stages import Answer, LanguageModelChain, Question
 from usdm.lm import ContinuousBatch, Generated, GenerateRequest, StageProgram, check_sampling
 from usdm.lm import log_probabilities as sequence_log_probabilities
-from usdm.types import InputError, Sampling
+from usdm.types import LARGEST_SEED, InputError, Sampling
 
 # How a stage is sampled that would write the same every time (SELF-JUDGE, arXiv 2402.11253).
 TEMPERATURE, TOP_P = 1.0, 0.9
-SEEDS = 2**63  # torch takes none above
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +98,7 @@ def sampled(sampling: Mapping[str, Sampling], stage: str, number: int) -> Sampli
     if own.temperature == 0.0:
         own = replace(own, temperature=TEMPERATURE, top_p=TOP_P, num_beams=1)
     check_sampling(own)
-    return replace(own, seed=(own.seed + number) % SEEDS)
+    return replace(own, seed=(own.seed + number) % (LARGEST_SEED + 1))
 
 
 def _outcomes(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from usdm.runs import content_digest
-from usdm.types import InputError, Role, Turn
+from usdm.types import LARGEST_SEED, InputError, Role, Turn
 
 SOUND_SUFFIXES = (
     *(".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au"),
@@ -27,7 +27,6 @@ ONLY_FOR_QUESTIONS = ("transcript", "reply", "history")
 PROBLEMS_TOLD = 10
 LONGEST_ID = 200  # bytes; file systems take 255, and names grow a suffix
 UNSAFE = frozenset('/\\:*?"<>|')
-LARGEST_SEED = 2**63 - 1  # torch takes no larger one
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from typing import Any, Literal
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from usdm.config.signatures import arguments_of
-from usdm.types import InputError
+from usdm.types import LARGEST_SEED, InputError
 
 
 def check_config(config: DictConfig) -> None:
     """Raises InputError that lists keys that the verb has not (`+key=value` adds anything), every mandatory key without
-    a value, or all arguments that do not fit."""
+    a value, a seed that no generator takes, or all arguments that do not fit."""
     known = getattr(OmegaConf.get_type(config), "__dataclass_fields__", None)
     if known and (unknown := [str(key) for key in config if key not in known]):
         near = [f"{key} (did you mean {match}?)" for key in unknown for match in get_close_matches(key, known, 1)]
@@ -26,6 +26,8 @@ def check_config(config: DictConfig) -> None:
     if missing := sorted(missing_keys(config)):
         keys = " ".join(f"{key}=..." for key in missing)
         raise InputError(f"no value is given for {', '.join(missing)}: add {keys}")
+    if (seed := config.get("seed")) is not None and not 0 <= seed <= LARGEST_SEED:
+        raise InputError(f"seed={seed}: it must be a number from 0 to {LARGEST_SEED}")
     if wrong := [problem for path, part in parts(config) for problem in misfits(path, part)]:
         raise InputError("\n".join(wrong))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from usdm.types import InputError, Sampling
+from usdm.types import LARGEST_SEED, InputError, Sampling
 
 
 class Sampler:
@@ -76,6 +76,7 @@ def check_sampling(sampling: Sampling) -> None:
         ("top_p", 0 < sampling.top_p <= 1, "in (0, 1]"),
         ("repetition_penalty", sampling.repetition_penalty > 0, "above 0"),
         ("max_new_tokens", sampling.max_new_tokens >= 1, "1 or more"),
+        ("seed", 0 <= sampling.seed <= LARGEST_SEED, f"from 0 to {LARGEST_SEED}"),
         ("num_beams", sampling.num_beams >= 1, "1 (no search) or more"),
     )
     for name, holds, rule in rules:
