@@ -15,7 +15,7 @@ import torch
 from lm_models import quick_runs  # noqa: F401 (used by itself)
 from safetensors.torch import load_file
 from test_lm_families import SETTINGS, bundle, corpus  # noqa: F401 (fixtures)
-from tiny_models import SHORT_TEMPLATE
+from tiny_models import SHORT_TEMPLATE, as_readable_as_new_files
 from torch import nn
 from transformers import MistralConfig, PreTrainedModel
 
@@ -217,6 +217,7 @@ def test_a_run_that_was_stopped_gives_the_same_model(
     for name, weight in load_file(tmp_path / "model" / "model.safetensors").items():
         assert torch.equal(weight, whole[name]), name
     assert (tmp_path / "scales" / "template.json").is_file() == isinstance(adapter, Peqa)
+    assert as_readable_as_new_files(tmp_path / ("scales" if isinstance(adapter, Peqa) else "model"))
 
 
 def test_prompt_tokens_of_a_model_whose_head_is_its_embeddings(vocabulary: SpeechTextVocabulary) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from tiny_models import SHORT_TEMPLATE, build_random_bundle, save_random_llm
+from tiny_models import SHORT_TEMPLATE, as_readable_as_new_files, build_random_bundle, save_random_llm
 
 from usdm.chain import DecoderSampling, GenerationSettings
 from usdm.cli.main import main
@@ -66,6 +66,7 @@ def test_from_contrast_to_a_model_that_answers(folder: Path, capfd: pytest.Captu
     record = json.loads((folder / "reward" / "run.json").read_text())
     assert record["done"] and 0 <= record["figures"]["same_accuracy"] <= 1
     assert pictures(folder / "reward") == ["curves.png"]
+    assert as_readable_as_new_files(folder / "reward/model")
     best = ["model.name=bundle", "candidates=3", "choose=reward", "choose.folder=reward/model"]
     run("respond", *best, "input=question.wav", "output=reply.wav", "trace=reply.json")
     assert json.loads(Path("reply.json").read_text())["agent_text"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_models import as_readable_as_new_files
 
 from usdm.cli.main import main
 from usdm.training.average import average_models
@@ -36,6 +37,7 @@ def test_weights_are_the_mean_by_shares(tmp_path: Path) -> None:
     record = json.loads((made / "training.json").read_text())
     assert record == {"steps": 1.0, "average_of": {models[0]: 0.75, models[1]: 0.25}}
     assert (made / "vocabulary.json").read_text() == "{}"
+    assert as_readable_as_new_files(made)
     assert not (made / "README.md").exists()  # its figures are another model's
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.tiny_models import SHORT_TEMPLATE, save_random_llm
+from tests.tiny_models import SHORT_TEMPLATE, as_readable_as_new_files, save_random_llm
 from usdm.cli.main import main
 from usdm.data.labels import Labels
 from usdm.data.unit_corpus import UnitCorpusWriter, UnitSource, UnitUtterance
@@ -197,6 +197,7 @@ def test_turns_of_classes_that_were_not_learnt_are_judged(prepared: Path, monkey
     monkeypatch.setattr("usdm.training.loop.draw_curves", lambda log, picture: None)
     settings = ["label_key=fine", "left_out=[out_of_scope]", "held_out_share=0.25", "frozen=true"]
     assert train(*settings, "output_dir=held") == 0
+    assert as_readable_as_new_files(Path("held/model"))
     held = load_classifier("held/model").config
     assert len(held.classes) == 3 and len(held.held_out) == 1
     given = [

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from random_codecs import BUILD, CODES, random_codec
+from tiny_models import as_readable_as_new_files
 
 from usdm.types import InputError
 from usdm.units import UnitExtractor, load_unit_tokenizer
@@ -67,6 +68,7 @@ def test_a_codec_tokenizes_and_speaks(kind: str, tmp_path: Path) -> None:
     assert torch.equal(stream.finish(), units[1])
 
     tokenizer.save_pretrained(tmp_path)
+    assert as_readable_as_new_files(tmp_path)
     again = load_unit_tokenizer(tmp_path)
     assert isinstance(again, CodecTokenizer) and again.identity == tokenizer.identity
     assert torch.equal(again([sounds[0]])[0], units[0])

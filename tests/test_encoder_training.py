@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file
+from tiny_models import as_readable_as_new_files
 from transformers import WhisperConfig, WhisperModel
 
 from usdm.audio.augmentation import SoundAugmentation, shift_formants
@@ -172,6 +173,7 @@ def test_a_log_mel_encoder_learns_and_its_features_are_those_of_its_folder(corpu
     assert figures["frame_accuracy"] > 0.7  # tones are told apart by their mel bands
     encoder = load_encoder(tmp_path / "model").eval()
     waveforms, lengths = pad_normalised(subject.batch(0).waveforms[:1], 200)
+    assert as_readable_as_new_files(tmp_path / "model")
     head = load_file(tmp_path / "model/phones.safetensors")
     with torch.no_grad():
         output = subject.model.eval()(waveforms, lengths)

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file
-from tiny_models import build_random_bundle
+from tiny_models import as_readable_as_new_files, build_random_bundle
 
 from usdm.chain import DecoderSampling, GenerationSettings, SpokenDialogPipeline
 from usdm.training.model_cards import training_record
@@ -36,6 +36,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_packaged_model_answers_as_its_parts_do(bundle: Path, tmp_path: Path) -> None:
+    (bundle / "units/centroids.safetensors").chmod(0o600)
     scorecard = tmp_path / "scorecard.json"
     scorecard.write_text(json.dumps({"items": 8, "transcript_wer": 0.125, "real_time_factor": 0.1, "details": {}}))
     table = tmp_path / "table.md"
@@ -56,6 +57,7 @@ def test_the_packaged_model_answers_as_its_parts_do(bundle: Path, tmp_path: Path
         scorecard=str(scorecard),
         tables=[str(table)],
     )
+    assert as_readable_as_new_files(tmp_path / "model")
     assert packaged.bytes == sum(path.stat().st_size for path in (tmp_path / "model").rglob("*.safetensors"))
     for name in PARTS:
         state = load_file(tmp_path / "model" / name / "model.safetensors")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from tiny_models import build_random_bundle
+from tiny_models import as_readable_as_new_files, build_random_bundle
 
 from usdm.audio import read_audio
 from usdm.chain import DecoderSampling, GenerationSettings, Question, SpokenDialogPipeline
@@ -46,6 +46,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
             text = f"{WORDS[number % 4]} for {WORDS[number % 3]}"
             writer.write(UnitUtterance(f"{name}-{number}", "me", "user", name, 0, split, text, units))
     assert main(fit(folder)) == 0
+    assert as_readable_as_new_files(folder / "fit/model")
     soundfile.write(folder / "question.wav", random.uniform(-0.5, 0.5, 12_000), 16_000)
     return folder
 

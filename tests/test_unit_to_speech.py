@@ -12,7 +12,7 @@ import soundfile
 import torch
 from hums import write_hums
 from random_codecs import CODES, random_codec
-from tiny_models import SHORT_TEMPLATE, build_random_bundle, save_random_llm
+from tiny_models import SHORT_TEMPLATE, as_readable_as_new_files, build_random_bundle, save_random_llm
 
 from usdm.audio import MelSettings
 from usdm.chain import SpokenDialogPipeline, bundle_locations
@@ -161,6 +161,7 @@ def test_acoustic_units_from_recordings_to_a_table(tmp_path: Path, monkeypatch: 
     gan = ["shared.num_units=16", "unit_hifigan.upsample_initial_channel=32", "unit_hifigan.embedding_dim=8"]
     gan += ["unit_hifigan.predict_durations=true", "task.batch_size=2", "task.crop_units=10", "task.period_width=2"]
     assert main(["train_unit_hifigan", *here, *few, *gan, "task.resolution_width=2"]) == 0
+    assert all(as_readable_as_new_files(Path("run", stage, "model")) for stage in ("codec", "unit_hifigan"))
     assert json.loads(Path("run/unit_hifigan/model/unit_source.json").read_text())["num_units"] == 16
     contenders = "[{name: gan, units: run/codec_units, decoder: run/unit_hifigan/model}, "
     contenders += "{name: codec, units: run/codec_units, decoder: run/codec_units}]"

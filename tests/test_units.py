@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_models import as_readable_as_new_files
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from usdm.types import InputError
@@ -71,6 +72,7 @@ def test_a_batch_of_unequal_lengths_gives_the_units_of_single_files(extractor: U
 
 def test_save_and_load_keep_the_units_and_the_hash(extractor: UnitExtractor, tmp_path: Path) -> None:
     extractor.save_pretrained(tmp_path)
+    assert as_readable_as_new_files(tmp_path)
     again = UnitExtractor.from_pretrained(tmp_path)
     waveform = torch.randn(20_000)
     assert again([waveform])[0].tolist() == extractor([waveform])[0].tolist()

@@ -142,3 +142,13 @@ def random_decoder(num_units: int) -> UnitDecoder:
             unit_rate=UNIT_RATE,
         )
     )
+
+
+def as_readable_as_new_files(folder: Path) -> bool:
+    """Whether weights anywhere in the folder have the mode that the umask gives a new file."""
+    new = folder / "new"
+    new.touch()
+    mode = new.stat().st_mode
+    new.unlink()
+    weights = [path.stat().st_mode for path in folder.rglob("*.safetensors")]
+    return len(weights) > 0 and set(weights) == {mode}

@@ -7,6 +7,7 @@ InputError that names the file; nothing is unpickled.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -128,4 +129,13 @@ def save_folder(
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: _stored(tensor, dtype) for name, tensor in module.state_dict().items()}
     save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    make_readable(folder)
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def make_readable(folder: Path) -> None:
+    """Give a folder's weights the mode that the umask gives new files: safetensors makes private ones."""
+    umask = os.umask(0o077)  # it can only be read by setting it
+    os.umask(umask)
+    for path in folder.glob("*.safetensors"):
+        path.chmod(0o666 & ~umask)

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from usdm.checkpoint import CONFIG_FILE, WEIGHTS_FILE, read_config, read_weights
+from usdm.checkpoint import CONFIG_FILE, WEIGHTS_FILE, make_readable, read_config, read_weights
 from usdm.lm import LanguageModel
 from usdm.lm.reader import SequenceReader
 from usdm.metrics.out_of_domain import Gaussians
@@ -122,6 +122,7 @@ class Rejection:
             rows, columns = torch.tril_indices(*root.shape)
             tensors |= {f"{layout}.means": gaussians.means.half(), f"{layout}.root": root[rows, columns].half()}
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS_FILE)
+        make_readable(folder)
 
     @classmethod
     def load(

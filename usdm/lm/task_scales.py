@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from usdm.checkpoint import make_readable
 from usdm.lm.quantization import Int8Linear
 from usdm.lm.scaled_integers import ScaledIntLinear, in_floats, integers_digest, scale_linears
 from usdm.types import InputError
@@ -38,6 +39,7 @@ class TaskScales:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: weight.cpu().contiguous() for name, weight in self.weights.items()}, folder / WEIGHTS_FILE)
+        make_readable(folder)
         settings = {"bits": self.bits, "group": self.group, "integers": self.integers}
         (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 

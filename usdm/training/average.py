@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from usdm.checkpoint import read_object
+from usdm.checkpoint import make_readable, read_object
 from usdm.runs import claim, publishing
 from usdm.training.run_folder import MODEL_FOLDER, RECORD_FILE
 from usdm.types import InputError
@@ -54,6 +54,7 @@ def average_models(
             for name in files[0]:
                 state = _mean([folder / name for folder in folders], parts_of_one)
                 save_file(state, part / name, metadata={"format": "pt"})
+            make_readable(part)
             _write_record(folders, parts_of_one, part)
         run.finish()
     return final

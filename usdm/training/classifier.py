@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from usdm.checkpoint import CLASS_KEY, CONFIG_FILE, WEIGHTS_FILE, class_named, read_config, read_weights
+from usdm.checkpoint import CLASS_KEY, CONFIG_FILE, WEIGHTS_FILE, class_named, make_readable, read_config, read_weights
 from usdm.data.labels import Labels, classes_of
 from usdm.data.unit_corpus import UnitSource
 from usdm.data.user_turns import UserTurn, check_units, read_user_turns, with_labels
@@ -278,6 +278,7 @@ def save_classifier(
     (folder / CONFIG_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in _trained(classifier).items()}
     save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    make_readable(folder)
 
 
 @dataclass(frozen=True)

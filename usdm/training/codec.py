@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from usdm.audio import write_audio
+from usdm.checkpoint import make_readable
 from usdm.training.corpus_audio import CorpusAudio, utterances_of
 from usdm.training.loop import training_device
 from usdm.training.task import TrainingTask
@@ -97,6 +98,7 @@ class CodecTask(TrainingTask):
     def save(self, folder: Path) -> None:
         """The finished codec in transformers' layout; `usdm convert_codec` makes a unit tokenizer of it."""
         self.codec.save_pretrained(folder)
+        make_readable(folder)
 
 
 def _rest(parts: dict[str, Tensor]) -> dict[str, Tensor]:

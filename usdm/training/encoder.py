@@ -22,6 +22,7 @@ from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from usdm.audio.augmentation import SoundAugmentation
+from usdm.checkpoint import make_readable
 from usdm.data.speech_corpus import Utterance
 from usdm.data.utterance_index import UtteranceIndex
 from usdm.training.loop import training_device
@@ -249,6 +250,7 @@ class EncoderTask(TrainingTask):
         save_file(
             {"weight": head.weight.detach().contiguous(), "bias": head.bias.detach()}, folder / "phones.safetensors"
         )
+        make_readable(folder)
         settings = {"phones": list(self.phone_ids), "labels_per_unit": self.labels_per_unit, "padding": self.padding}
         (folder / PHONES_FILE).write_text(json.dumps(settings, indent=1) + "\n")
 

@@ -16,6 +16,7 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from usdm.checkpoint import make_readable
 from usdm.data.unit_corpus import UnitSource
 from usdm.lm.adapters import Peqa
 from usdm.lm.scaled_integers import integers_digest
@@ -128,6 +129,7 @@ def save_model(
     """The hub-style folder, under its name only once it is complete."""
     with publishing(folder / MODEL_FOLDER, folder=True) as part:
         model.save_pretrained(part)
+        make_readable(part)
         vocabulary.save_pretrained(part)
         units.save(part)
         if template is not None:

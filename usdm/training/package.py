@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from usdm.chain import GenerationSettings
 from usdm.chain.rejection import REJECTION_FOLDER, Rejection
 from usdm.chain.voices import VOICES_FOLDER
-from usdm.checkpoint import read_object, read_tensors
+from usdm.checkpoint import make_readable, read_object, read_tensors
 from usdm.data.speech_corpus import Utterance, read_speech_corpora
 from usdm.runs import Places, publishing, record
 from usdm.training.model_cards import bundle_card, part_card, training_record
@@ -95,9 +95,11 @@ def package_model(
             (part / name / "README.md").write_text(part_card(name, parameters[name], license_id, languages))
         if turn_head is not None:
             shutil.copytree(turn_head, part / HEAD_FOLDER)
+            make_readable(part / HEAD_FOLDER)
         if rejection is not None:
             Rejection.load(rejection, part / "llm")
             shutil.copytree(rejection, part / REJECTION_FOLDER)
+            make_readable(part / REJECTION_FOLDER)
         generation.save(part)
         for name, recording in recordings.items():
             path = part / VOICES_FOLDER / f"{name}.flac"
@@ -204,6 +206,7 @@ def _copy_half(source: Path, target: Path) -> int:
         parameters += sum(value.numel() for value in state.values())
         halves = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
         save_file(halves, target / path.name, metadata={"format": "pt"})
+    make_readable(target)
     config = target / "config.json"
     values = read_object(config, "train or download the part again")
     if "dtype" in values or "torch_dtype" in values:  # transformers loads what this says

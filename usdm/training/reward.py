@@ -25,6 +25,7 @@ from transformers import (
     set_seed,
 )
 
+from usdm.checkpoint import make_readable
 from usdm.data.preferences import given_pairs
 from usdm.data.unit_corpus import UnitSource
 from usdm.lm.reward_model import RewardModel, RewardSettings, load_with_one_output
@@ -235,6 +236,7 @@ def save_reward_model(reward: RewardModel, units: UnitSource | None, record: Map
     """The hub-style folder, under its name only once it is complete."""
     with publishing(folder / MODEL_FOLDER, folder=True) as part:
         reward.model.save_pretrained(part)
+        make_readable(part)
         reward.template.vocabulary.save_pretrained(part)
         reward.template.settings.save(part)
         reward.settings.save(part)

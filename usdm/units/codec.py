@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from usdm.checkpoint import CLASS_KEY
+from usdm.checkpoint import CLASS_KEY, make_readable
 from usdm.runs import split_revision
 from usdm.types import InputError
 from usdm.units.codebooks import CodebookLayout, Layout
@@ -164,6 +164,7 @@ class CodecTokenizer(UnitTokenizer):
         """Write the codec in transformers' layout, and `units.json` last: a folder that has it is complete."""
         folder = Path(folder)
         self.codec.save_pretrained(folder)
+        make_readable(folder)
         values = {CLASS_KEY: class_name(type(self)), **asdict(self.settings)}
         (folder / SETTINGS_FILE).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 

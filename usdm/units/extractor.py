@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from usdm.checkpoint import CONFIG_FILE, WEIGHTS_FILE, StoredConfig
+from usdm.checkpoint import CONFIG_FILE, WEIGHTS_FILE, StoredConfig, make_readable
 from usdm.types import InputError
 from usdm.units.centroids import centroid_hash, nearest_centroid, read_centroids
 from usdm.units.encoder import (
@@ -177,7 +177,6 @@ class UnitExtractor(UnitTokenizer):
             self._write(part, dtype)
             (folder / SETTINGS_FILE).unlink(missing_ok=True)
             for name in (CONFIG_FILE, WEIGHTS_FILE, CENTROIDS_FILE, SETTINGS_FILE):
-                (part / name).chmod(0o644)  # safetensors makes private files; a result is not
                 os.replace(part / name, folder / name)
         except (OSError, SafetensorError) as error:
             raise InputError(
@@ -197,6 +196,7 @@ class UnitExtractor(UnitTokenizer):
         state = {name: value.to(dtype).contiguous() for name, value in self.encoder.state_dict().items()}
         save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         save_file({"centroids": self.centroids.contiguous()}, folder / CENTROIDS_FILE)
+        make_readable(folder)
         settings = asdict(self.settings) | {"centroid_hash": self.identity}
         (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + "\n")
 
