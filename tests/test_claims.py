@@ -170,7 +170,9 @@ def state_of(folder: str) -> dict[str, Any]:
 def test_status_says_what_is_made_and_what_is_stale(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TRAIN_VOCODER, *LARGE]) == 2  # what is refused leaves no trace
     states = {stage["folder"]: stage for stage in read_status()}
-    assert list(states)[:2] == ["dialogs", "speech"]  # in the recipe's order
+    assert list(states)[:5] == ["speech", "unit_corpus", "tokenizer", "pretrain", "finetune"]  # in the recipe's order
+    missing = [folder for folder, stage in states.items() if stage["state"] == "never made"]
+    assert list(states)[-len(missing) :] == missing and missing[0] == "dialogs"
     assert all(states[folder]["state"] == "done" for folder in ("tokenizer", "pretrain", "finetune", "vocoder"))
     assert (states["speech"]["state"], states["decoder"]["state"]) == ("unknown", "never made")
     assert states["decoder"]["command"] == "usdm train_decoder"
@@ -285,6 +287,27 @@ def test_a_run_s_command_names_the_folder_of_configurations(tmp_path: Path, monk
     (stage,) = [each for each in read_status("--config-dir", "my_conf", "experiment=mine") if each["state"] == "done"]
     assert stage["command"] == "usdm train_tokenizer --config-dir my_conf experiment=mine 'corpora=[speech]' size=330"
     usdm(*shlex.split(stage["command"])[1:])
+
+
+def test_status_begins_with_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lines(*arguments: str) -> list[str]:
+        capsys.readouterr()
+        usdm("status", *arguments)
+        return capsys.readouterr().out.splitlines()
+
+    monkeypatch.chdir(tmp_path)
+    assert lines()[0] == "runs/tiny"  # there is nothing yet
+    write_hums(Path("speech"))
+    usdm("train_tokenizer", "corpora=[speech]", "size=330", "shared.folder=runs/my")
+    usdm("train_tokenizer", "corpora=[speech]", "size=330", "output_dir=runs/alone")
+    told = "other folders with runs: runs/alone, runs/my (usdm status shared.folder=FOLDER)"
+    assert lines()[:2] == [told, "runs/tiny"]
+    mine = lines("shared.folder=runs/my")
+    assert mine[1] == "runs/my" and mine[2].split()[:2] == ["tokenizer", "done"]
+    monkeypatch.chdir("runs/my")
+    assert lines("shared.folder=.")[0].startswith("other folders with runs: ../alone (")
 
 
 def test_the_folder_of_a_language_model_may_be_below_the_models_folder(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from usdm.cli import Figures
 from usdm.cli.job_folders import SWEEPS, added_folder, as_override
 from usdm.config import verbs_of
 from usdm.config.schemas import SCHEMAS
-from usdm.runs import RunStatus, statuses, write_text
+from usdm.runs import RUN_FILE, RunStatus, statuses, write_text
 
 DEFAULT_EXPERIMENT = "tiny"
 FIGURES_TOLD = 4
@@ -87,14 +88,14 @@ def run(config: DictConfig) -> Figures:
     if config.json == "-":
         print(written, end="")
     else:
-        print(report(root, found))
+        print(report(root, neighbours(root), found))
         if config.json is not None:
             write_text(config.json, written)
     return {state: sum(stage.state == state for stage in found) for state in ("done", "stale", "unfinished")}
 
 
 def stages(root: Path, experiment: str, added: Sequence[str] = ()) -> list[RunStatus]:
-    """Of all folders with runs, in the recipe's order, the recipe's stages that were never made among them."""
+    """Of all folders with runs, then the recipe's stages that were never made, both in the recipe's order."""
     verbs = verbs_of(experiment)
     steps: dict[str, Step] = {}
     for step in RECIPE:
@@ -112,7 +113,19 @@ def stages(root: Path, experiment: str, added: Sequence[str] = ()) -> list[RunSt
             command = first_command(step, root, experiment, added)
             found[folder] = RunStatus(folder, "unknown" if made else "never made", command=command)
     order = {folder: place for place, folder in enumerate(steps)}
-    return sorted(found.values(), key=lambda each: (order.get(each.folder.split("/")[0], len(order)), each.folder))
+
+    def place(each: RunStatus) -> tuple[bool, int, str]:
+        return each.state == "never made", order.get(each.folder.split("/")[0], len(order)), each.folder
+
+    return sorted(found.values(), key=place)
+
+
+def neighbours(root: Path) -> list[str]:
+    """The folders beside an experiment's that hold runs, or are one."""
+    root = root.absolute()
+    patterns = [f"{depth}/{name}" for depth in ("*", "*/*") for name in (RUN_FILE, ".hydra")]
+    names = {path.relative_to(root.parent).parts[0] for each in patterns for path in root.parent.glob(each)}
+    return [os.path.relpath(root.parent / name) for name in sorted(names - {root.name})]
 
 
 def first_command(step: Step, root: Path, experiment: str, added: Sequence[str] = ()) -> str:
@@ -146,10 +159,11 @@ def saved_command(folder: Path) -> str | None:
     return shlex.join(["usdm", hydra.job.config_name, *added_folder(hydra), *written])
 
 
-def report(root: Path, found: Sequence[RunStatus]) -> str:
-    """A line or two for each stage, then how many there are of each state."""
+def report(root: Path, others: Sequence[str], found: Sequence[RunStatus]) -> str:
+    """The other folders with runs, then a line or two for each stage."""
     width = max(len(stage.folder) for stage in found)
-    lines = [str(root)]
+    lines = [f"other folders with runs: {', '.join(others)} (usdm status shared.folder=FOLDER)"] if others else []
+    lines.append(str(root))
     for stage in found:
         facts = [steps_told(stage), figures_told(stage.figures)]
         lines.append("  ".join([f"{stage.folder:<{width}}", f"{stage.state:<10}", *filter(None, facts)]).rstrip())
