@@ -48,6 +48,9 @@ def test_help_lists_every_verb(arguments: list[str], capsys: pytest.CaptureFixtu
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert all(verb in printed and summary in printed for verb, summary in verbs().items())
+    lines = printed.splitlines()
+    columns = {line.index(each) for line in lines for each in verbs().values() if line.endswith(each)}
+    assert len(columns) == 1
 
 
 def test_help_imports_neither_torch_nor_hydra() -> None:
@@ -72,6 +75,12 @@ def test_an_unknown_verb_is_told_the_nearest(capsys: pytest.CaptureFixture[str])
 def test_a_part_that_the_verb_has_not_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["respond", "text=hello", "language=ko"]) == 2
     assert "this verb has no part 'language' to choose; --help after the verb" in capsys.readouterr().err
+
+
+def test_a_folder_given_for_a_model_s_name_is_told_its_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["respond", "text=hello", "model=runs/my/model"]) == 2
+    told = capsys.readouterr().err
+    assert "people" in told and "model.name=FOLDER" in told
 
 
 def test_a_verb_s_help_and_configuration(capsys: pytest.CaptureFixture[str], elsewhere: Path) -> None:

@@ -94,7 +94,9 @@ def defines_run(node: ast.stmt) -> bool:
 
 
 def overview() -> str:
-    lines = {verb: f"  {verb:<18} {summary}" for verb, summary in verbs().items()}
+    found = verbs()
+    width = max(map(len, found))
+    lines = {verb: f"  {verb:<{width}}  {summary}" for verb, summary in found.items()}
     return "\n".join(
         [
             "usage: usdm VERB [key=value ...]",
@@ -292,6 +294,8 @@ def message(error: BaseException) -> str:
     parts = [str(error).partition("Config search path:")[0]]  # Hydra's own, under a list of what there is to choose
     if type(error).__module__.startswith("hydra.") and error.__cause__ is not None:
         parts.append(str(error.__cause__))
+    if "Could not find 'model/" in parts[0]:
+        parts.append("A model of your own is a folder: model.name=FOLDER")
     if type(error).__name__ == "OverrideParseException":
         parts.append("A value with characters of a meaning in this grammar needs quotes: \"key='value'\"")
     return "\n".join(part.strip() for part in parts)
