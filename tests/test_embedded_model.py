@@ -167,4 +167,4 @@ def test_strangers_are_understood_as_far_as_the_card_says(data_dir: Path) -> Non
         reply = people.respond(sound.samples, sound.sample_rate, speak=False)
         truth.append(words(recording.text or ""))
         heard.append(words(reply.user_text or ""))
-    assert jiwer.wer(truth, heard) <= 0.4
+    assert jiwer.wer(truth, heard) <= 0.1
