@@ -158,7 +158,7 @@ def test_other_chains(bundle: Path, folder: Path) -> None:
         (["text=hi", "output=absent/reply.wav"], "absent/reply.wav: the folder absent does not exist"),
         (["text=hi", "output=/proc/reply.wav"], "/proc/reply.wav: cannot be written"),
         (["text=hi", "output=reply.mp3"], "reply.mp3: the file name must end in .wav"),
-        (["text=hi", "reply=text", "output=reply.wav"], "output=reply.wav with reply=text: only a spoken reply"),
+        (["text=hi", "reply=text", "output=my.wav"], "output=my.wav with reply=text: only a spoken reply"),
         (["text=hi", "trace=absent/reply.json"], "absent/reply.json: the folder absent does not exist"),
         (["text=hi", "history=absent.json"], "absent.json: No such file"),
         (["text=hi", "history=noise.wav"], "history=noise.wav: not a trace"),

@@ -23,19 +23,18 @@ from usdm.runs import write_text
 from usdm.tokens.layout import STAGES
 from usdm.types import InputError, Sampling, SpokenReply, Turn, Waveform
 
-DEFAULT_OUTPUT = "reply.wav"
+DEFAULT_OUTPUT = "reply.wav"  # in a sweep each job has one of its own, in its folder
 LONGEST_RECORDING = 600.0  # seconds; keeps a whole day out of memory before the model can tell its own limit
 
 
 def run(config: DictConfig) -> Figures:
     speak = config.reply is ReplyKind.speech
-    if config.output is not None and not speak:
+    if not speak and Path(config.output).name != DEFAULT_OUTPUT:
         raise InputError(
             f"output={config.output} with reply=text: only a spoken reply has sound to write there; leave output out "
             "(trace=FILE.json keeps the text), or take reply=speech"
         )
-    output = DEFAULT_OUTPUT if config.output is None else config.output
-    check_outputs(config, output if speak else None)
+    check_outputs(config, speak)
     if config.reference is not None and config.voice is not None:
         raise InputError(f"reference={config.reference} and voice={config.voice}: give one of them")
     question = read_question(config)
@@ -58,20 +57,20 @@ def run(config: DictConfig) -> Figures:
     )
     tell(reply)
     if reply.waveform is not None:
-        write_audio(output, reply.waveform, reply.sample_rate)
+        write_audio(config.output, reply.waveform, reply.sample_rate)
         seconds = reply.waveform.shape[-1] / reply.sample_rate
         first = "" if reply.first_sound is None else f", the first of it after {reply.first_sound:.2f} s"
-        print(f"{output}: {seconds:.1f} s of speech, after {sum(reply.timings.values()):.1f} s of work{first}")
+        print(f"{config.output}: {seconds:.1f} s of speech, after {sum(reply.timings.values()):.1f} s of work{first}")
     if config.trace is not None:
-        write_trace(config, None if reply.waveform is None else output, reply, history, pipeline)
+        write_trace(config, reply, history, pipeline)
     if speak and (reason := unspoken(reply.agent_text, reply.agent_units)) is not None:
         raise WorkFailed(reason)
     return {"work_seconds": sum(reply.timings.values())}
 
 
-def check_outputs(config: DictConfig, output: str | None) -> None:
+def check_outputs(config: DictConfig, speak: bool) -> None:
     """Raises InputError for a file that could not be written, before any model is loaded."""
-    paths = [check_output_path(output)] if output is not None else []
+    paths = [check_output_path(config.output)] if speak else []
     paths += [check_output_path(config.trace, ".json")] if config.trace is not None else []
     for path in paths:
         try:
@@ -145,9 +144,7 @@ def tell(reply: SpokenReply) -> None:
         print(f"usdm respond: stage {stage} was cut off at its limit of tokens", file=sys.stderr)
 
 
-def write_trace(
-    config: DictConfig, output: str | None, reply: SpokenReply, history: list[Turn], pipeline: SpokenDialogPipeline
-) -> None:
+def write_trace(config: DictConfig, reply: SpokenReply, history: list[Turn], pipeline: SpokenDialogPipeline) -> None:
     """Everything about the reply but its sound, as JSON; whole or not at all."""
     trace = {
         "user_text": reply.user_text,
@@ -163,7 +160,7 @@ def write_trace(
         "seed": config.seed,
         "chain": config.chain,
         "input": config.input,
-        "output": output,
+        "output": None if reply.waveform is None else config.output,
         "history": [{"role": turn.role, "text": turn.text} for turn in history],
     }
     lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in trace.items())

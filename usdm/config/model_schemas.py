@@ -89,7 +89,7 @@ class Respond(UseModel):
     reject: Any = MISSING  # usdm.chain.rejection.Refusing
     input: str | None = None
     text: str | None = None
-    output: str | None = None
+    output: str = MISSING
     reply: ReplyKind = MISSING
     trace: str | None = None
     history: Any = None
