@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -156,6 +157,17 @@ def test_a_korean_corpus_is_spoken(tmp_path: Path) -> None:
     english = Voices(agents=["flite-slt"], user=[], espeak_share=1.0)
     with pytest.raises(InputError, match="write it in English letters"):
         synthesize_corpus(dialogs, str(tmp_path / "u"), voices=english, language=Korean(), processes=1, seed=0)
+
+
+@needs_espeak
+def test_two_espeaks_take_turns() -> None:
+    first = Espeak()
+    second = Espeak()
+    spoken = [each.speak(SAID, "ko") for each in (first, second, first)]
+    assert len({tuple(word.text for word in each.words) for each in spoken}) == 1
+    del second  # with what the library called last but one
+    gc.collect()
+    assert first.speak(SAID, "ko").words
 
 
 class Given:

@@ -42,7 +42,7 @@ def test_every_word_is_said_in_its_time(speaker: str) -> None:
 @pytest.mark.parametrize("speaker", ONE_EACH)
 def test_tempo_is_drawn_and_slowed_on_demand(speaker: str) -> None:
     drawn = [speak_as(speaker, TEXT, np.random.default_rng(seed)) for seed in (0, 0, 1)]
-    assert len(drawn[1].samples) == pytest.approx(len(drawn[0].samples), rel=1e-3)  # eSpeak's voice flutters
+    assert len(drawn[1].samples) == pytest.approx(len(drawn[0].samples), rel=3e-3)  # eSpeak's voice flutters
     assert len(drawn[2].samples) != pytest.approx(len(drawn[0].samples), rel=1e-2)
     slow = speak_as(speaker, TEXT, np.random.default_rng(0), speed=1.25)
     assert 1.08 < len(slow.samples) / len(drawn[0].samples) < 1.4  # pauses may keep their length
