@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -108,9 +110,15 @@ def transcribe_corpus(
 
 def _key(line: bytes) -> bytes | None:
     row = manifest_row(line)
-    if row.get("text") is not None and HEARD not in row:
+    if _text(row) is not None and HEARD not in row:
         return None
     return json.dumps([row.get(name) for name in ("id", "audio", "start", "channel", "duration")]).encode()
+
+
+def _text(row: Mapping[str, Any]) -> str | None:
+    """A row's text; a blank one, as tables of recordings have it, is none."""
+    text = row.get("text")
+    return text if text and text.strip() else None
 
 
 class _Worker:
@@ -138,7 +146,7 @@ def _merge(manifest: Path, target: Path, heard: RowsById, lowest_confidence: flo
         for _, _, line in manifest_lines(lines):
             row = json.loads(line)
             known = None if _key(line) is None else heard.get(row["id"])
-            if known is not None and row.get("text") in (None, row.get(HEARD, {}).get("text")):
+            if known is not None and _text(row) in (None, row.get(HEARD, {}).get("text")):
                 is_sure = bool(known["text"]) and (
                     lowest_confidence is None or known["confidence"] >= lowest_confidence
                 )
@@ -150,7 +158,7 @@ def _merge(manifest: Path, target: Path, heard: RowsById, lowest_confidence: flo
                 del known["id"]
                 row |= {"text": text, HEARD: known if is_sure else None}
             else:
-                counts["with text"] += row.get("text") is not None
+                counts["with text"] += _text(row) is not None
             if not Path(row["audio"]).is_absolute():
                 row["audio"] = os.path.relpath(manifest.parent / row["audio"], target.parent)
             row = {name: value for name, value in row.items() if value is not None or name == "text"}

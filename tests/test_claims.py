@@ -306,8 +306,19 @@ def test_status_begins_with_what_is_there(
     assert lines()[:2] == [told, "runs/tiny"]
     mine = lines("shared.folder=runs/my")
     assert mine[1] == "runs/my" and mine[2].split()[:2] == ["tokenizer", "done"]
+    assert not any("experiment=" in line for line in mine)
     monkeypatch.chdir("runs/my")
     assert lines("shared.folder=.")[0].startswith("other folders with runs: ../alone (")
+
+
+def test_status_of_a_folder_is_of_the_experiment_that_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_hums(Path("speech"))
+    usdm("train_tokenizer", "experiment=people", "corpora=[speech]", "size=330", "shared.folder=theirs")
+    commands = {stage["folder"]: shlex.split(stage["command"]) for stage in read_status("shared.folder=theirs")}
+    assert "pretrain" in commands and all("experiment=people" in command for command in commands.values())
+    asked = read_status("shared.folder=theirs", "experiment=tiny")
+    assert not any("experiment=" in stage["command"] for stage in asked if stage["state"] == "never made")
 
 
 def test_the_folder_of_a_language_model_may_be_below_the_models_folder(

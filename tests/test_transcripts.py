@@ -106,6 +106,17 @@ def test_doubtful_transcripts_are_counted_and_not_used(tmp_path: Path, recognise
     assert [row.text for row in read_speech_corpora([source])] == [None, None, "hello there."]
 
 
+def test_a_blank_text_is_none(tmp_path: Path, recogniser: str) -> None:
+    source = corpus(tmp_path / "in")
+    blanks = zip(read_rows(source), ("", " ", ""), strict=True)
+    write_rows(source, [row | {"text": row["text"] or blank} for row, blank in blanks])
+    report = transcribe(source, source, recogniser)
+    assert (report.transcribed, report.doubtful, report.with_text) == (2, 0, 1)
+    assert all(row.text and row.text.strip() for row in read_speech_corpora([source]))
+    again = transcribe(source, source, recogniser)
+    assert again == report
+
+
 def test_what_was_heard_is_not_heard_again(tmp_path: Path, recogniser: str, monkeypatch: pytest.MonkeyPatch) -> None:
     source = corpus(tmp_path / "in")
     first = transcribe(source, tmp_path / "whole", recogniser)

@@ -22,6 +22,7 @@ from usdm.config.schemas import SCHEMAS
 from usdm.runs import RUN_FILE, RunStatus, statuses, write_text
 
 DEFAULT_EXPERIMENT = "tiny"
+EXPERIMENT = "experiment="
 FIGURES_TOLD = 4
 IN_ROOT = re.compile(r"\{root\}/([^,\]]+)")  # in the arguments of a step
 PLAIN = re.compile(r"[\w./@+-]+", re.ASCII)  # needs no quotes, be it the shell's or Hydra's
@@ -82,8 +83,11 @@ RECIPE = (
 
 
 def run(config: DictConfig) -> Figures:
-    root, experiment = Path(config.shared.folder), HydraConfig.get().runtime.choices["experiment"]
-    found = stages(root, experiment, added_folder(HydraConfig.get()))
+    hydra = HydraConfig.get()
+    root, experiment = Path(config.shared.folder), None
+    if any(argument.startswith(EXPERIMENT) for argument in hydra.overrides.task):
+        experiment = hydra.runtime.choices["experiment"]
+    found = stages(root, experiment, added_folder(hydra))
     written = json.dumps([asdict(stage) for stage in found], indent=1, ensure_ascii=False) + "\n"
     if config.json == "-":
         print(written, end="")
@@ -94,19 +98,23 @@ def run(config: DictConfig) -> Figures:
     return {state: sum(stage.state == state for stage in found) for state in ("done", "stale", "unfinished")}
 
 
-def stages(root: Path, experiment: str, added: Sequence[str] = ()) -> list[RunStatus]:
-    """Of all folders with runs, then the recipe's stages that were never made, both in the recipe's order."""
-    verbs = verbs_of(experiment)
-    steps: dict[str, Step] = {}
-    for step in RECIPE:
-        if step.verb in verbs and (step.beside is None or step.beside in verbs):
-            steps.setdefault(step.folder, step)
+def stages(root: Path, experiment: str | None, added: Sequence[str] = ()) -> list[RunStatus]:
+    """Of all folders with runs, then the recipe's stages that were never made, both in the recipe's order.
+
+    `experiment` None is that of the runs which are there.
+    """
     found = {status.folder: status for status in statuses(root)}
     for folder, status in found.items():
         command = saved_command(root / folder) if status.command is None else status.command
         if command is not None and status.state == "stale":
             command = anew(command)
         found[folder] = replace(status, command=command)
+    experiment = experiment or experiment_of([status.command for status in found.values() if status.command])
+    verbs = verbs_of(experiment)
+    steps: dict[str, Step] = {}
+    for step in RECIPE:
+        if step.verb in verbs and (step.beside is None or step.beside in verbs):
+            steps.setdefault(step.folder, step)
     for folder, step in steps.items():
         if folder not in found:
             made = any(path.name != SWEEPS for path in (root / folder).glob("*"))
@@ -118,6 +126,15 @@ def stages(root: Path, experiment: str, added: Sequence[str] = ()) -> list[RunSt
         return each.state == "never made", order.get(each.folder.split("/")[0], len(order)), each.folder
 
     return sorted(found.values(), key=place)
+
+
+def experiment_of(commands: Sequence[str]) -> str:
+    """The experiment that all of the commands name, else the default one."""
+    named = {
+        next((word.removeprefix(EXPERIMENT) for word in shlex.split(each) if word.startswith(EXPERIMENT)), None)
+        for each in commands
+    }
+    return (named.pop() if len(named) == 1 else None) or DEFAULT_EXPERIMENT
 
 
 def neighbours(root: Path) -> list[str]:
