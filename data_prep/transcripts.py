@@ -90,6 +90,7 @@ def transcribe_corpus(
         {"asr": asr.identity, **told_apart(language)},
         {"corpus": corpus},
         results=("*.jsonl", "rows/*"),
+        beside=(MANIFEST_FILE,),
         grows=("corpus",),
         overwrite=overwrite,
     ) as claimed:

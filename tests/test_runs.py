@@ -73,6 +73,23 @@ def test_overwrite_deletes_the_results_of_another_identity_and_nothing_else(tmp_
         assert (tmp_path / "weights.bin").exists()  # the same identity goes on
 
 
+def test_what_a_killed_run_was_publishing_is_deleted_beside_its_folder_too(tmp_path: Path) -> None:
+    inside, beside = tmp_path / "shards", tmp_path / "manifest.jsonl"
+
+    def work() -> None:
+        with claim(inside, {}, {}, results=["*.txt"], beside=[beside.name]), publishing(beside) as part:
+            part.write_text("half")
+            with publishing(inside / "a.txt") as shard:
+                shard.write_text("half")
+                die()
+
+    beside.write_text("the user's")
+    killed(work)
+    assert len([*tmp_path.rglob("*.part")]) == 2
+    with claim(inside, {"seed": 1}, {}, results=["*.txt"], beside=[beside.name], overwrite=True):
+        assert not [*tmp_path.rglob("*.part")] and beside.read_text() == "the user's"
+
+
 def test_results_without_an_identity_are_refused(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").write_text("of unknown origin")
     with pytest.raises(InputError, match="do not say what they were made from"):

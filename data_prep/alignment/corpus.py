@@ -89,6 +89,7 @@ def align_corpus(
         made_with.settings,
         {"corpus": corpus, **made_with.inputs},
         results=("*.jsonl", "rows/*"),
+        beside=(MANIFEST_FILE, REPORT_FILE, PROBLEMS_FILE),
         grows=("corpus",),
         free=_SPEED_ONLY,
         overwrite=overwrite,

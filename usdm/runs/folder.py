@@ -74,6 +74,7 @@ def claim(
     inputs: Mapping[str, Places],
     *,
     results: Sequence[str],
+    beside: Sequence[str] = (),
     grows: Collection[str] = (),
     free: Collection[str] = (),
     overwrite: bool = False,
@@ -87,6 +88,7 @@ def claim(
         settings: all that the results depend on beside the inputs, as JSON can hold it.
         inputs: files or folders by name.
         results: names or patterns of what the run writes into the folder. `overwrite` deletes these and nothing else.
+        beside: files that the run publishes beside the folder, and that are not deleted: they may be the user's own.
         grows: inputs that may have more content than before; whoever reads them compares their rows.
         free: settings (the last part of their keys) that do not decide the results, and so are no part of the identity.
         overwrite: a run of another identity is deleted. One of the same identity goes on all the same.
@@ -118,6 +120,7 @@ def claim(
                 _delete(path, results)
             if alone:
                 _delete_parts(path, results)
+                _delete_parts(path.parent, beside)
             if then is not None and not other and then.inputs == now.inputs:
                 command = then.command if then.done else now.command  # the one that did the work
                 now = replace(now, done=then.done, figures=then.figures, command=command)
