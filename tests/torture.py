@@ -182,8 +182,8 @@ def start(work: Callable[[], int | None], folder: Path) -> int:
     sys.stdout.flush()
     child = os.fork()
     if child:
+        os.setpgid(child, child)  # here, for it may be killed before it does anything
         return child
-    os.setsid()
     os.chdir(folder)
     log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
