@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ class RecordingsReport:
 
     utterances: int
     without_text: int
-    failed: tuple[str, ...]  # one message a row, of this run
+    left_out: int  # rows that failed when the corpus was made
+    failed: tuple[str, ...]  # one message a row, if that was now
 
 
 def import_recordings(
@@ -72,7 +73,7 @@ def import_recordings(
     ) as claimed:
         if claimed.record.done and (folder / MANIFEST_FILE).is_file():  # others may have added to its rows
             known = claimed.record.figures
-            return RecordingsReport(int(known["utterances"]), int(known["without_text"]), ())
+            return RecordingsReport(known["utterances"], known["without_text"], known["failed"], ())
         (folder / "audio").mkdir(exist_ok=True)
         importer = _Importer(folder, max_seconds, dev_every, language)
         with publishing(folder / MANIFEST_FILE) as part, part.open("w", encoding="utf-8") as file:
@@ -81,8 +82,11 @@ def import_recordings(
                     file.writelines(json.dumps(row) + "\n" for row in importer.rows(source, item))
         for message in importer.failed:
             logger.warning("left out: %s", message)
-        report = RecordingsReport(importer.utterances, importer.without_text, tuple(importer.failed))
-        claimed.finish({**asdict(report), "failed": len(report.failed)})
+        failed = tuple(importer.failed)
+        report = RecordingsReport(importer.utterances, importer.without_text, len(failed), failed)
+        claimed.finish(
+            {"utterances": report.utterances, "without_text": report.without_text, "failed": report.left_out}
+        )
     if aligned:
         logger.warning("%d utterances lost the times of their words to overwrite=true; align %s again", aligned, folder)
     return report

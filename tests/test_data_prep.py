@@ -519,6 +519,7 @@ def test_recordings_are_imported_and_failures_reported(tmp_path: Path, caplog: p
     manifest.write_text(added := manifest.read_text().replace("null", '"a recogniser heard this."'))
     again = import_recordings([str(source)], str(tmp_path / "out"), max_seconds=2.0, dev_every=2)
     assert (again.utterances, again.without_text, manifest.read_text()) == (3, 2, added)
+    assert report.left_out == again.left_out == 1 and again.failed == ()  # told again, but no failure of this run
     manifest.write_text(added.replace("}\n", ', "words": []}\n', 1))
     with pytest.raises(InputError, match=r"max_seconds: 2\.0 then, 1\.0 now"):
         import_recordings([str(source)], str(tmp_path / "out"), max_seconds=1.0, dev_every=2)

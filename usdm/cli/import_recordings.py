@@ -10,7 +10,8 @@ from usdm.cli.stage import Stage
 
 
 def tell(report: RecordingsReport, config: DictConfig) -> None:
-    print(f"{report.utterances} utterances in {config.output_dir}, {report.without_text} of them without text")
+    told = f"{report.utterances} utterances in {config.output_dir}, {report.without_text} of them without text"
+    print(f"{told}; {report.left_out} recordings were left out" if report.left_out else told)
     if report.failed:
         raise WorkFailed(f"{len(report.failed)} recordings were left out:\n" + "\n".join(report.failed))
 
