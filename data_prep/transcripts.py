@@ -37,7 +37,7 @@ class TranscriptReport:
     """What became of the utterances without text."""
 
     transcribed: int
-    doubtful: int  # heard, but not surely enough
+    doubtful: int  # heard, but no words, or not surely enough
     with_text: int  # had it before
     failed: tuple[str, ...]  # one message an utterance
 

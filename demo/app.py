@@ -19,7 +19,7 @@ import gradio as gr
 from demo.answer import Asked, answer, blank, wording
 from demo.talk import HEAD, app_options, talk_element
 from usdm.chain import SpokenDialogPipeline
-from usdm.serve.access import LOOPBACK
+from usdm.serve.access import LOOPBACK, check_port
 from usdm.serve.model import make_server
 from usdm.turns import Silence, TurnDetection
 from usdm.types import InputError
@@ -175,9 +175,10 @@ def launch(
     are talked. Whoever can open the page can talk: elsewhere than on this machine by a token that the page brings.
     `login`, a name and a password, is asked of whoever opens the page.
 
-    Raises InputError if a page for the public has no login, if the port is taken, and as `make_server` does.
+    Raises InputError if a page for the public has no login, if the port is none or taken, and as `make_server` does.
     """
     check_login(share, login)
+    check_port(port)
     token = None if host in LOOPBACK and not share else secrets.token_urlsafe()
     server = make_server(pipeline, rule, token=token)
     app = build_app(pipeline, token).queue(max_size=WAITING)

@@ -298,12 +298,12 @@ def test_status_begins_with_what_is_there(
         return capsys.readouterr().out.splitlines()
 
     monkeypatch.chdir(tmp_path)
-    assert lines()[0] == "runs/tiny"  # there is nothing yet
+    assert lines()[0] == "runs/tiny: no such folder yet"
     write_hums(Path("speech"))
     usdm("train_tokenizer", "corpora=[speech]", "size=330", "shared.folder=runs/my")
     usdm("train_tokenizer", "corpora=[speech]", "size=330", "output_dir=runs/alone")
     told = "other folders with runs: runs/alone, runs/my (usdm status shared.folder=FOLDER)"
-    assert lines()[:2] == [told, "runs/tiny"]
+    assert lines()[:2] == [told, "runs/tiny: no such folder yet"]
     mine = lines("shared.folder=runs/my")
     assert mine[1] == "runs/my" and mine[2].split()[:2] == ["tokenizer", "done"]
     assert not any("experiment=" in line for line in mine)
@@ -315,10 +315,15 @@ def test_status_of_a_folder_is_of_the_experiment_that_made_it(tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     write_hums(Path("speech"))
     usdm("train_tokenizer", "experiment=people", "corpora=[speech]", "size=330", "shared.folder=theirs")
-    commands = {stage["folder"]: shlex.split(stage["command"]) for stage in read_status("shared.folder=theirs")}
-    assert "pretrain" in commands and all("experiment=people" in command for command in commands.values())
-    asked = read_status("shared.folder=theirs", "experiment=tiny")
-    assert not any("experiment=" in stage["command"] for stage in asked if stage["state"] == "never made")
+    made, missing = read_status("shared.folder=theirs")
+    assert "experiment=people" in shlex.split(made["command"])
+    # Its stages are its own: they are not those of the embedded model's recipe.
+    assert (missing["folder"], missing["state"]) == ("model", "never made")
+    assert missing["command"] == "usdm make_model experiment=people shared.folder=theirs"
+    asked = [
+        stage for stage in read_status("shared.folder=theirs", "experiment=tiny") if stage["state"] == "never made"
+    ]
+    assert len(asked) >= 4 and not any("experiment=" in stage["command"] for stage in asked)
 
 
 def test_the_folder_of_a_language_model_may_be_below_the_models_folder(

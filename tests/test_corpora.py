@@ -327,8 +327,8 @@ def test_bad_utterances_are_counted_and_listed(tmp_path: Path) -> None:
     (tmp_path / "cut.flac").write_bytes(flac[: len(flac) // 2])
     rows = [
         *({"id": f"g{number}", "audio": "good.wav", "text": "good"} for number in range(4)),
+        {"id": "blank text", "audio": "good.wav", "text": " "},
         {"id": "g0", "audio": "good.wav", "text": "again"},
-        {"id": "empty text", "audio": "good.wav", "text": " "},
         {"id": "too long", "audio": "good.wav", "start": 0.5, "end": 1.7},
         {"id": "misstated", "audio": "good.wav", "duration": 0.6},
         {"id": "channel", "audio": "good.wav", "channel": 1},
@@ -339,20 +339,44 @@ def test_bad_utterances_are_counted_and_listed(tmp_path: Path) -> None:
     ]
     file = write_rows(tmp_path / "rows.jsonl", *rows, {"id": "cut", "audio": "cut.flac"})
     report, found = imported(jsonl(file), tmp_path / "out", max_failed_share=0.8)
-    assert set(found) == {"g0", "g1", "g2", "g3", "cut"}
+    assert set(found) == {"g0", "g1", "g2", "g3", "blank text", "cut"}
+    assert found["blank text"].text is None
     reasons = {failure.id: failure.reason for failure in report.failed}
     for name, reason in {
-        "g0": "duplicate id", "empty text": "empty text", "too long": "mismatched duration: 1.200 s from 0.500 s",
+        "g0": "duplicate id", "too long": "mismatched duration: 1.200 s from 0.500 s",
         "misstated": "mismatched duration: 0.600 s are stated", "channel": "channel 1", "short": "too short",
         "empty": "0 bytes", "noise": "not a readable", "missing": "no such file", "rows.jsonl:14": "line 14 is no",
         "rows.jsonl:15": "'audio'", "rows.jsonl:16": "text is 7",
     }.items():  # fmt: skip
         assert reason in reasons.pop(name)
     assert reasons == {}
-    with pytest.raises(InputError, match=r"13 of 17 utterances failed.*at most a share of 0\.7 may.*raise"):
+    with pytest.raises(InputError, match=r"12 of 17 utterances failed.*at most a share of 0\.7 may.*raise"):
         imported(jsonl(file), tmp_path / "strict", max_failed_share=0.7, decode=True)
     assert {path.name for path in (tmp_path / "strict").iterdir()} == {"failed.jsonl"}  # no manifest, no half of one
     assert '"cut"' in (tmp_path / "strict/failed.jsonl").read_text()  # found by decoding
+
+
+def test_what_was_imported_is_not_replaced_by_other_utterances(tmp_path: Path) -> None:
+    rows = [{"id": name, "audio": "a.wav", "split": "train"} for name in "ab"]
+    write_sound(tmp_path / "a.wav")
+
+    def again(*changed: dict, **settings: object) -> ImportReport:
+        return imported(jsonl(write_rows(tmp_path / "rows.jsonl", *changed)), tmp_path / "out", **settings)[0]
+
+    again(*rows)
+    manifest = tmp_path / "out/manifest.jsonl"
+    manifest.write_text(added := manifest.read_text().replace("null", '"heard"'))
+    assert again(*rows).without_text == 2 and manifest.read_text() == added  # what a recogniser added stays
+    with pytest.raises(InputError, match="utterances: .* then, .* now\n.*overwrite=true"):
+        again(rows[0])
+    assert manifest.read_text() == added
+    assert again(rows[0], overwrite=True).utterances == 1
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("failed.jsonl", "manifest.jsonl", "run.json", "run.lock")
+    }
+    (tmp_path / "out/run.json").unlink()
+    with pytest.raises(InputError, match="do not say what they were made from"):
+        again(*rows)
 
 
 def test_an_id_in_two_splits_is_refused_and_a_shared_sound_told(tmp_path: Path) -> None:

@@ -53,6 +53,13 @@ def test_a_taken_port_is_told(bundle: Path, capsys: pytest.CaptureFixture[str]) 
     assert f"port={port}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("port", [-1, 65_536])
+def test_a_number_that_no_port_has_is_told(port: int, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("demo", "serve"):
+        assert main([verb, f"model.name={bundle}", f"port={port}"]) == 2
+        assert f"port={port}: a port is a number from 0 to 65535" in capsys.readouterr().err
+
+
 def test_a_page_for_the_public_has_a_login_and_a_limit(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = SpokenDialogPipeline.from_pretrained(bundle)
     asked: list[dict[str, Any]] = []

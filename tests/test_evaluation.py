@@ -556,6 +556,13 @@ def test_recordings_are_transcribed_and_those_without_text_counted(
     again = Counting()
     evaluate_recordings(pipeline, folder, again, tmp_path / "out")
     assert again.heard == 0
+    with pytest.raises(InputError, match="real.json has other figures:\n  seed: 0 then, 1 now\n.*overwrite=true"):
+        evaluate_recordings(pipeline, folder, again, tmp_path / "out", seed=1)
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:3]))
+    with pytest.raises(InputError, match="recordings: .* then, .* now"):
+        evaluate_recordings(pipeline, folder, again, tmp_path / "out")
+    assert evaluate_recordings(pipeline, folder, again, tmp_path / "out", overwrite=True).items == 2
+    assert again.heard == 0  # of recordings that are as they were
 
 
 def test_a_speech_corpus_is_transcribed_in_part_and_group_by_group(

@@ -40,6 +40,14 @@ def made(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} - {"question.wav"}
 
 
+def test_a_reply_never_takes_the_place_of_a_recording(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = Path("question.wav").read_bytes()
+    for given in ("input=question.wav", "text=hi reference=./question.wav"):
+        assert respond(bundle, *given.split(), "output=question.wav") == 2
+        assert "question.wav would replace the recording given as" in capsys.readouterr().err
+    assert Path("question.wav").read_bytes() == before
+
+
 def test_a_recording_is_answered(bundle: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert respond(bundle, "input=question.wav", "output=answer.wav", "trace=answer.json", "seed=3") == 0
     told = capsys.readouterr()

@@ -325,6 +325,17 @@ def test_many_wrong_lines_are_counted(tmp_path: Path) -> None:
     assert "and 20 more" in str(error.value)
 
 
+def test_a_folder_tells_of_the_sounds_below_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "below").mkdir()
+    for name in ("below/a.wav", "._b.wav"):  # hidden: what macOS leaves beside b.wav
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match="no sound file .*; 1 in folders below it are not read"):
+        read_requests(tmp_path)
+    (tmp_path / "b.wav").touch()
+    assert [request.id for request in read_requests(tmp_path)] == ["b"]
+    assert "1 sound files; 1 in folders below it are not read" in caplog.text
+
+
 def test_a_folder_s_files_need_different_stems(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no sound file"):
         read_requests(tmp_path)

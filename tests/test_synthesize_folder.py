@@ -19,7 +19,7 @@ from tiny_models import build_random_bundle
 from usdm.chain import DecoderSampling, GenerationSettings, SpokenDialogPipeline
 from usdm.chain.requests import SynthesisRequest, read_requests
 from usdm.chain.synthesis import synthesize
-from usdm.runs import JsonLines, read_run
+from usdm.runs import JsonLines, read_lines, read_run
 from usdm.types import InputError, Sampling
 
 STAGES = ("transcribe", "respond", "speak")
@@ -129,6 +129,11 @@ def test_results_of_other_requests_are_refused(
     with pytest.raises(InputError, match="results of 1 requests that are no longer there, or ask for .*: r0"):
         synthesize(pipeline, changed, tmp_path)
     assert (tmp_path / "results.jsonl").read_bytes() == before
+    report = synthesize(pipeline, changed, tmp_path, overwrite=True)
+    assert report.earlier == 2 and {row["id"] for row in read_lines(tmp_path / "results.jsonl")} == {
+        request.id for request in changed
+    }
+    assert sorted(contents(tmp_path)) == sorted(f"{request.id}.wav" for request in changed)
 
 
 def test_another_recording_under_the_same_name_is_another_request(

@@ -186,7 +186,7 @@ def test_the_verb_reports_what_it_could_not_hear(
     (source / "a.wav").write_bytes(b"no sound")
     assert main(["transcribe", f"corpus={source}", f"asr.name={recogniser}", "lowest_confidence=-100"]) == 1
     captured = capsys.readouterr()
-    assert "0 utterances transcribed" in captured.out
+    assert ": 0 utterances have the text that was heard" in captured.out
     assert "2 utterances were left without text; retry_errors=true" in captured.err
     assert "31.0 s are more than the 30 s" in captured.err and "a.wav" in captured.err
 

@@ -90,3 +90,7 @@ def test_what_is_no_corpus_is_refused(corpora: list[Path], tmp_path: Path) -> No
         manifest.write('\n{"id": "b2", "aud')
     with pytest.raises(InputError, match=r"b/manifest\.jsonl, line 4: not an utterance"):
         UtteranceIndex.read(corpora, "train")
+    (corpora[1] / "manifest.jsonl").write_text('{"id": "b", "audio": "b.wav", "text": "hi", "duration": 1}\n')
+    told = r"line 1: .*no speaker, role, dialog, turn, split; `usdm import_corpus source=jsonl`"
+    with pytest.raises(InputError, match=told):
+        UtteranceIndex.read(corpora, "train")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TextIO
 
 from tqdm import tqdm
@@ -18,7 +20,7 @@ from tqdm import tqdm
 from data_prep.corpora.checks import manifest_row
 from data_prep.corpora.item import Item
 from usdm.data.speech_corpus import MANIFEST_FILE
-from usdm.runs import publishing, write_text
+from usdm.runs import claim, content_digest, write_text
 from usdm.types import InputError
 
 logger = logging.getLogger(__name__)
@@ -49,9 +51,18 @@ class ImportReport:
 
 
 def import_corpus(
-    source: Iterable[Item], output_dir: str, *, dev_share: float, max_failed_share: float, decode: bool, threads: int
+    source: Iterable[Item],
+    output_dir: str,
+    *,
+    dev_share: float,
+    max_failed_share: float,
+    decode: bool,
+    threads: int,
+    overwrite: bool = False,
 ) -> ImportReport:
     """Write `manifest.jsonl`, whole or not at all, and beside it `failed.jsonl`, one line an utterance left out.
+
+    An import that gives the same utterances again changes nothing: a recogniser or an aligner may have added to them.
 
     Args:
         source: one of the sources of `data_prep.corpora`.
@@ -59,18 +70,27 @@ def import_corpus(
         max_failed_share: of all utterances may fail; above it there is no manifest.
         decode: read every sample, not the headers alone: finds files that were cut short, at the cost of time.
         threads: that look into sound files.
+        overwrite: delete the manifest of other utterances that is there.
 
     Raises:
-        InputError: the source cannot be read, an id occurs in two splits, or too many utterances failed.
+        InputError: the source cannot be read, an id occurs in two splits, too many utterances failed, or other
+            utterances lie in `output_dir`.
     """
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    with publishing(folder / MANIFEST_FILE) as part:
+    with TemporaryDirectory(dir=folder, prefix="import-") as place:
+        part = Path(place) / MANIFEST_FILE
         with ThreadPoolExecutor(threads) as pool, part.open("w", encoding="utf-8") as file:
             manifest = _Manifest(folder, file, dev_share)
             for item, outcome in tqdm(_checked(source, decode, pool), unit="utterance", desc="import_corpus"):
                 manifest.add(item, outcome)
-        return manifest.report(max_failed_share)
+        report = manifest.report(max_failed_share)
+        rows = {"utterances": content_digest(part)}  # what the source and the settings come to
+        with claim(folder, rows, {}, results=[MANIFEST_FILE], overwrite=overwrite) as claimed:
+            if not (claimed.record.done and (folder / MANIFEST_FILE).is_file()):
+                os.replace(part, folder / MANIFEST_FILE)
+                claimed.finish({**asdict(report), "failed": len(report.failed)})
+    return report
 
 
 def _checked(

@@ -22,16 +22,17 @@ def paired_files(folder: str) -> Iterator[Item]:
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give one of sound files with text beside them.")
-    sounds = sorted(path for path in root.rglob("*") if path.suffix.lower() in SOUND_SUFFIXES)
+    sounds = sorted(path for path in root.rglob("*") if _is_sound(path))
     if not sounds:
         raise InputError(f"{root}: no sound file in it; {', '.join(SOUND_SUFFIXES)} are known.")
+    suffixes = ", ".join(TEXT_SUFFIXES)
     for path in sounds:
         item_id = "-".join(path.relative_to(root).with_suffix("").parts)
         speaker = path.parent.name if path.parent != root else root.name
         beside = [path.with_suffix(suffix) for suffix in TEXT_SUFFIXES]
         text_file = next((file for file in beside if file.is_file()), None)
         if text_file is None:
-            yield Item(item_id, path, fault=f"no text beside it ({', '.join(TEXT_SUFFIXES)})")
+            yield Item(item_id, path, fault=f"no text beside it ({suffixes}); source=jsonl takes recordings without")
             continue
         try:
             yield Item(item_id, path, text_file.read_text(encoding="utf-8-sig"), speaker)
@@ -39,10 +40,15 @@ def paired_files(folder: str) -> Iterator[Item]:
             yield Item(item_id, path, fault=f"{text_file.name} is no UTF-8 ({error})")
 
 
+def _is_sound(path: Path) -> bool:
+    """Hidden files are none: macOS leaves `._a.wav` beside `a.wav`."""
+    return path.suffix.lower() in SOUND_SUFFIXES and not path.name.startswith(".")
+
+
 def jsonl(file: str) -> Iterator[Item]:
     """One object a line: `audio` (path, from the file's folder or absolute), and what is known of `id`, `text`,
     `speaker`, `dialog`, `turn`, `role`, `split`, `start` and `end` or `duration` (s), `channel`, `words`, `phones`,
-    `pronunciation`. Other keys are not read.
+    `pronunciation`. Other keys are not read; a blank text is none.
 
     Raises:
         InputError: there is no such file, or nothing in it.
@@ -66,7 +72,7 @@ def _read_line(path: Path, number: int, line: bytes) -> Item:
         return Item(
             id=str(row.get("id") or _default_id(row)),
             audio=path.parent / row["audio"],
-            text=row.get("text"),
+            text=(row.get("text") or "").strip() or None,
             speaker=str(row.get("speaker") or "unknown"),
             role=row.get("role") or "user",
             dialog=None if row.get("dialog") is None else str(row["dialog"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import typing
 import unicodedata
@@ -16,6 +17,8 @@ from typing import Any
 
 from usdm.runs import content_digest
 from usdm.types import LARGEST_SEED, InputError, Role, Turn
+
+logger = logging.getLogger(__name__)
 
 SOUND_SUFFIXES = (
     *(".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au"),
@@ -95,15 +98,24 @@ def read_requests(path: str | Path) -> list[SynthesisRequest]:
 
 
 def _from_folder(folder: Path) -> list[SynthesisRequest]:
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SOUND_SUFFIXES and path.is_file())
+    files = sorted(filter(_is_sound, folder.iterdir()))
+    deeper = sum(path.parent != folder and _is_sound(path) for path in folder.rglob("*"))
+    not_read = f"; {deeper} in folders below it are not read: name them in a JSONL file" if deeper else ""
     if not files:
-        raise InputError(f"requests={folder}: the folder holds no sound file ({', '.join(SOUND_SUFFIXES)})")
+        raise InputError(f"requests={folder}: the folder holds no sound file ({', '.join(SOUND_SUFFIXES)}){not_read}")
+    if deeper:
+        logger.warning("requests=%s: %d sound files%s", folder, len(files), not_read)
     count = Counter(file.stem for file in files)
     problems = [f"{file.name}: another file has the same stem" for file in files if count[file.stem] > 1]
     for file in files:
         problems += [f"{file.name}: {problem}" for problem in _unsafe(file.stem)]
     _complain(folder, problems)
     return [SynthesisRequest(file.stem, audio=Path(file.name), folder=folder) for file in files]
+
+
+def _is_sound(path: Path) -> bool:
+    """Hidden files are none: macOS leaves `._a.wav` beside `a.wav`."""
+    return path.suffix.lower() in SOUND_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def _complain(path: Path, problems: list[str]) -> None:

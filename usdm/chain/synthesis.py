@@ -82,7 +82,7 @@ def synthesize(
         shard: does the requests shard, shard + num_shards, ...; its lines are in `results/` until all shards are
             done, and then in `results.jsonl` with those of the others.
         retry_errors: try again what failed before.
-        overwrite: delete results of another model or other settings, and their sounds.
+        overwrite: delete results of another model, of other settings, or of requests that are gone or have changed.
 
     Raises:
         InputError: before any work, if the folder has results of another model, other settings or other requests,
@@ -105,10 +105,15 @@ def synthesize(
     with claim(
         folder, {**settings, **chosen_by.settings}, chosen_by.inputs, results=written, overwrite=overwrite, shared=True
     ) as claimed:
+        if overwrite:
+            for gone in {*ids_with_results(folder)} - {request.id for request in requests}:
+                (folder / f"{gone}.wav").unlink(missing_ok=True)
         own = requests[shard::num_shards]
         start, seconds = time.perf_counter(), 0.0
         usual = 1 if pipeline.parts.speech.device.type == "cpu" else ACCELERATOR_BATCH
-        with closing(ShardFolder(folder, own, shard, num_shards, pipeline.sample_rate, retry_errors)) as files:
+        with closing(
+            ShardFolder(folder, own, shard, num_shards, pipeline.sample_rate, retry_errors, overwrite)
+        ) as files:
             todo = [request for request in own if request.id not in files.done]
             if todo:
                 claimed.reopen()

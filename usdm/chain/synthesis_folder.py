@@ -25,7 +25,8 @@ TOLD = 10  # ids in a message
 class ShardFolder:
     """One shard's part of the folder, for as long as the shard is at work.
 
-    Raises InputError if another run does the same shard, or if the folder has results of other requests.
+    Raises InputError if another run does the same shard, or if the folder has results of other requests and these are
+    not to be overwritten.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class ShardFolder:
         num_shards: int,
         sample_rate: int,
         retry_errors: bool,
+        overwrite: bool,
     ) -> None:
         self.folder = folder
         self.done: set[str] = set()  # ids that earlier runs have done
@@ -45,8 +47,14 @@ class ShardFolder:
         self._unfinished = folder / f".unfinished-{shard:05d}-of-{num_shards:05d}"
         self._lines = JsonLines(shard_file(folder, shard, num_shards))
         try:
-            self._check_requests(requests)
-            self._lines.keep(self._keep)
+            changed = self._changed(requests)
+            if changed and not overwrite:
+                raise InputError(
+                    f"{self._lines.path} has results of {len(changed)} requests that are no longer there, or ask for "
+                    f"something else now: {', '.join([*changed][:TOLD])}; choose another output_dir, or "
+                    "overwrite=true to delete these (requests may be added at the end)"
+                )
+            self._lines.keep(lambda row: row["id"] not in changed and self._keep(row))
             shutil.rmtree(self._unfinished, ignore_errors=True)
             self._unfinished.mkdir()
         except BaseException:
@@ -77,20 +85,15 @@ class ShardFolder:
         self._lines.close()
         shutil.rmtree(self._unfinished, ignore_errors=True)
 
-    def _check_requests(self, requests: Sequence[SynthesisRequest]) -> None:
+    def _changed(self, requests: Sequence[SynthesisRequest]) -> dict[str, None]:
+        """Ids, in order, of results that nobody asks for any more."""
         digests = {request.id: request.digest for request in requests}
         # A request that failed may be mended and tried again.
-        changed = [
-            row["id"]
+        return {
+            row["id"]: None
             for row in self._lines.rows()
             if row["id"] not in digests or (row["error"] is None and row["request"] != digests[row["id"]])
-        ]
-        if changed:
-            raise InputError(
-                f"{self._lines.path} has results of {len(changed)} requests that are no longer there, or ask for "
-                f"something else now: {', '.join(changed[:TOLD])}; choose another output_dir (what may be done to the "
-                "requests is to add some at the end)"
-            )
+        }
 
     def _keep(self, row: dict[str, Any]) -> bool:
         if row["error"] is not None:

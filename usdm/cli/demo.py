@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from demo.app import check_login, launch
 from usdm.cli.model import load_pipeline
 from usdm.lm import warm_up
+from usdm.serve.access import check_port
 from usdm.types import InputError
 
 LOGIN = "USDM_LOGIN"  # of the environment: a command line can be read by everybody on the machine
@@ -19,6 +20,7 @@ def run(config: DictConfig) -> None:
     rule = instantiate(config.turn_detection)
     login = login_of(os.environ.get(LOGIN))
     check_login(config.share, login)
+    check_port(config.port)
     pipeline = load_pipeline(config)
     warm_up(pipeline.parts.llm)
     app = launch(pipeline, config.host, config.port, config.share, block=False, rule=rule, login=login)

@@ -38,6 +38,9 @@ def run(config: DictConfig) -> Figures:
     found = items(config) if config.dialogs else []
     for folder in config.recordings:
         read_recordings(folder, dict(config.where), config.by)
+    names = [Path(folder).resolve().name for folder in config.recordings]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"recordings: several folders are called {twice[0]}, by which figures are named; rename one")
     given = baselines(config)
     if given.service_replies is not None:
         given.service_replies.check([item.dialog for item in found])
@@ -93,6 +96,7 @@ def recordings_score(
             limit=config.limit,
             seed=config.seed,
             so_far=config.so_far,
+            overwrite=config.overwrite,
             progress=progress,
         )
 

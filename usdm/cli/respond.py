@@ -72,7 +72,10 @@ def check_outputs(config: DictConfig, speak: bool) -> None:
     """Raises InputError for a file that could not be written, before any model is loaded."""
     paths = [check_output_path(config.output)] if speak else []
     paths += [check_output_path(config.trace, ".json")] if config.trace is not None else []
+    recordings = {name: config[name] for name in ("input", "reference") if config[name] is not None}
     for path in paths:
+        if same := [name for name, place in recordings.items() if Path(place).resolve() == path.resolve()]:
+            raise InputError(f"{path} would replace the recording given as {same[0]}: choose another place")
         try:
             with tempfile.TemporaryFile(dir=path.parent):
                 pass

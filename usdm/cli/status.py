@@ -81,6 +81,8 @@ RECIPE = (
     Step("model", "package_model"),
 )
 
+WHOLE_RECIPE = Step("model", "make_model")  # of an experiment that says itself which stages it has
+
 
 def run(config: DictConfig) -> Figures:
     hydra = HydraConfig.get()
@@ -112,7 +114,7 @@ def stages(root: Path, experiment: str | None, added: Sequence[str] = ()) -> lis
     experiment = experiment or experiment_of([status.command for status in found.values() if status.command])
     verbs = verbs_of(experiment)
     steps: dict[str, Step] = {}
-    for step in RECIPE:
+    for step in [WHOLE_RECIPE] if WHOLE_RECIPE.verb in verbs else RECIPE:
         if step.verb in verbs and (step.beside is None or step.beside in verbs):
             steps.setdefault(step.folder, step)
     for folder, step in steps.items():
@@ -180,7 +182,7 @@ def report(root: Path, others: Sequence[str], found: Sequence[RunStatus]) -> str
     """The other folders with runs, then a line or two for each stage."""
     width = max(len(stage.folder) for stage in found)
     lines = [f"other folders with runs: {', '.join(others)} (usdm status shared.folder=FOLDER)"] if others else []
-    lines.append(str(root))
+    lines.append(str(root) if root.is_dir() else f"{root}: no such folder yet")
     for stage in found:
         facts = [steps_told(stage), figures_told(stage.figures)]
         lines.append("  ".join([f"{stage.folder:<{width}}", f"{stage.state:<10}", *filter(None, facts)]).rstrip())

@@ -5,15 +5,18 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from data_prep.transcripts import SHARDS, TranscriptReport, transcribe_corpus
-from usdm.cli import WorkFailed
+from usdm.cli import Figures, WorkFailed
 from usdm.cli.stage import Stage
+from usdm.data.speech_corpus import manifest_files
 
 
 def tell(report: TranscriptReport, config: DictConfig) -> None:
+    why = "no words were heard"
+    if config.lowest_confidence is not None:
+        why += f", or with less than confidence {config.lowest_confidence}"
     print(
-        f"{report.transcribed} utterances transcribed in {config.output_dir}, {report.with_text} had text; "
-        f"{report.doubtful} were heard with less than confidence {config.lowest_confidence} and stay without: "
-        f"{config.output_dir}/{SHARDS}"
+        f"{config.output_dir}: {report.transcribed} utterances have the text that was heard, {report.with_text} had "
+        f"one before, {report.doubtful} stay without, since {why} (see {config.output_dir}/{SHARDS})"
     )
     if report.failed:
         raise WorkFailed(
@@ -22,4 +25,6 @@ def tell(report: TranscriptReport, config: DictConfig) -> None:
         )
 
 
-run = Stage(transcribe_corpus, tell)
+def run(config: DictConfig) -> Figures:
+    manifest_files([config.corpus])  # told before a recogniser is loaded, perhaps from the hub
+    return Stage(transcribe_corpus, tell)(config)

@@ -107,6 +107,7 @@ class ImportCorpus(Stage):
     max_failed_share: float = MISSING
     decode: bool = MISSING
     threads: int = MISSING
+    overwrite: bool = MISSING
 
 
 @dataclass

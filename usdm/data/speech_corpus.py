@@ -24,6 +24,7 @@ from usdm.audio import read_audio
 from usdm.types import AlignedWord, InputError, Waveform
 
 MANIFEST_FILE = "manifest.jsonl"
+NEEDED = ("id", "audio", "speaker", "role", "dialog", "turn", "split", "duration")  # in each of its lines
 
 Sound = tuple[Path, float | None, int | None]  # file, start, channel
 
@@ -113,7 +114,7 @@ def parse_utterance(path: Path, line: bytes, where: str = "a line") -> Utterance
     try:
         return _utterance(path.parent, json.loads(line))
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}, {where}: not an utterance of a speech corpus ({error!r}): {line[:60]!r}") from error
+        raise InputError(f"{path}, {where}: not an utterance of a speech corpus ({error}): {line[:60]!r}") from error
 
 
 def manifest_row(line: bytes) -> dict[str, Any]:
@@ -147,6 +148,8 @@ def _utterances(paths: Sequence[Path], split: str | None, folders: str) -> Itera
 
 
 def _utterance(folder: Path, row: dict[str, Any]) -> Utterance:
+    if missing := [name for name in NEEDED if name not in row]:
+        raise ValueError(f"no {', '.join(missing)}; `usdm import_corpus source=jsonl` fills in what can be")
     if not (isinstance(row["id"], str) and isinstance(row.get("text"), str | None)):
         raise TypeError("id and text are strings")
     if not isinstance(row.get("channel"), int | None):

@@ -19,7 +19,7 @@ from usdm.metrics.facts import surroundings
 from usdm.metrics.intervals import Judged, WordErrorRate, word_error_rate
 from usdm.metrics.table import false_alarms_cell, markdown_table, rate_cell
 from usdm.metrics.text import FalseAlarms, false_alarms, word_errors
-from usdm.runs import write_text
+from usdm.runs import content_digest, write_text
 from usdm.types import InputError, Sampling, Waveform
 
 logger = logging.getLogger(__name__)
@@ -156,6 +156,7 @@ def evaluate_recordings(
     limit: int | None = None,
     seed: int = 0,
     so_far: bool = False,
+    overwrite: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> TranscriptScore:
     """Transcribe recordings and score the words; nothing is replied.
@@ -164,10 +165,11 @@ def evaluate_recordings(
     recogniser) and `<name of the folder>.json`. `where` and `by` as for `read_recordings`: which recordings, and the
     field whose values are scored one by one too. `limit` takes so many at even distances.
     `so_far` scores what an earlier run of the same settings has, or one that is still at work, and transcribes nothing.
+    `overwrite` replaces the figures of another model, recogniser or seed, or of other recordings.
 
     Raises:
-        InputError: as `read_recordings`, a limit below 1, or nothing there to score `so_far`. A failing recording does
-            not raise: see `TranscriptScore.failed`.
+        InputError: as `read_recordings`, a limit below 1, nothing there to score `so_far`, or such other figures. A
+            failing recording does not raise: see `TranscriptScore.failed`.
     """
     recordings, without_text = read_recordings(folder, where, by)
     if limit is not None and limit < 1:
@@ -177,17 +179,40 @@ def evaluate_recordings(
     output_dir, name = Path(output_dir), Path(folder).resolve().name
     output_dir.mkdir(parents=True, exist_ok=True)
     system = [pipeline.fingerprint, pipeline.precision, asdict(pipeline.settings), seed, recogniser.identity]
+    asked: dict[str, Any] = {
+        "recordings": content_digest(folder),
+        "model": pipeline.fingerprint,
+        "recogniser": recogniser.name,
+        "where": dict(where or {}),
+        "seed": seed,
+    }
+    if not overwrite:
+        _check_same(output_dir / f"{name}.json", asked)
     by_key = {_key(recording, system): recording for recording in recordings}
     work = {key: partial(_transcribe, pipeline, recording, recogniser, key, seed) for key, recording in by_key.items()}
     path = output_dir / f"{name}.jsonl"
     transcripts = finished(path, Transcript, work) if so_far else complete(path, Transcript, work, progress)
     recordings = [by_key[transcript.key] for transcript in transcripts]
     left = len(work) - len(transcripts)
-    asked = {"recogniser": recogniser.name, "where": dict(where or {}), "by": by, "seed": seed}
-    facts = {"model": pipeline.fingerprint, **asked, **surroundings()}
+    facts = {**asked, "by": by, **surroundings()}
     score = _score(name, recordings, transcripts, without_text, left, by, seed, facts)
     write_text(output_dir / f"{name}.json", json.dumps(asdict(score), indent=2, ensure_ascii=False) + "\n")
     return score
+
+
+def _check_same(path: Path, asked: Mapping[str, Any]) -> None:
+    """Raises InputError if there are figures of something else."""
+    if not path.is_file():
+        return
+    try:
+        facts = json.loads(path.read_bytes())["facts"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: no figures of recordings ({error!r}); choose another output_dir") from error
+    if told := [
+        f"  {name}: {facts.get(name)} then, {now} now" for name, now in asked.items() if facts.get(name) != now
+    ]:
+        lines = "\n".join(told)
+        raise InputError(f"{path} has other figures:\n{lines}\nchoose another output_dir, or overwrite=true")
 
 
 def transcript_table(scores: Sequence[TranscriptScore]) -> str:

@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection
 from usdm.types import InputError
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+LAST_PORT = 65_535
 BROWSER_TOKEN = "openai-insecure-api-key."  # a browser can send no header with a WebSocket, but subprotocols
 
 
@@ -20,6 +21,12 @@ def check_exposure(host: str, token: str | None) -> None:
             f"host={host} without a token: whoever reaches this machine could use the model; set the environment "
             "variable USDM_TOKEN, which clients then send as a bearer token, or take host=127.0.0.1"
         )
+
+
+def check_port(port: int) -> None:
+    """Raises InputError for a number that no port has; 0 takes any that is free."""
+    if not 0 <= port <= LAST_PORT:
+        raise InputError(f"port={port}: a port is a number from 0 to {LAST_PORT}; choose another one")
 
 
 def has_token(connection: HTTPConnection, token: str | None) -> bool:

@@ -8,7 +8,7 @@ import socket
 import uvicorn
 from starlette.applications import Starlette
 
-from usdm.serve.access import check_exposure
+from usdm.serve.access import check_exposure, check_port
 from usdm.serve.limits import Limits
 from usdm.types import InputError
 
@@ -17,8 +17,9 @@ PING = 20.0  # seconds between two, and until a client that does not answer coun
 
 
 def listen_on(host: str, port: int, token: str | None) -> socket.socket:
-    """Raises InputError for a port that is taken, and for one that others could use without a token."""
+    """Raises InputError for a port that is none or taken, and for one that others could use without a token."""
     check_exposure(host, token)
+    check_port(port)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
