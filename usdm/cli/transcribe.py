@@ -11,13 +11,11 @@ from usdm.data.speech_corpus import manifest_files
 
 
 def tell(report: TranscriptReport, config: DictConfig) -> None:
-    why = "no words were heard"
-    if config.lowest_confidence is not None:
-        why += f", or with less than confidence {config.lowest_confidence}"
-    print(
-        f"{config.output_dir}: {report.transcribed} utterances have the text that was heard, {report.with_text} had "
-        f"one before, {report.doubtful} stay without, since {why} (see {config.output_dir}/{SHARDS})"
-    )
+    told = f"{report.transcribed} utterances have the text that was heard, {report.with_text} had one before"
+    if report.doubtful:
+        surely = "" if config.lowest_confidence is None else f", or none with confidence {config.lowest_confidence}"
+        told += f", {report.doubtful} stay without, since no words were heard{surely}: {config.output_dir}/{SHARDS}"
+    print(f"{config.output_dir}: {told}")
     if report.failed:
         raise WorkFailed(
             f"{len(report.failed)} utterances were left without text; retry_errors=true tries them again:\n"
