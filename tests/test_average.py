@@ -66,4 +66,8 @@ def test_models_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     for shares in ([1.0], [1.0, 0.0]):
         with pytest.raises(InputError, match="a positive share each"):
             average_models([first, first], shares, str(tmp_path / "out"))
+    for folder, estimate in ((first, "velocity"), (wider, "data")):
+        Path(folder, "config.json").write_text(json.dumps({"estimate": estimate, "transformers_version": folder}))
+    with pytest.raises(InputError, match=r"different config.json, such as estimate: velocity against data"):
+        average_models([first, wider], [1, 1], str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()

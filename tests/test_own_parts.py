@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -38,21 +39,24 @@ def section(title: str) -> str:
     return found[1]
 
 
-def write_example(title: str) -> list[list[str]]:
-    """Its files, in the working directory; and its commands."""
-    text = section(title)
-    files = re.findall(r'^```\w+ title="(.+?)"\n(.*?)^```$', text, re.MULTILINE | re.DOTALL)
+def write_example(title: str) -> None:
+    """Its files, in the working directory."""
+    files = re.findall(r'^```\w+ title="(.+?)"\n(.*?)^```$', section(title), re.MULTILINE | re.DOTALL)
     assert len(files) >= 2
     for name, content in files:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(content)
-    [commands] = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def example_commands(title: str) -> list[list[str]]:
+    [commands] = re.findall(r"^```sh\n(.*?)^```$", section(title), re.MULTILINE | re.DOTALL)
     return [shlex.split(line)[1:] for line in commands.splitlines()]
 
 
 def run_example(title: str, *more: str) -> None:
     """`more`: for every command, beside what makes it small."""
-    for verb, *given in write_example(title):
+    write_example(title)
+    for verb, *given in example_commands(title):
         assert main([verb, *given, *SMALLEST.get(verb, []), *more]) == 0, (verb, given)
 
 
@@ -93,10 +97,28 @@ def test_an_objective(tokenizer: None, corpus: Path) -> None:  # noqa: F811
     assert '"objective.smoothing": 0.1' in Path("smoothed_lm/run.json").read_text()
 
 
+def test_a_part_whose_code_was_changed_is_another_part(
+    tokenizer: None,
+    corpus: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    where = [f"corpora=[{corpus}]", "shared.num_units=20"]
+    run_example("Objective", *where)
+    code = Path("smoothed.py")
+    code.write_text(code.read_text().replace("=self.smoothing", "=0.9 * self.smoothing"))
+    monkeypatch.delitem(sys.modules, "smoothed")
+    ((verb, *given),) = example_commands("Objective")
+    assert main([verb, *given, *SMALLEST[verb], *where]) == 2
+    assert re.search('objective.source: "\\w+" then, "\\w+" now', capsys.readouterr().err)
+    assert main([verb, *given, *SMALLEST[verb], *where, "overwrite=true"]) == 0
+
+
 def test_a_chooser() -> None:
     run_example("Chooser")
     assert "candidates" in json.loads(Path("reply.json").read_text())["timings"]
-    assert '"choose.fewest_words": 2' in Path("shortest_predictions/run.json").read_text()
+    record = Path("shortest_predictions/run.json").read_text()
+    assert '"choose.fewest_words": 2' in record and '"choose.source"' in record
 
 
 def test_a_corpus() -> None:

@@ -139,6 +139,21 @@ def test_a_whole_system_on_a_codec(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert main(["plan", "model=usdm_dailytalk", *parts]) == 0
 
 
+def test_the_model_s_own_decoder_draws_as_the_model_does(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    judges = ["speaker=false", "quality=false", "items=1", "output_dir=table", f"model.name={bundle}"]
+    same = f"decoder: {bundle}/decoder, vocoder: {bundle}/vocoder"
+    contenders = f"[{{name: same, {same}}}, {{name: more, {same}, decoding: {{steps: 3}}}}]"
+    assert main(["compare_decoders", f"contenders={contenders}", *judges]) == 0
+    table = json.loads(Path("table/decoders.json").read_text())
+    _, model, alike, more = table["rows"]
+    timed = ("name", "real_time_factor")
+    assert {**model, **dict.fromkeys(timed)} == {**alike, **dict.fromkeys(timed)}
+    assert more["steps"] == 3 and model["steps"] == alike["steps"] == table["facts"]["decoding"]["same"]["steps"]
+
+
 @pytest.mark.slow
 def test_acoustic_units_from_recordings_to_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A codec is trained, becomes a tokenizer, gives a corpus; a unit HiFi-GAN is trained on that; all are compared."""

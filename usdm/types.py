@@ -54,6 +54,7 @@ class Turn:
     units: Tensor | None = None  # (U,) int64
 
 
+OWN_PACKAGES = ("usdm", "data_prep", "demo")  # of this project; other modules are the user's own, or installed
 LARGEST_SEED = 2**63 - 1  # of 64 bits; torch would take a negative seed for another one, and numpy takes none
 
 

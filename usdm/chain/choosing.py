@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 from usdm.chain.candidates import Asked, Candidate, complete, draw_candidates, log_probabilities
 from usdm.chain.stages import Answer, LanguageModelChain, Question
-from usdm.runs import Arguments, arguments_of
+from usdm.runs import Arguments, arguments_of, own_source
 from usdm.types import InputError, Sampling
 
 ChoosingStage = Literal["respond", "speak"]
@@ -98,7 +98,9 @@ class ChoosingChain:
         found = arguments_of(type(chooser), given)
         kind = f"{type(chooser).__module__}.{type(chooser).__qualname__}"
         inputs = {f"choose.{name}": place for name, place in found.inputs.items()}
-        return Arguments({"candidates": self.count, "choose": {"type": kind, **found.settings}}, inputs)
+        return Arguments(
+            {"candidates": self.count, "choose": {"type": kind, **own_source(type(chooser)), **found.settings}}, inputs
+        )
 
     def answer(self, question: Question, sampling: Mapping[str, Sampling], speak: bool = True) -> Answer:
         """Raises InputError as `LanguageModelChain.answer` does, and where nothing is left to choose."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -12,11 +13,12 @@ from usdm.cli import Figures
 from usdm.cli.bars import bar
 from usdm.cli.evaluate import held_out_agent_turns
 from usdm.cli.model import load_asr, load_pipeline
+from usdm.cli.respond import given
 from usdm.cli.written import write_report
 from usdm.evaluation.decoders import Contender, DecoderTable, compare_decoders
 from usdm.metrics.quality import Dnsmos
 from usdm.metrics.speaker import SpeakerEncoder
-from usdm.unit_to_speech import DecoderSampling, load_unit_to_speech
+from usdm.unit_to_speech import load_unit_to_speech
 from usdm.units import load_unit_tokenizer
 
 
@@ -53,7 +55,7 @@ def contenders(config: DictConfig) -> Iterator[Contender]:
             entry.name,
             load_unit_tokenizer(folders["units"]) if "units" in folders else pipeline.parts.units,
             load_unit_to_speech(folders["decoder"], folders.get("vocoder")).eval(),
-            DecoderSampling(),
+            replace(pipeline.settings.decoder, **given(entry.decoding)),
         )
 
 

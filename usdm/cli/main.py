@@ -127,6 +127,7 @@ def run_with_hydra(verb: str, arguments: Sequence[str], debug: bool) -> None:
 
     from usdm.cli.account import account_of
     from usdm.cli.files import hydras_own_errors, named_files
+    from usdm.cli.job_folders import added_folder
     from usdm.cli.sweep import Outcome, attempt, table_at_the_end
     from usdm.cli.verb_help import FLAGS, verb_help
     from usdm.config import (
@@ -152,8 +153,9 @@ def run_with_hydra(verb: str, arguments: Sequence[str], debug: bool) -> None:
         return figures
 
     def job(config: DictConfig) -> Outcome | None:
-        reported = partial(report, verb, HydraConfig.get().overrides.task, debug)
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
+        hydra_config = HydraConfig.get()
+        reported = partial(report, verb, [*added_folder(hydra_config), *hydra_config.overrides.task], debug)
+        if hydra_config.mode == RunMode.MULTIRUN:
             return attempt(config, work, reported)
 
         def alone() -> None:

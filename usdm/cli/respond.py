@@ -110,7 +110,9 @@ def read_history(traces: str | ListConfig | None) -> list[Turn]:
             earlier = [] if number else [Turn(turn["role"], turn["text"]) for turn in trace["history"]]
             turns += [*earlier, Turn("user", trace["user_text"]), Turn("agent", trace["agent_text"])]
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"history={path}: not a trace of `usdm respond` ({error!r})") from error
+            raise InputError(
+                f"history={path}: not a trace of `usdm respond` ({type(error).__name__}: {error})"
+            ) from error
     if any(turn.text is None for turn in turns):
         raise InputError(
             f"history={traces}: a turn has no text, since its chain wrote none; take another chain's trace"

@@ -464,12 +464,13 @@ class ConvertVocos(Verb):
 
 @dataclass
 class ComparedDecoder:
-    """See `conf/compare_decoders.yaml`; units and vocoder that are not given are the model's own, or none."""
+    """See `conf/compare_decoders.yaml`; units, vocoder and decoding that are not given are the model's own, or none."""
 
     name: str = MISSING
     decoder: str = MISSING
     units: str | None = None
     vocoder: str | None = None
+    decoding: Decoding = field(default_factory=Decoding)
 
 
 @dataclass

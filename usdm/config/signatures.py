@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 from hydra.utils import get_object
 
-OWN_PACKAGES = ("usdm", "data_prep", "demo")
+from usdm.types import OWN_PACKAGES
+
 PLAIN = {"Any": Any, "bool": bool, "int": int, "float": float, "str": str, "Path": Path}
 TRANSPARENT = {"classmethod", "staticmethod"}  # decorators that leave a function's arguments as they are
 

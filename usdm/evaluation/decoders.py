@@ -23,7 +23,7 @@ from usdm.metrics.speaker import SpeakerEncoder
 from usdm.metrics.table import NONE, gap_cell, markdown_table, rate_cell
 from usdm.metrics.text import word_errors
 from usdm.types import InputError, Waveform
-from usdm.unit_to_speech import DecoderSampling, UnitToSpeech
+from usdm.unit_to_speech import DecoderSampling, FlowMatchingToSpeech, UnitToSpeech
 from usdm.units import UnitTokenizer
 
 RECORDINGS = "recordings"  # the first row: what the judges make of them
@@ -62,6 +62,7 @@ class DecoderRow:
     real_time_factor: float | None  # seconds for a second of sound, units to sound
     parameters: int | None  # of the decoder
     units_per_second: float | None
+    steps: int | None  # of flow matching; None of what draws nothing
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class DecoderTable:
 
     def to_markdown(self) -> str:
         header = ["decoder", "WER (95 %)", "above the recordings", "similarity", "DNSMOS", "pitch, semitones"]
-        header += ["voicing errors", "real-time factor", "parameters", "units a second"]
+        header += ["voicing errors", "real-time factor", "parameters", "units a second", "steps"]
         return markdown_table(header, [_cells(row) for row in self.rows])
 
 
@@ -127,6 +128,7 @@ def compare_decoders(
         "speaker_encoder": None if speakers is None else speakers.name,
         "quality": None if quality is None else quality.name,
         "seed": seed,
+        "decoding": {contender.name: asdict(contender.sampling) for contender in contenders},
         "units": {contender.name: contender.units.identity for contender in contenders},
         **surroundings(),
     }
@@ -192,6 +194,7 @@ def _row(
         real_time_factor=sum(one.seconds for one in spoken) / sum(one.lasts for one in spoken) if contender else None,
         parameters=sum(weight.numel() for weight in contender.speech.parameters()) if contender else None,
         units_per_second=contender.units.unit_rate if contender else None,
+        steps=contender.sampling.steps if contender and isinstance(contender.speech, FlowMatchingToSpeech) else None,
     )
 
 
@@ -209,4 +212,5 @@ def _cells(row: DecoderRow) -> list[str]:
         *(NONE if number is None else f"{number:.3f}" for number in numbers),
         NONE if row.parameters is None else f"{row.parameters / 1e6:.1f} M",
         NONE if row.units_per_second is None else f"{row.units_per_second:g}",
+        NONE if row.steps is None else str(row.steps),
     ]

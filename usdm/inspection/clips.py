@@ -19,7 +19,7 @@ def clip(outlier: Outlier) -> str:
 
     Raises InputError if the sound cannot be read.
     """
-    seconds = CLIP_SECONDS if outlier.start is None else min(CLIP_SECONDS, outlier.duration)
+    seconds = min(CLIP_SECONDS, outlier.duration) if outlier.duration > 0 else CLIP_SECONDS
     sound = read_audio(outlier.audio, CLIP_RATE, start=outlier.start or 0.0, seconds=seconds, channel=outlier.channel)
     file = io.BytesIO()
     soundfile.write(file, sound.samples.numpy(), sound.sample_rate, format="FLAC", subtype="PCM_16")

@@ -2,7 +2,7 @@
 kill, and shards that know the rows they hold. Every verb that resumes, skips or reuses does it through this room.
 """
 
-from usdm.runs.arguments import Arguments, arguments_of
+from usdm.runs.arguments import Arguments, arguments_of, own_source
 from usdm.runs.folder import (
     RUN_FILE,
     RunFolder,
@@ -51,6 +51,7 @@ __all__ = [
     "in_processes",
     "input_digests",
     "is_running",
+    "own_source",
     "publishing",
     "read_lines",
     "read_run",

@@ -15,8 +15,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from usdm.runs.identity import Places
-from usdm.types import InputError
+from usdm.runs.identity import Places, content_digest
+from usdm.types import OWN_PACKAGES, InputError
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ def _setting(value: Any, name: str, inputs: dict[str, Places]) -> Any:
         return value
     if is_dataclass(value) and not isinstance(value, type):
         pairs = [(each.name, getattr(value, each.name)) for each in fields(value)]
-        return {"type": type(value).__name__, **_settings(type(value), pairs, f"{name}.", inputs)}
+        kind = {"type": type(value).__name__, **own_source(type(value))}
+        return kind | _settings(type(value), pairs, f"{name}.", inputs)
     if isinstance(value, Mapping):
         return {str(key): _setting(one, f"{name}.{key}", inputs) for key, one in value.items()}
     if isinstance(value, Set):
@@ -75,6 +76,14 @@ def _setting(value: Any, name: str, inputs: dict[str, Places]) -> Any:
     if isinstance(value, Sequence):
         return [_setting(one, f"{name}.{number}", inputs) for number, one in enumerate(value)]
     raise InputError(f"{name}: a {type(value).__name__} cannot be recorded: give plain values, or a dataclass of them")
+
+
+def own_source(kind: type) -> dict[str, str]:
+    """What the module of a user's own class holds, which decides what it does; a package is known by its version."""
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    if file is None or kind.__module__.partition(".")[0] in OWN_PACKAGES or "site-packages" in Path(file).parts:
+        return {}
+    return {"source": content_digest(file)}
 
 
 def _may_be_path(hint: Any) -> bool:

@@ -35,6 +35,10 @@ class RunRecord:
     figures: Mapping[str, Any] = field(default_factory=dict)  # of a run that is done
 
 
+class RefusedError(InputError):
+    """Raised under a claim before anything was touched: the folder keeps the record that it had."""
+
+
 class RunFolder:
     """A claimed folder, until the block of `claim` ends."""
 
@@ -125,11 +129,17 @@ def claim(
                 command = then.command if then.done else now.command  # the one that did the work
                 now = replace(now, done=then.done, figures=then.figures, command=command)
             _write(path, now)
-            if (told := _claimed.get()) is not None:
+            goes_on = then is not None and not now.done and bool(grows)  # unless the new rows are refused
+            if (told := _claimed.get()) is not None and not goes_on:
                 told(now.done)
             if shared:
                 fcntl.flock(lock, fcntl.LOCK_SH)  # the others may come now
-        yield RunFolder(path, now)
+        try:
+            yield RunFolder(path, now)
+        except RefusedError:
+            if then is not None and not other:
+                _write(path, then)
+            raise
 
 
 def record(

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from usdm.runs.folder import one_at_a_time
+from usdm.runs.folder import RefusedError, one_at_a_time
 from usdm.runs.lines import read_lines
 from usdm.runs.publish import publishing
 from usdm.types import InputError
@@ -134,7 +134,7 @@ class Shards:
             retry_failed: this job's rows that failed are to be done again.
 
         Raises:
-            InputError: a row is there twice; or a shard holds rows that are not in the files any more, or are others
+            RefusedError: a row is there twice; or a shard holds rows that are not in the files any more, or are others
                 now, or that another shard holds too.
         """
         if not 0 <= job < num_jobs:
@@ -145,7 +145,7 @@ class Shards:
         keys, places = self._lines(paths)
         known = np.sort(keys)
         if (known[1:] == known[:-1]).any():
-            raise InputError(self._twice(paths, keys, places))
+            raise RefusedError(self._twice(paths, keys, places))
         blocks = np.arange(-(-len(keys) // size)) % num_jobs == job
         todo = np.repeat(blocks, size)[: len(keys)]  # what is this job's, as yet
         own = known if num_jobs == 1 else np.sort(keys[todo])
@@ -197,7 +197,7 @@ class Shards:
                     try:
                         key = None if line.isspace() else self._digest(line)
                     except (ValueError, KeyError, AttributeError) as error:
-                        raise InputError(
+                        raise RefusedError(
                             f"{path}: a line cannot be read ({error!r}); mend it, or take it out: {line[:60]!r}"
                         ) from error
                     if key is not None:
@@ -219,9 +219,9 @@ class Shards:
         for shard, again in zip(done, _held_before(done), strict=True):
             gone = ~_among(shard.keys, known)
             if gone.any() and not overwrite:
-                raise InputError(self._refusal(shard, gone, "are not in the input any more, or are others now"))
+                raise RefusedError(self._refusal(shard, gone, "are not in the input any more, or are others now"))
             if again.any() and not overwrite:
-                raise InputError(self._refusal(shard, again, "another shard holds too"))
+                raise RefusedError(self._refusal(shard, again, "another shard holds too"))
             if gone.any() or again.any():
                 self._delete(shard)
             else:

@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -20,6 +21,7 @@ from usdm.types import InputError
 
 # Weights under another of these mean something else.
 _MEANING = ("vocabulary.json", "tokenizer.json", "template.json", "unit_source.json", "units.json")
+_WRITTEN_BY = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")  # of config.json
 
 
 def average_models(
@@ -72,6 +74,13 @@ def _check_alike(first: Path, first_files: list[str], other: Path, other_files: 
         ours, theirs = (folder / name for folder in (first, other))
         if ours.is_file() != theirs.is_file() or (ours.is_file() and ours.read_bytes() != theirs.read_bytes()):
             raise InputError(f"{first} and {other} have different {name}: average runs that went on from one model")
+    configs = [_config(folder) for folder in (first, other)]
+    if changed := sorted(key for key in {**configs[0], **configs[1]} if configs[0].get(key) != configs[1].get(key)):
+        key = changed[0]
+        raise InputError(
+            f"{first} and {other} have different config.json, such as {key}: {configs[0].get(key)} against "
+            f"{configs[1].get(key)}; average runs that went on from one model"
+        )
     shapes, its = _shapes(first, first_files), _shapes(other, other_files)
     if different := sorted(name for name in shapes | its if shapes.get(name) != its.get(name)):
         name = different[0]
@@ -79,6 +88,12 @@ def _check_alike(first: Path, first_files: list[str], other: Path, other_files: 
             f"{first} and {other} differ in {len(different)} weights, such as {name}: {shapes.get(name)} against "
             f"{its.get(name)}; average runs that went on from one model"
         )
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """Without what says by which package, from where and in which precision the model was written."""
+    config = read_object(folder / "config.json", "copy the model again") if (folder / "config.json").is_file() else {}
+    return {key: value for key, value in config.items() if key not in _WRITTEN_BY}
 
 
 def _shapes(folder: Path, files: list[str]) -> dict[str, tuple[str, list[int]]]:
