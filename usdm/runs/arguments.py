@@ -18,6 +18,8 @@ from typing import Any
 from usdm.runs.identity import Places, content_digest
 from usdm.types import OWN_PACKAGES, InputError
 
+INSTALLED = {"site-packages", "dist-packages"}  # folders of packages, Debian's the second
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -81,7 +83,7 @@ def _setting(value: Any, name: str, inputs: dict[str, Places]) -> Any:
 def own_source(kind: type) -> dict[str, str]:
     """What the module of a user's own class holds, which decides what it does; a package is known by its version."""
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    if file is None or kind.__module__.partition(".")[0] in OWN_PACKAGES or "site-packages" in Path(file).parts:
+    if file is None or kind.__module__.partition(".")[0] in OWN_PACKAGES or INSTALLED.intersection(Path(file).parts):
         return {}
     return {"source": content_digest(file)}
 
